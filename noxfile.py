@@ -1,0 +1,161 @@
+"""What can be done with this project, each in an environment of its own: ``nox --list``."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = []
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+PACKAGE_DIR = PYPROJECT["tool"]["setuptools"]["package-dir"]
+CONSTRAINTS = "constraints.txt"  # relative, because pip splits what it reads from the environment at spaces
+
+
+def session(*, default: bool = False, posargs: bool = False) -> Callable[[Callable[[nox.Session], None]], object]:
+    """A session by the function's name; bare ``nox`` runs each ``default``; only those with ``posargs`` take any."""
+
+    def decorate(function: Callable[[nox.Session], None]) -> object:
+        def run(session: nox.Session) -> None:
+            if session.posargs and not posargs:
+                session.error(f"{function.__name__} takes no arguments, but was given {session.posargs}")
+            # What builds the project is pinned too. Pip before 25.3 reads the first, later ones the second.
+            session.env.update(PIP_CONSTRAINT=CONSTRAINTS, PIP_BUILD_CONSTRAINT=CONSTRAINTS)
+            function(session)
+
+        run.__doc__ = function.__doc__
+        if default:
+            nox.options.sessions.append(function.__name__)
+        return nox.session(name=function.__name__)(run)
+
+    return decorate
+
+
+def install(session: nox.Session, *groups: str, project: Iterable[str] = ("-e", ".")) -> None:
+    """The project, and dependency groups of pyproject.toml, all at the versions of constraints.txt."""
+    session.install("-c", CONSTRAINTS, *project, *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@session(default=True, posargs=True)
+def tests(session: nox.Session) -> None:
+    """Run the tests, but for the slow and those that need a GPU or other people's libraries; arguments go to pytest."""
+    install(session, "test")
+    session.env["OMP_NUM_THREADS"] = "1"
+    parallel = ("-n", "auto", "--maxprocesses", "8")
+    session.run("pytest", *parallel, "-m", "not slow and not gpu and not peers", *session.posargs)
+
+
+@session(posargs=True)
+def conformance(session: nox.Session) -> None:
+    """Judge a loss: arguments go to ``shiftproof check``, which bare judges every candidate in pyproject.toml."""
+    install(session, "peers")
+    session.run("shiftproof", "check", *session.posargs)
+
+
+@session(posargs=True)
+def soak(session: nox.Session) -> None:
+    """Run the tests that take minutes; arguments go to pytest."""
+    install(session, "test")
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@session(posargs=True)
+def gpu(session: nox.Session) -> None:
+    """Run the tests that need a CUDA device; arguments go to pytest."""
+    install(session, "test")
+    session.run("python", "-c", "import torch; assert torch.cuda.is_available(), 'no CUDA device'", silent=True)
+    session.run("pytest", "-m", "gpu", *session.posargs)
+
+
+@session(posargs=True)
+def peers(session: nox.Session) -> None:
+    """Run the tests that judge other people's libraries; arguments go to pytest."""
+    install(session, "test", "peers")
+    session.run("pytest", "-m", "peers", *session.posargs)
+
+
+@session(default=True)
+def lint(session: nox.Session) -> None:
+    """Check style, types, and what each module imports."""
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would install what an earlier tree left there
+    install(session, "lint", project=["."])
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy", "-p", "shiftproof")
+    session.run("pytest", "tests/project/test_imports.py")
+
+
+@session()
+def build(session: nox.Session) -> None:
+    """Build the sdist and the wheel, prove what they hold, and use the wheel in an empty environment."""
+    tmp = Path(session.create_tmp()).resolve()
+    shutil.rmtree(tmp)
+    dist, home, environment = tmp / "dist", tmp / "home", tmp / "environment"
+    home.mkdir(parents=True)
+    install(session, "build", project=())
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    [sdist], [wheel] = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    prove_sdist(session, sdist)
+    prove_wheel(session, wheel)
+
+    session.run("python", "-m", "venv", "--without-pip", str(environment))
+    scripts = environment / ("Scripts" if (environment / "Scripts").is_dir() else "bin")
+    python = str(scripts / "python")
+    session.run("python", "-m", "pip", "--python", python, "install", "-c", CONSTRAINTS, str(wheel), silent=True)
+    (home / "user.py").write_text(
+        "import shiftproof.harness\n"
+        "from shiftproof.reference.spec import LossSpec\n\n"
+        "def name(spec: LossSpec) -> str:\n"
+        "    return repr(spec)\n"
+    )
+    session.chdir(home)
+    session.run(str(scripts / "shiftproof"), "--help", external=True, silent=True)
+    session.run(str(scripts / "shiftproof"), "list", "profiles", external=True)
+    session.run(python, "-m", "shiftproof", "--help", external=True, silent=True)
+    session.run("mypy", "--strict", "--python-executable", python, "user.py")
+
+
+def files_under(folder: str) -> set[str]:
+    """Every file that belongs to the project in one of its folders, named from the root."""
+    files = (file for file in (ROOT / folder).rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    return {file.relative_to(ROOT).as_posix() for file in files}
+
+
+def prove_wheel(session: nox.Session, wheel: Path) -> None:
+    """The wheel holds every file of the package under its installed name, and nothing more."""
+    with zipfile.ZipFile(wheel) as archive:
+        holds = set(archive.namelist())
+        metadata = {name for name in holds if name.split("/")[0].endswith(".dist-info")}
+        [entry_points] = [archive.read(name).decode() for name in metadata if name.endswith("/entry_points.txt")]
+    expected = {
+        f"{package.replace('.', '/')}/{file.removeprefix(f'{folder}/')}"
+        for package, folder in PACKAGE_DIR.items()
+        for file in files_under(folder)
+    }
+    if differ := (holds - metadata) ^ expected:
+        session.error(f"{wheel.name} and the tree differ in {sorted(differ)}")
+    if not any(name.endswith(".schema.json") for name in expected) or "shiftproof/py.typed" not in expected:
+        session.error("the tree lacks py.typed or the schema of the JSON report")
+    if not any(name.endswith("/licenses/LICENSE") for name in metadata):
+        session.error(f"{wheel.name} lacks the licence")
+    for entry_point in ("shiftproof = shiftproof.harness.cli:main", "shiftproof = shiftproof.harness.plugin"):
+        if entry_point not in entry_points.splitlines():
+            session.error(f"{wheel.name} lacks the entry point {entry_point!r}")
+
+
+def prove_sdist(session: nox.Session, sdist: Path) -> None:
+    """The sdist holds what it takes to build, test and read about the project."""
+    with tarfile.open(sdist) as archive:
+        holds = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    expected = {"CHANGELOG.md", "LICENSE", "README.md", "constraints.txt", "noxfile.py", "pyproject.toml"}
+    for folder in ("docs", "examples", "tests", *PACKAGE_DIR.values()):
+        expected |= {file for file in files_under(folder) if ".egg-info/" not in file}
+    if missing := expected - holds:
+        session.error(f"{sdist.name} lacks {sorted(missing)}")
