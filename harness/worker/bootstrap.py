@@ -1,0 +1,70 @@
+"""The first file of the candidate's process: `python -u …/bootstrap.py`, under any interpreter.
+
+It takes the protocol's streams out of the candidate's reach, makes this folder importable under a private name, so that
+nothing called harness, load or call of ours can be seen by the candidate, and hands over to `runner.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+# Python puts a script's own folder first, where our siblings would shadow the candidate's modules.
+if sys.path and os.path.realpath(sys.path[0] or ".") == os.path.realpath(_FOLDER):
+    del sys.path[0]
+
+import fcntl  # noqa: E402
+import importlib  # noqa: E402
+import platform  # noqa: E402
+import types  # noqa: E402
+from typing import Any  # noqa: E402
+
+PACKAGE = "_shiftproof_worker"
+
+_FIRST_PRIVATE_FD = 200
+"""High, so that a candidate that closes or reopens the usual low numbers does not hit ours."""
+
+
+def main() -> None:
+    """Say hello, then serve until the harness closes our standard input."""
+    requests, replies = _take_streams()
+    package = types.ModuleType(PACKAGE)
+    package.__path__ = [_FOLDER]
+    sys.modules[PACKAGE] = package
+    protocol = importlib.import_module(PACKAGE + ".protocol")
+
+    # Before any candidate's folder is on sys.path: a candidate may live beside a torch.py.
+    hello: dict[str, Any] = {protocol.HELLO: protocol.PROTOCOL_VERSION, "python": platform.python_version()}
+    for name in ("torch", "safetensors.torch"):
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a broken torch raises OSError, RuntimeError, whatever its libraries like
+            hello["missing"] = name.partition(".")[0]
+            hello["problem"] = f"{type(error).__name__}: {error}"
+            break
+    else:
+        hello["torch"] = str(sys.modules["torch"].__version__)
+        hello["safetensors"] = str(getattr(sys.modules["safetensors"], "__version__", "unknown"))
+    os.write(replies, protocol.encode_line(hello))
+    if "missing" in hello:
+        return
+    importlib.import_module(PACKAGE + ".runner").serve(requests, replies)
+
+
+def _take_streams() -> tuple[int, int]:
+    """Private copies of standard input and output; the public ones become /dev/null and standard error."""
+    requests = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE_FD)
+    replies = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE_FD)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    for stream in (sys.stdout, sys.stderr):
+        # What a candidate prints is nobody's business; a locale that cannot spell it must not raise.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    return requests, replies
+
+
+if __name__ == "__main__":
+    main()

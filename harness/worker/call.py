@@ -1,0 +1,212 @@
+"""Call a candidate once, with its backward. Runs in the candidate's process."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from .arguments import Arguments, bind, prepare
+from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusable, ValueKind
+from .load import Loaded
+from .memory import MemoryLimit, is_out_of_memory
+from .tracebacks import exception_message, exception_traceback
+
+_EXPECTED = 'a tensor, a number, a tuple or list that begins with one, a dict with "loss", or an object with .loss'
+
+_GRAD_MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "enabled": torch.enable_grad,
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What came of one call."""
+
+    outcome: Outcome
+    seconds: float
+    """Wall time spent in the candidate and its backward."""
+
+    spoiled: bool = False
+    """Whether this process is no longer fit for another call: out of memory, or a CUDA context that is lost."""
+
+
+class _NotALoss(Exception):
+    """A candidate returned something that no loss can be read from."""
+
+
+class _Stopwatch:
+    """Adds up the wall time of what runs within it, the device synchronised at both ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._started = 0.0
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._started = perf_counter()
+
+    def __exit__(self, kind: object, error: object, frames: object) -> None:
+        # After an exception the device may be lost, and synchronising it would raise a second one.
+        if error is None and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds += perf_counter() - self._started
+
+
+def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimit | None = None) -> Answer:
+    """Call a candidate with the arguments of `call`, and go backward from its value if gradients are asked for.
+
+    Raises:
+        SystemExit, KeyboardInterrupt: as the candidate raises them; anything else of its own is an outcome.
+    """
+    watch = _Stopwatch(device)
+    phase: Phase = "call"
+    with _GRAD_MODES[call.grad_mode]():
+        try:
+            arguments = prepare(call.tensors, call.layouts, call.gradients, device)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return failure(error, phase, watch.seconds, device, memory)
+        # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
+        try:
+            positional, keywords = bind(
+                loaded.description.parameters, {**call.scalars, **arguments.handed}, loaded.defaults
+            )
+            with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
+                with watch:
+                    result = loaded.function(*positional, **keywords)
+                value, kind = _loss(result)
+                # A copy, taken now: the backward may write to the memory that the value lies in.
+                snapshot = _plain(value)
+                if call.grad_mode == "enabled" and call.gradients and value.requires_grad:
+                    upstream = _upstream(call.upstream, value)
+                    phase = "backward"
+                    with watch:
+                        torch.autograd.backward((value,), (upstream,))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except _NotALoss as error:
+            return Answer(Unusable(str(error)), watch.seconds)
+        except BaseException as error:
+            return failure(error, phase, watch.seconds, device, memory)
+        returned = Returned(
+            value=snapshot,
+            kind=kind,
+            requires_grad=value.requires_grad,
+            gradients=_gradients(arguments, call.gradients),
+            mutated=arguments.mutated(),
+            seconds=watch.seconds,
+        )
+    return Answer(returned, watch.seconds)
+
+
+def failure(
+    error: BaseException, phase: Phase, seconds: float, device: torch.device, memory: MemoryLimit | None
+) -> Answer:
+    """What an exception from a candidate means."""
+    if is_out_of_memory(error):
+        if device.type == "cuda":
+            limit = torch.cuda.get_device_properties(device).total_memory
+        else:
+            limit = (memory.limit if memory is not None else None) or 0
+        return Answer(OutOfMemory(limit, exception_message(error)), seconds, spoiled=True)
+    raised = Raised(type(error).__name__, exception_message(error), exception_traceback(error), phase)
+    return Answer(raised, seconds, spoiled=device.type == "cuda" and _is_cuda_error(error))
+
+
+def _is_cuda_error(error: BaseException) -> bool:
+    """Whether CUDA itself failed: such an error comes back from every later call in the same process."""
+    accelerator_error = getattr(torch, "AcceleratorError", None)  # since torch 2.8
+    if accelerator_error is not None and isinstance(error, accelerator_error):
+        return True
+    return isinstance(error, RuntimeError) and "CUDA error" in exception_message(error)
+
+
+def _loss(result: Any) -> tuple[torch.Tensor, ValueKind]:
+    """The loss in what a candidate returned. Raises _NotALoss."""
+    found, place = result, ""
+    if not isinstance(result, torch.Tensor) and _number(result) is None:
+        found, place = _unwrap(result)
+    if isinstance(found, torch.Tensor):
+        return found, "tensor"
+    number = _number(found)
+    if number is not None:
+        return torch.tensor(number, dtype=torch.float64, device="cpu"), "number"
+    what = f"{place} {_describe(found)}" if place else _describe(found)
+    raise _NotALoss(f"returned {what}; expected {_EXPECTED}")
+
+
+def _unwrap(result: Any) -> tuple[Any, str]:
+    """What lies where a loss is looked for in a composite result, and words for that place. Raises _NotALoss."""
+    if isinstance(result, Mapping):
+        if "loss" not in result:
+            keys = ", ".join(repr(key) for key in list(result)[:8])
+            raise _NotALoss(
+                f'returned {_describe(result)} without "loss" (it has {keys or "no keys"}); expected {_EXPECTED}'
+            )
+        return result["loss"], f'{_describe(result)} whose "loss" is'
+    if hasattr(result, "loss"):  # before sequences, so that the field of a named tuple counts
+        return result.loss, f"{_describe(result)} whose .loss is"
+    if isinstance(result, (tuple, list)) and result:
+        return result[0], f"{_describe(result)} that begins with"
+    return result, ""
+
+
+def _number(value: Any) -> float | None:
+    """A plain real number, numpy's included (numpy need not be installed); None for all else, bools among it."""
+    if getattr(value, "shape", None) == () and hasattr(value, "dtype") and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return float(value)
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, str):
+        return f"the str {value[:40]!r}"
+    if isinstance(value, (tuple, list)) and not value:
+        return f"an empty {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    """A dense copy on the CPU with the same shape and dtype. Raises _NotALoss if there is nothing to copy."""
+    if value.device.type == "meta":
+        raise _NotALoss(f"returned a {value.dtype} tensor on the meta device, which has no values")
+    dense = value.detach() if value.layout is torch.strided else value.detach().to_dense()
+    return dense.to("cpu", copy=True)
+
+
+def _upstream(upstream: float | torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The incoming gradient in the shape, dtype and place of the value. Raises _NotALoss if it does not fit."""
+    if not isinstance(upstream, torch.Tensor):
+        return torch.full_like(value.detach(), upstream)
+    if upstream.numel() != value.numel():
+        raise _NotALoss(
+            f"returned a tensor of shape {list(value.shape)} ({value.numel()} elements); "
+            f"expected {upstream.numel()}, one for each element of the incoming gradient"
+        )
+    return upstream.to(device=value.device, dtype=value.dtype).reshape(value.shape)
+
+
+def _gradients(arguments: Arguments, wanted: tuple[str, ...]) -> dict[str, torch.Tensor | None]:
+    gradients: dict[str, torch.Tensor | None] = {}
+    for name in wanted:
+        gradient = arguments.originals[name].grad
+        if gradient is not None:
+            gradient = (gradient if gradient.layout is torch.strided else gradient.to_dense()).to("cpu")
+        gradients[name] = gradient
+    return gradients

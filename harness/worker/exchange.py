@@ -1,0 +1,182 @@
+"""One call of a candidate, and the ways it may end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from .protocol import Scalar
+
+Layout = Literal["contiguous", "transposed", "strided", "offset"]
+LAYOUTS: tuple[str, ...] = ("contiguous", "transposed", "strided", "offset")
+
+GradMode = Literal["enabled", "no_grad", "inference"]
+GRAD_MODES: tuple[str, ...] = ("enabled", "no_grad", "inference")
+
+ValueKind = Literal["tensor", "number"]
+Phase = Literal["call", "backward"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One invocation of a candidate. Compared by identity, since tensors have no truth value.
+
+    Raises:
+        ValueError: a name, a layout or a mode that does not fit; said at once, here, and not in the other process.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    """Argument name -> CPU tensor, of any shape and dtype."""
+
+    scalars: Mapping[str, Scalar] = field(default_factory=dict)
+    """Argument name -> plain number, string, bool or None."""
+
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    """Argument name -> how the tensor lies in memory (`arguments.py` has the four ways); "contiguous" where not named.
+    A tensor with too few dimensions for its layout is handed over contiguous."""
+
+    gradients: tuple[str, ...] = ()
+    """The floating-point tensor arguments whose gradient is wanted."""
+
+    upstream: float | torch.Tensor = 1.0
+    """The incoming gradient: one number for every element of the output, or a tensor of as many elements."""
+
+    grad_mode: str = "enabled"
+    """"enabled", "no_grad" or "inference"; only the first has a backward."""
+
+    def __post_init__(self) -> None:
+        both = sorted(set(self.tensors) & set(self.scalars))
+        if both:
+            raise ValueError(f"given both as a tensor and as a scalar: {', '.join(both)}")
+        for name, tensor in self.tensors.items():
+            if tensor.device.type != "cpu":
+                raise ValueError(f"tensor {name!r} must be on the cpu, got {tensor.device}")
+        for name, layout in self.layouts.items():
+            if name not in self.tensors:
+                raise ValueError(f"layout given for {name!r}, which is no tensor of this call")
+            if layout not in LAYOUTS:
+                raise ValueError(f"layout of {name!r} must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        for name in self.gradients:
+            if name not in self.tensors:
+                raise ValueError(f"gradient wanted for {name!r}, which is no tensor of this call")
+            if not self.tensors[name].is_floating_point():
+                raise ValueError(f"gradient wanted for {name!r}, whose dtype {self.tensors[name].dtype} has none")
+        if self.grad_mode not in GRAD_MODES:
+            raise ValueError(f"grad_mode must be one of {', '.join(GRAD_MODES)}, got {self.grad_mode!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended: one of the classes below, and nothing else."""
+
+    def describe(self) -> str:
+        """What happened, as the end of a sentence that begins with the candidate."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Returned(Outcome):
+    """The candidate gave a value, and a backward where one was asked for and possible."""
+
+    value: torch.Tensor
+    """On the CPU, any shape, the dtype it came in; a plain number as a float64 scalar."""
+
+    kind: ValueKind
+    """Whether it came as a "tensor" or as a plain "number"."""
+
+    requires_grad: bool
+    """Whether a backward could have started from the value."""
+
+    gradients: dict[str, torch.Tensor | None]
+    """Each argument of `Call.gradients` -> its gradient on the CPU in the argument's shape and dtype; None where the
+    value does not depend on it, and everywhere if there was no backward."""
+
+    mutated: tuple[str, ...]
+    """The tensor arguments that the candidate or its backward wrote to, compared bit by bit."""
+
+    seconds: float
+    """Wall time of call and backward in the candidate's process, the device synchronised, transport excluded."""
+
+    def describe(self) -> str:
+        shape = (
+            "a number" if self.kind == "number" else f"a {self.value.dtype} tensor of shape {list(self.value.shape)}"
+        )
+        return f"returned {shape}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable(Outcome):
+    """The candidate returned something that is no loss, or a loss that the incoming gradient does not fit."""
+
+    description: str
+    """What came, and what was expected."""
+
+    def describe(self) -> str:
+        return self.description
+
+
+@dataclass(frozen=True, slots=True)
+class Raised(Outcome):
+    """The candidate, or its backward, raised an exception."""
+
+    type: str
+    """The exception's class, without its module."""
+
+    message: str
+    traceback: str
+    """The candidate's own frames only."""
+
+    during: Phase
+
+    def describe(self) -> str:
+        first = self.message.strip().partition("\n")[0]
+        where = "" if self.during == "call" else " in its backward"
+        return f"raised {self.type}{where}" + (f": {first}" if first else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Died(Outcome):
+    """The candidate's process ended."""
+
+    exit_code: int | None
+    """None if it was killed by a signal."""
+
+    signal: str | None
+    """Such as "SIGSEGV"; None if it exited."""
+
+    stderr: str
+    """The last of what it wrote to stdout and stderr, 64 KiB at most."""
+
+    def describe(self) -> str:
+        if self.signal is not None:
+            return f"was killed by {self.signal}"
+        if self.exit_code is not None:
+            return f"exited with code {self.exit_code}"
+        return "closed its connection"
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut(Outcome):
+    """The call was still running at its deadline, and was killed."""
+
+    seconds: float
+
+    def describe(self) -> str:
+        return f"did not finish within {self.seconds:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory(Outcome):
+    """The candidate wanted more memory than it may have."""
+
+    limit: int
+    """Bytes: what it was allowed, or all that the GPU has; 0 where the limit was the machine's own."""
+
+    message: str
+
+    def describe(self) -> str:
+        allowed = f" (limit {self.limit / 2**20:,.0f} MiB)" if self.limit else ""
+        return f"ran out of memory{allowed}"

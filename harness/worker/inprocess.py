@@ -1,0 +1,114 @@
+"""A candidate in this very process, for a debugger: the same answers, and none of the protection."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+import torch
+
+from .call import perform
+from .exchange import Call, Died, Outcome
+from .load import Loaded, load
+from .settings import WorkerSettings
+from .target import LoadFailure, TargetDescription
+
+
+class InProcess:
+    """The interface of `Worker` without a process. Of the settings, only `cwd` and `device` apply.
+
+    A candidate that exits is reported as dead all the same; one that crashes or hangs takes the harness with it. A
+    module that this process already imported is not imported again.
+    """
+
+    def __init__(self, target: str, settings: WorkerSettings | None = None) -> None:
+        self.target = target
+        self.settings = settings if settings is not None else WorkerSettings()
+        self.restarts = 0
+        """Always 0."""
+        self.seconds_in_candidate = 0.0
+        """The time spent in the candidate."""
+
+        self._device = torch.device(self.settings.device)
+        self._loaded: Loaded | None = None
+        self._failure: LoadFailure | None = None
+        self._path_before: list[str] = []
+        self._path_added: list[str] = []
+        self._modules_before: frozenset[str] = frozenset()
+
+    def __enter__(self) -> InProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Load the candidate, at once."""
+        if self._loaded is not None or self._failure is not None:
+            return
+        cwd = os.path.abspath(self.settings.cwd if self.settings.cwd is not None else os.getcwd())
+        self._path_before = list(sys.path)
+        self._modules_before = frozenset(sys.modules)
+        try:
+            if not os.path.isdir(cwd):
+                raise LoadFailure("no such file", f"the working directory {cwd} does not exist")
+            self._loaded = load(self.target, cwd, self._device)
+        except LoadFailure as failure:
+            self._failure = failure
+        except SystemExit as exit_request:
+            died = Died(_exit_code(exit_request), None, "")
+            self._failure = LoadFailure("died", f"loading {self.target} {died.describe()}")
+        self._path_added = [entry for entry in sys.path if entry not in self._path_before]
+
+    def describe(self) -> TargetDescription:
+        """The loaded candidate.
+
+        Raises:
+            LoadFailure: it could not be loaded.
+        """
+        return self._ready().description
+
+    def call(self, call: Call) -> Outcome:
+        """Call the candidate once.
+
+        Raises:
+            LoadFailure: it could not be loaded.
+        """
+        loaded = self._ready()
+        try:
+            answer = perform(loaded, call, self._device)
+        except SystemExit as exit_request:
+            return Died(_exit_code(exit_request), None, "")
+        self.seconds_in_candidate += answer.seconds
+        return answer.outcome
+
+    def close(self) -> None:
+        """Take the candidate's folders off `sys.path`, and forget the modules that came from them."""
+        self._loaded = self._failure = None
+        for entry in self._path_added:
+            if entry in sys.path:
+                sys.path.remove(entry)
+        folders = tuple(entry + os.sep for entry in self._path_added)
+        self._path_added = []
+        for name, module in list(sys.modules.items()):
+            # Two candidates' folders may each have a losses.py.
+            if name not in self._modules_before and (getattr(module, "__file__", None) or "").startswith(folders):
+                del sys.modules[name]
+
+    def _ready(self) -> Loaded:
+        self.start()
+        if self._failure is not None:
+            raise self._failure
+        assert self._loaded is not None
+        return self._loaded
+
+
+def _exit_code(request: SystemExit) -> int:
+    """The code that a process would exit with."""
+    if request.code is None:
+        return 0
+    return request.code & 0xFF if isinstance(request.code, int) else 1

@@ -1,0 +1,287 @@
+"""Find a candidate by its name, and describe it. Runs in the candidate's process."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import pkgutil
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from .target import LoadFailure, Parameter, TargetDescription
+from .tracebacks import exception_message, exception_traceback
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A candidate, ready to be called."""
+
+    function: Callable[..., Any]
+    description: TargetDescription
+    defaults: dict[str, Any]
+    """Parameter name -> default value, where there is one."""
+
+
+def load(target: str, cwd: str, device: torch.device) -> Loaded:
+    """Import `target` with `cwd` first on `sys.path`, and describe it.
+
+    A class derived from torch.nn.Module is instantiated without arguments; any module is moved to `device`.
+
+    Raises:
+        LoadFailure: with every reason except "died", "timed out" and those of "interpreter" that keep us from running.
+        SystemExit, KeyboardInterrupt: as the candidate's module raises them.
+    """
+    check_device(device)
+    path, colon, attribute = target.rpartition(":")
+    is_file = path.endswith(".py") or "/" in path or os.sep in path
+    if not colon or not path or not attribute:
+        raise LoadFailure(
+            "no such attribute",
+            f"{target!r} does not say what to call: write package.module:attribute or path/file.py:attribute",
+        )
+    module = _load_file(path, cwd) if is_file else _load_module(path, cwd)
+    function = _callable(_attribute(module, attribute, path), target, device)
+    signature = _signature(function, target)
+    return Loaded(
+        function=function,
+        description=TargetDescription(
+            target=target,
+            parameters=tuple(_parameters(signature)),
+            accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()),
+            file=_source_file(function, module),
+            versions=_versions(None if is_file else path.partition(".")[0]),
+            device_name=_device_name(device),
+        ),
+        defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},
+    )
+
+
+def check_device(device: torch.device) -> None:
+    """Make sure that `device` is there.
+
+    Raises:
+        LoadFailure: for the reason "interpreter", since it is that interpreter's torch which does not see it.
+    """
+    if device.type != "cuda":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        raise LoadFailure(
+            "interpreter",
+            f"there is no device {str(device)!r} for torch {torch.__version__} under {sys.executable}: "
+            f"it sees {count} CUDA device{'' if count == 1 else 's'}",
+        )
+
+
+def _load_file(path: str, cwd: str) -> ModuleType:
+    file = os.path.abspath(os.path.join(cwd, path))
+    if not os.path.isfile(file):
+        folder = os.path.dirname(file)
+        siblings = [name for name in _listdir(folder) if name.endswith(".py")]
+        raise LoadFailure("no such file", f"there is no file {file}{_did_you_mean(os.path.basename(file), siblings)}")
+    _put_first_on_path(os.path.dirname(file), cwd)
+    name = os.path.splitext(os.path.basename(file))[0]
+    if name in sys.modules:
+        # A candidate in torch.py must not replace torch, on which it probably stands.
+        name = f"_shiftproof_candidate_{name}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise LoadFailure("no such file", f"{file} is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        raise _import_failed(file, error) from error
+    return module
+
+
+def _load_module(name: str, cwd: str) -> ModuleType:
+    _put_first_on_path(cwd)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # The target itself, or a package on the way to it. Any other missing module is a fault inside the target.
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise _import_failed(name, error) from error
+        parent = error.name.rpartition(".")[0]
+        message = f"there is no module {error.name!r}{_did_you_mean(error.name, _module_names(parent))}"
+        if not parent:
+            message += f"; looked in {cwd} and in the packages of {sys.executable}"
+        raise LoadFailure("no such module", message) from None
+    except (ValueError, TypeError) as error:
+        if name.startswith(".") or not all(part.isidentifier() for part in name.split(".")):
+            raise LoadFailure("no such module", f"{name!r} is not the name of a module") from None
+        raise _import_failed(name, error) from error
+    except BaseException as error:
+        raise _import_failed(name, error) from error
+
+
+def _import_failed(what: str, error: BaseException) -> BaseException:
+    """What to raise for an exception from a candidate's module: itself, if it is one that ends a process."""
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return error
+    return LoadFailure(
+        "import failed",
+        f"importing {what} raised {type(error).__name__}: {exception_message(error)}",
+        exception_traceback(error),
+    )
+
+
+def _attribute(module: ModuleType, dotted: str, where: str) -> Any:
+    found: Any = module
+    separator = ":"
+    for name in dotted.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            guess = _did_you_mean(name, (known for known in dir(found) if not known.startswith("__")))
+            raise LoadFailure("no such attribute", f"{where} has no attribute {name!r}{guess}") from None
+        except Exception as error:  # a lazy package imports what it offers when it is first asked for it
+            raise _import_failed(f"{where}{separator}{name}", error) from error
+        where, separator = f"{where}{separator}{name}", "."
+    return found
+
+
+def _callable(found: Any, target: str, device: torch.device) -> Callable[..., Any]:
+    owner = found if isinstance(found, type) else getattr(found, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        raise LoadFailure(
+            "no signature",
+            f"{target} is a torch.autograd.Function, whose arguments have no names: wrap it in a function",
+        )
+    if isinstance(found, type) and issubclass(found, torch.nn.Module):
+        found = _instance(found, target)
+    if isinstance(found, torch.nn.Module):
+        return found.to(device)
+    if not callable(found):
+        raise LoadFailure("not callable", f"{target} is of type {type(found).__name__}, which cannot be called")
+    return found  # type: ignore[no-any-return]
+
+
+def _instance(module_class: type[torch.nn.Module], target: str) -> torch.nn.Module:
+    try:
+        inspect.signature(module_class).bind()
+    except TypeError as error:
+        raise LoadFailure(
+            "not callable",
+            f"{target} is a torch.nn.Module that cannot be made without arguments ({error}): name an instance",
+        ) from None
+    try:
+        return module_class()
+    except Exception as error:
+        raise LoadFailure(
+            "import failed",
+            f"making a {target} raised {type(error).__name__}: {exception_message(error)}",
+            exception_traceback(error),
+        ) from error
+
+
+def _signature(function: Callable[..., Any], target: str) -> inspect.Signature:
+    try:
+        return inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
+    except (ValueError, TypeError):
+        raise LoadFailure(
+            "no signature", f"{target} does not tell the names of its arguments: wrap it in a function"
+        ) from None
+
+
+def _parameters(signature: inspect.Signature) -> Iterable[Parameter]:
+    for parameter in signature.parameters.values():
+        required = parameter.default is parameter.empty
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            yield Parameter(parameter.name, required, "positional")
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            yield Parameter(parameter.name, required, "keyword")
+        elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            yield Parameter(parameter.name, required, "either")
+
+
+def _source_file(function: Any, module: ModuleType) -> str | None:
+    while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
+        function = function.func
+    if isinstance(function, torch.nn.Module):
+        function = type(function)
+    try:
+        return inspect.getsourcefile(inspect.unwrap(function))
+    except (TypeError, ValueError):
+        return getattr(module, "__file__", None)
+
+
+def _versions(package: str | None) -> dict[str, str]:
+    versions = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "platform": platform.platform(),
+    }
+    if package is not None and package not in versions:
+        version = _package_version(package)
+        if version is not None:
+            versions[package] = version
+    return versions
+
+
+def _package_version(package: str) -> str | None:
+    """The version of the distribution that a top-level package came with, or else what the package says itself."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    own = getattr(sys.modules.get(package), "__version__", None)
+    if isinstance(own, str):
+        return own
+    # Last, since it reads the file list of every distribution there is.
+    distributions = importlib.metadata.packages_distributions().get(package, [])
+    return importlib.metadata.version(distributions[0]) if distributions else None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "cpu"
+
+
+def _put_first_on_path(*folders: str) -> None:
+    wanted = list(dict.fromkeys(os.path.abspath(folder) for folder in folders))
+    sys.path[:] = wanted + [entry for entry in sys.path if entry not in wanted]
+    importlib.invalidate_caches()
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest known name, whatever its case; nothing if none is near."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    nearest = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
+
+
+def _module_names(package: str) -> list[str]:
+    """Full names of the modules in `package`, or of all top-level ones if it is empty."""
+    if not package:
+        return [module.name for module in pkgutil.iter_modules()]
+    search = getattr(sys.modules.get(package), "__path__", None)
+    return [f"{package}.{module.name}" for module in pkgutil.iter_modules(search)] if search is not None else []
+
+
+def _listdir(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

@@ -1,0 +1,91 @@
+"""What the two processes say to each other: one JSON line each way, numbered. Standard library only.
+
+The whole protocol, with examples, is in docs/protocol.md. This file holds its version, its words, and how one line is
+written and read; what a call or an outcome looks like inside a line is in `wire.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+PROTOCOL_VERSION = 1
+"""Raised whenever a worker of the older version would misunderstand a harness of the newer one, or the reverse."""
+
+HELLO = "shiftproof_worker"
+"""The key of the first message a worker sends; its value is the protocol's version."""
+
+LONGEST_LINE = 16 << 20
+"""Bytes. A longer line is no message of ours, and reading on would let a broken worker fill the harness's memory."""
+
+Scalar = int | float | str | bool | None
+
+
+class ProtocolError(RuntimeError):
+    """The other side broke the protocol: a malformed line, an answer to another question, a missing result file.
+
+    This is a fault of the worker, not of the candidate, so it is never an outcome.
+    """
+
+
+def encode_line(message: dict[str, Any]) -> bytes:
+    """One message as one line of ASCII JSON, newline included.
+
+    Raises:
+        ValueError: a float is not finite. Arguments that may be so go through `encode_scalar` first.
+    """
+    return json.dumps(message, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode_line(line: bytes) -> dict[str, Any]:
+    """The message of one line.
+
+    Raises:
+        ProtocolError: the line is not a JSON object.
+    """
+    try:
+        message = json.loads(line)
+    except ValueError:
+        raise ProtocolError(f"expected one line of JSON, got {_excerpt(line)}") from None
+    if not isinstance(message, dict):
+        raise ProtocolError(f"expected a JSON object, got {_excerpt(line)}")
+    return message
+
+
+def check_answer(message: dict[str, Any], seq: int) -> tuple[str, dict[str, Any]]:
+    """The verb and the body of an answer to question `seq`.
+
+    Raises:
+        ProtocolError: it answers another question, or is not `{"seq": …, verb: {…}}`.
+    """
+    if message.get("seq") != seq:
+        raise ProtocolError(f"expected the answer to message {seq}, got one with seq={message.get('seq')!r}")
+    verbs = [key for key in message if key != "seq"]
+    if len(verbs) != 1 or not isinstance(message[verbs[0]], dict):
+        raise ProtocolError(f"expected an answer with one verb and its fields, got the keys {sorted(message)}")
+    return verbs[0], message[verbs[0]]
+
+
+def encode_scalar(value: Scalar) -> Any:
+    """A scalar argument as JSON. JSON has no NaN and no infinity: those become {"float": "nan" | "inf" | "-inf"}."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    return value
+
+
+def decode_scalar(value: Any) -> Scalar:
+    """The inverse of `encode_scalar`.
+
+    Raises:
+        ProtocolError: `value` is neither a JSON scalar nor such an object.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict) and value.get("float") in ("nan", "inf", "-inf"):
+        return float(value["float"])
+    raise ProtocolError(f"expected a scalar, got {value!r}")
+
+
+def _excerpt(line: bytes) -> str:
+    return repr(line[:200]) + (" …" if len(line) > 200 else "")

@@ -1,0 +1,132 @@
+"""The main loop of the candidate's process: read a message, answer it."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+import torch
+
+from .call import failure, perform
+from .load import Loaded, load
+from .memory import MemoryLimit
+from .protocol import ProtocolError, decode_line, encode_line
+from .scratch import remove_orphan
+from .target import LoadFailure
+from .tracebacks import exception_message, exception_traceback
+from .wire import decode_call, encode_description, encode_failure, encode_outcome
+
+_GRACE = 0.5
+"""Seconds between the harness's end and ours, while a call is running."""
+
+
+def serve(requests: int, replies: int) -> NoReturn:
+    """Answer messages from the file descriptor `requests` on `replies` until the harness is gone; then end."""
+    faulthandler.enable(sys.stderr)  # a segmentation fault then says where
+    server = _Server(replies)
+    threading.Thread(target=_watch, args=(requests, server), name="shiftproof-watch", daemon=True).start()
+    try:
+        with open(requests, "rb", closefd=False) as lines:
+            for line in lines:
+                server.answer(line)
+    except SystemExit as exit_request:
+        # At once, since threads of the candidate's could keep an orderly exit from ever ending.
+        _exit(exit_request)
+    server.vanish()
+
+
+class _Server:
+    """The state between messages: the candidate, once loaded."""
+
+    def __init__(self, replies: int) -> None:
+        self._replies = replies
+        self._loaded: Loaded | None = None
+        self._device = torch.device("cpu")
+        self._memory = MemoryLimit(None)
+        self._case = ""
+
+    def answer(self, line: bytes) -> None:
+        """Answer one message. Raises SystemExit if the candidate does, or if it left this process unfit."""
+        message = decode_line(line)
+        seq = message.get("seq")
+        spoiled = False
+        try:
+            if "load" in message:
+                verb, body = self._load(message["load"])
+            elif "call" in message:
+                verb, body, spoiled = self._call(message["call"])
+            else:
+                raise ProtocolError(f"expected load or call, got the keys {sorted(message)}")
+        except Exception as error:
+            # Ours, not the candidate's: those are outcomes by now. Said as such, lest the candidate be blamed.
+            text = f"{type(error).__name__}: {exception_message(error)}"
+            verb, body = "failed", {"reason": "worker", "message": text, "traceback": exception_traceback(error)}
+        self._send({"seq": seq, verb: body})
+        if spoiled:
+            raise SystemExit(0)
+
+    def vanish(self) -> NoReturn:
+        """End this process and all it started, and remove the files of a harness that did not live to do so."""
+        if self._case:
+            remove_orphan(self._case)
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(0)
+
+    def _load(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        try:
+            self._device = torch.device(body["device"])
+            self._loaded = load(body["target"], body["cwd"], self._device)
+        except LoadFailure as load_failure:
+            return "failed", encode_failure(load_failure)
+        self._memory = MemoryLimit(body["memory_limit"] if self._device.type == "cpu" else None)
+        return "loaded", encode_description(self._loaded.description)
+
+    def _call(self, body: dict[str, Any]) -> tuple[str, dict[str, Any], bool]:
+        if self._loaded is None:
+            raise ProtocolError("call before load")
+        self._case = body["case"]
+        call = decode_call(body)
+        try:
+            answer = perform(self._loaded, call, self._device, self._memory)
+        except KeyboardInterrupt as error:  # nobody can interrupt this process from a keyboard: the candidate raised it
+            answer = failure(error, "call", 0.0, self._device, self._memory)
+        verb, fields = encode_outcome(answer.outcome, answer.seconds, body["result"])
+        if answer.spoiled:
+            fields["spoiled"] = True
+        return verb, fields, answer.spoiled
+
+    def _send(self, message: dict[str, Any]) -> None:
+        rest = memoryview(encode_line(message))
+        while rest:
+            rest = rest[os.write(self._replies, rest) :]
+
+
+def _watch(requests: int, server: _Server) -> None:
+    """End a call that outlives the harness: when that dies by SIGKILL, nobody is left to keep the deadline."""
+    poll = select.poll()
+    poll.register(requests, 0)  # hang-up and error are reported always
+    poll.poll()
+    time.sleep(_GRACE)
+    server.vanish()
+
+
+def _exit(request: SystemExit) -> NoReturn:
+    """End with the code that Python would end with."""
+    code = request.code
+    if code is None:
+        code = 0
+    elif not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # the candidate may have closed or replaced it
+            stream.flush()
+    os._exit(code & 0xFF)

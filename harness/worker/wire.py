@@ -1,0 +1,193 @@
+"""Calls, outcomes and descriptions as the fields of a message, and their tensors as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .exchange import Call, Outcome, OutOfMemory, Raised, Returned, Unusable
+from .protocol import ProtocolError, decode_scalar, encode_scalar
+from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
+from .tensors import read_tensors, write_tensors
+
+_ARGUMENT = "argument."
+_UPSTREAM = "upstream"
+_VALUE = "value"
+_GRADIENT = "gradient."
+
+
+def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
+    """Write the tensors of a call to the file `case`; return the body of its message.
+
+    Raises:
+        ValueError: a tensor cannot be written.
+    """
+    tensors = {_ARGUMENT + name: tensor for name, tensor in call.tensors.items()}
+    upstream: Any = None
+    if isinstance(call.upstream, torch.Tensor):
+        tensors[_UPSTREAM] = call.upstream
+    else:
+        upstream = encode_scalar(float(call.upstream))
+    write_tensors(case, tensors)
+    return {
+        "case": case,
+        "result": result,
+        "scalars": {name: encode_scalar(value) for name, value in call.scalars.items()},
+        "layouts": dict(call.layouts),
+        "gradients": list(call.gradients),
+        "upstream": upstream,
+        "grad_mode": call.grad_mode,
+    }
+
+
+def decode_call(body: Mapping[str, Any]) -> Call:
+    """The call of a message.
+
+    Raises:
+        ProtocolError: a field is missing or of the wrong kind.
+        OSError, ValueError: its tensors cannot be read.
+    """
+    tensors = read_tensors(body["case"], mapped=True)  # what the candidate gets are copies in any case
+    upstream: Any = tensors[_UPSTREAM] if body["upstream"] is None else decode_scalar(body["upstream"])
+    return Call(
+        tensors={name.removeprefix(_ARGUMENT): tensors[name] for name in tensors if name.startswith(_ARGUMENT)},
+        scalars={name: decode_scalar(value) for name, value in body["scalars"].items()},
+        layouts=body["layouts"],
+        gradients=tuple(body["gradients"]),
+        upstream=upstream,
+        grad_mode=body["grad_mode"],
+    )
+
+
+def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, dict[str, Any]]:
+    """Write the tensors of an outcome to the file `result`; return the verb and the body of its message."""
+    if isinstance(outcome, Returned):
+        tensors = {_VALUE: outcome.value}
+        tensors |= {_GRADIENT + name: grad for name, grad in outcome.gradients.items() if grad is not None}
+        try:
+            write_tensors(result, tensors)
+        except ValueError as error:
+            return "unusable", {"description": f"returned what cannot be handed back: {error}", "seconds": seconds}
+        return "returned", {
+            "kind": outcome.kind,
+            "requires_grad": outcome.requires_grad,
+            "gradients": [name for name, grad in outcome.gradients.items() if grad is not None],
+            "mutated": list(outcome.mutated),
+            "seconds": seconds,
+        }
+    if isinstance(outcome, Unusable):
+        return "unusable", {"description": outcome.description, "seconds": seconds}
+    if isinstance(outcome, Raised):
+        return "raised", {
+            "type": outcome.type,
+            "message": outcome.message,
+            "traceback": outcome.traceback,
+            "during": outcome.during,
+            "seconds": seconds,
+        }
+    if isinstance(outcome, OutOfMemory):
+        return "out_of_memory", {"limit": outcome.limit, "message": outcome.message, "seconds": seconds}
+    raise TypeError(f"a worker cannot report {type(outcome).__name__} of itself")
+
+
+def decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str) -> tuple[Outcome, float]:
+    """The outcome of a message, and the seconds that the worker says were spent in the candidate.
+
+    Raises:
+        ProtocolError: the message or the result file is not as the protocol has it.
+    """
+    try:
+        return _decode_outcome(verb, body, call, result)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise ProtocolError(f"the worker's answer {verb!r} is not usable: {type(error).__name__}: {error}") from error
+
+
+def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str) -> tuple[Outcome, float]:
+    if verb == "failed":
+        raise ProtocolError(f"the worker itself failed: {body.get('message')}\n{body.get('traceback', '')}".rstrip())
+    seconds = float(body["seconds"])
+    if verb == "returned":
+        tensors = read_tensors(result)
+        gradients: dict[str, torch.Tensor | None] = dict.fromkeys(call.gradients)
+        for name in body["gradients"]:
+            gradient = tensors[_GRADIENT + name]
+            if name not in gradients or gradient.shape != call.tensors[name].shape:
+                raise ValueError(f"gradient {name!r} of shape {list(gradient.shape)} was not asked for")
+            gradients[name] = gradient
+        if body["kind"] not in ("tensor", "number"):
+            raise ValueError(f"kind {body['kind']!r}")
+        returned = Returned(
+            value=tensors[_VALUE],
+            kind=body["kind"],
+            requires_grad=bool(body["requires_grad"]),
+            gradients=gradients,
+            mutated=tuple(str(name) for name in body["mutated"]),
+            seconds=seconds,
+        )
+        return returned, seconds
+    if verb == "unusable":
+        return Unusable(str(body["description"])), seconds
+    if verb == "raised":
+        if body["during"] not in ("call", "backward"):
+            raise ValueError(f"during {body['during']!r}")
+        raised = Raised(str(body["type"]), str(body["message"]), str(body["traceback"]), body["during"])
+        return raised, seconds
+    if verb == "out_of_memory":
+        return OutOfMemory(int(body["limit"]), str(body["message"])), seconds
+    raise ValueError("no such outcome")
+
+
+def encode_description(description: TargetDescription) -> dict[str, Any]:
+    """The body of the message "loaded"."""
+    return {
+        "parameters": [
+            {"name": parameter.name, "required": parameter.required, "kind": parameter.kind}
+            for parameter in description.parameters
+        ],
+        "accepts_any_keyword": description.accepts_any_keyword,
+        "file": description.file,
+        "versions": description.versions,
+        "device_name": description.device_name,
+    }
+
+
+def decode_description(body: Mapping[str, Any], target: str) -> TargetDescription:
+    """The inverse of `encode_description`.
+
+    Raises:
+        ProtocolError: a field is missing or of the wrong kind.
+    """
+    try:
+        parameters = tuple(Parameter(str(p["name"]), bool(p["required"]), p["kind"]) for p in body["parameters"])
+        odd = [parameter.kind for parameter in parameters if parameter.kind not in ("positional", "keyword", "either")]
+        if odd:
+            raise ValueError(f"parameter kind {odd[0]!r}")
+        return TargetDescription(
+            target=target,
+            parameters=parameters,
+            accepts_any_keyword=bool(body["accepts_any_keyword"]),
+            file=body["file"],
+            versions={str(name): str(version) for name, version in body["versions"].items()},
+            device_name=str(body["device_name"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtocolError(f"the worker's description is not usable: {type(error).__name__}: {error}") from error
+
+
+def encode_failure(failure: LoadFailure) -> dict[str, Any]:
+    """The body of the message "failed" in answer to "load"."""
+    return {"reason": failure.reason, "message": failure.message, "traceback": failure.traceback}
+
+
+def decode_failure(body: Mapping[str, Any]) -> LoadFailure:
+    """The inverse of `encode_failure`.
+
+    Raises:
+        ProtocolError: it is no failure of loading that a worker may report of itself.
+    """
+    reason = body.get("reason")
+    if reason in USAGE_REASONS or reason in ("import failed", "interpreter"):
+        return LoadFailure(reason, str(body.get("message", "")), str(body.get("traceback", "")))
+    raise ProtocolError(f"the worker itself failed: {body.get('message')}\n{body.get('traceback', '')}".rstrip())

@@ -1,0 +1,233 @@
+"""What an ordinary candidate gets, and what comes back: the same in another process and in this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.worker.exchange import Call, Raised, Returned, Unusable
+from shiftproof.harness.worker.inprocess import InProcess
+
+Either = Worker | InProcess
+CallOf = Callable[..., Call]
+
+
+def expected(call: Call, upstream: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The shifted cross-entropy of torch itself, and its gradient."""
+    logits = call.tensors["logits"].clone().requires_grad_()
+    loss = F.cross_entropy(logits[:, :-1].reshape(-1, 7), call.tensors["labels"][:, 1:].reshape(-1))
+    (gradient,) = torch.autograd.grad(loss * upstream, logits)
+    return loss.detach(), gradient
+
+
+def returned(worker: Either, call: Call) -> Returned:
+    outcome = worker.call(call)
+    assert isinstance(outcome, Returned), outcome
+    return outcome
+
+
+@pytest.mark.parametrize("form", ["loss", "tuple", "dict", "object", "named tuple"])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset"])
+def test_value_and_gradient_are_those_of_torch(either: Either, call_of: CallOf, form: str, layout: str) -> None:
+    call = call_of(form, layouts={"logits": layout, "labels": layout})
+    outcome = returned(either, call)
+    value, gradient = expected(call)
+    torch.testing.assert_close(outcome.value, value)
+    torch.testing.assert_close(outcome.gradients["logits"], gradient)
+    assert (outcome.kind, outcome.requires_grad, outcome.mutated) == ("tensor", True, ())
+    assert outcome.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("layout", "logits_strides", "offset", "labels_strides"),
+    [
+        ("contiguous", [35, 7, 1], 0, [5, 1]),
+        ("transposed", [35, 1, 5], 0, [1, 2]),
+        ("strided", [70, 14, 2], 0, [10, 2]),
+        ("offset", [35, 7, 1], 1, [5, 1]),
+    ],
+)
+def test_layouts_lie_in_memory_as_asked(
+    either: Either, call_of: CallOf, layout: str, logits_strides: list[int], offset: int, labels_strides: list[int]
+) -> None:
+    outcome = returned(either, call_of("geometry", layouts={"logits": layout, "labels": layout}))
+    assert outcome.value.tolist() == [*logits_strides, offset, *labels_strides]
+
+
+def test_upstream_scalar_and_tensor(either: Either, call_of: CallOf) -> None:
+    call = call_of("loss", upstream=-3.0)
+    torch.testing.assert_close(returned(either, call).gradients["logits"], expected(call, -3.0)[1])
+
+    weights = torch.arange(10.0)
+    call = call_of("per token", upstream=weights)
+    wanted = 2 * call.tensors["logits"] * weights.reshape(2, 5, 1)
+    torch.testing.assert_close(returned(either, call).gradients["logits"], wanted)
+
+
+def test_upstream_of_another_size_names_both(either: Either, call_of: CallOf) -> None:
+    outcome = either.call(call_of("per token", upstream=torch.ones(9)))
+    assert isinstance(outcome, Unusable)
+    assert "[2, 5] (10 elements)" in outcome.describe()
+    assert "expected 9" in outcome.describe()
+
+
+@pytest.mark.parametrize(
+    ("mode", "state"), [("enabled", [1, 0, 1, 0]), ("no_grad", [0, 0, 0, 1]), ("inference", [0, 1, 0, 1])]
+)
+def test_grad_modes(either: Either, call_of: CallOf, mode: str, state: list[int]) -> None:
+    # An argument is never a leaf where gradients are on: writing to it in place must be possible.
+    assert returned(either, call_of("grad state", grad_mode=mode)).value.int().tolist() == state
+    outcome = returned(either, call_of("loss", grad_mode=mode))
+    assert outcome.requires_grad == (mode == "enabled")
+    assert (outcome.gradients["logits"] is None) == (mode != "enabled")
+
+
+def test_gradient_is_none_where_the_value_does_not_depend(either: Either, call_of: CallOf) -> None:
+    assert returned(either, call_of("labels only")).gradients == {"logits": None}
+    detached = returned(either, call_of("detached"))
+    assert (detached.requires_grad, detached.gradients) == (False, {"logits": None})
+
+
+@pytest.mark.parametrize("gradients", [(), ("logits",)])
+@pytest.mark.parametrize(
+    ("action", "mutated"),
+    [
+        ("in place logits", ("logits",)),
+        ("in place labels", ("labels",)),
+        ("loss", ()),
+    ],
+)
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset"])
+def test_writes_to_arguments_are_seen(
+    either: Either, call_of: CallOf, action: str, mutated: tuple[str, ...], gradients: tuple[str, ...], layout: str
+) -> None:
+    call = call_of(action, gradients=gradients, layouts={"logits": layout, "labels": layout})
+    before = {name: tensor.clone() for name, tensor in call.tensors.items()}
+    assert returned(either, call).mutated == mutated
+    assert all(torch.equal(before[name], call.tensors[name]) for name in before), "the caller's own tensor changed"
+
+
+def test_writes_of_the_backward_are_seen(either: Either, call_of: CallOf) -> None:
+    assert returned(either, call_of("in place backward")).mutated == ("logits",)
+
+
+def test_mutation_is_judged_by_bits(either: Either, call_of: CallOf) -> None:
+    tensors = dict(call_of("loss").tensors)
+    tensors["logits"][0, 0] = float("nan")
+    assert returned(either, call_of("loss", tensors=tensors)).mutated == ()
+    tensors["logits"][0, 0] = 0.0
+    assert returned(either, call_of("negative zero", tensors=tensors)).mutated == ("logits",)
+
+
+@pytest.mark.parametrize(
+    ("action", "value", "kind", "dtype"),
+    [
+        ("float", 2.5, "number", torch.float64),
+        ("int", 3.0, "number", torch.float64),
+        ("int tensor", None, "tensor", torch.int64),
+        ("sparse", None, "tensor", torch.float32),
+    ],
+)
+def test_other_values(
+    either: Either, call_of: CallOf, action: str, value: float | None, kind: str, dtype: torch.dtype
+) -> None:
+    call = call_of(action)
+    outcome = returned(either, call)
+    assert (outcome.kind, outcome.value.dtype, outcome.requires_grad) == (kind, dtype, False)
+    if value is not None:
+        assert outcome.value.item() == value
+    if action == "int tensor":
+        assert outcome.value.item() == call.tensors["labels"].sum().item()
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("none", "returned None; expected a tensor"),
+        ("str", "returned the str '0.5'; expected"),
+        ("bool", "returned a bool; expected"),
+        ("bare dict", "returned a dict without \"loss\" (it has 'accuracy')"),
+        ("dict of none", 'returned a dict whose "loss" is None; expected'),
+        ("bare object", "returned a SimpleNamespace; expected"),
+        ("empty tuple", "returned an empty tuple; expected"),
+        ("meta", "meta device"),
+    ],
+)
+def test_what_is_no_loss_is_said(either: Either, call_of: CallOf, action: str, words: str) -> None:
+    outcome = either.call(call_of(action))
+    assert isinstance(outcome, Unusable)
+    assert words in outcome.describe()
+
+
+def test_exception_is_told_from_the_candidates_first_frame(either: Either, call_of: CallOf) -> None:
+    outcome = either.call(call_of("raise"))
+    assert isinstance(outcome, Raised)
+    assert (outcome.type, outcome.message, outcome.during) == ("ValueError", "a number is wrong", "call")
+    assert "zoo.py" in outcome.traceback
+    assert "harness/worker" not in outcome.traceback
+    assert outcome.describe() == "raised ValueError: a number is wrong"
+
+
+def test_an_argument_the_candidate_lacks_is_pythons_own_error(either: Either, call_of: CallOf) -> None:
+    outcome = either.call(call_of("loss", scalars={}))
+    assert isinstance(outcome, Raised)
+    assert outcome.type == "TypeError"
+    assert "missing 1 required positional argument: 'action'" in outcome.message
+
+
+def test_scalars_arrive_as_they_are(either: Either, call_of: CallOf) -> None:
+    scalars = {"action": "scalars", "a": 2**40, "b": 0.1, "c": True, "d": float("inf"), "e": float("-inf")}
+    outcome = returned(either, call_of("scalars", scalars=scalars))
+    assert outcome.value.tolist() == [2**40, 0.1, 1.0, float("inf"), float("-inf")]
+    assert returned(either, call_of("scalars", scalars={"action": "scalars", "a": float("nan")})).value.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtypes_arrive_and_return_as_they_are(either: Either, call_of: CallOf, dtype: torch.dtype) -> None:
+    tensors = dict(call_of("loss").tensors)
+    tensors["logits"] = tensors["logits"].to(dtype)
+    outcome = returned(either, call_of("per token", tensors=tensors))
+    gradient = outcome.gradients["logits"]
+    assert gradient is not None
+    assert (outcome.value.dtype, gradient.dtype) == (dtype, dtype)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (1, 1)])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset"])
+def test_empty_and_tiny_shapes(either: Either, call_of: CallOf, shape: tuple[int, int], layout: str) -> None:
+    tensors = {"logits": torch.zeros(*shape, 7), "labels": torch.zeros(*shape, dtype=torch.int64)}
+    outcome = returned(either, call_of("per token", tensors=tensors, layouts={"logits": layout, "labels": layout}))
+    assert outcome.value.shape == shape
+    assert outcome.mutated == ()
+
+
+def test_tensors_that_share_memory(either: Either, call_of: CallOf) -> None:
+    labels = torch.zeros(4, 5, dtype=torch.int64)
+    tensors = {"logits": torch.zeros(2, 5, 7), "labels": labels[:2], "more": labels[1:3, ::2]}
+    # `more` reaches **scalars, which "loss" does not look at
+    assert returned(either, call_of("loss", tensors=tensors)).value.item() == pytest.approx(1.9459101)
+
+
+def test_what_a_candidate_prints_is_not_an_answer(either: Either, call_of: CallOf) -> None:
+    call = call_of("print")
+    torch.testing.assert_close(returned(either, call).value, expected(call)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gradients": ("labels",)}, "torch.int64"),
+        ({"gradients": ("logit",)}, "'logit'"),
+        ({"layouts": {"logits": "diagonal"}}, "'diagonal'"),
+        ({"layouts": {"logit": "offset"}}, "'logit'"),
+        ({"grad_mode": "off"}, "'off'"),
+        ({"scalars": {"labels": 1}}, "labels"),
+    ],
+)
+def test_a_call_that_cannot_be_is_refused_when_made(call_of: CallOf, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call_of("loss", **changes)
