@@ -1,0 +1,155 @@
+"""Naming candidates: on the command line, or declared where Python projects declare things."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from .spelling import nearest
+
+DTYPES = ("float32", "bfloat16", "float16")
+PRECISIONS = ("strict", "native")
+ENTRY_POINTS = "shiftproof.candidates"
+
+
+class UsageError(Exception):
+    """What was asked for cannot be judged as asked. One sentence: what was wrong, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate, as declared.
+
+    Attributes:
+        name: how reports call it.
+        call: ``package.module:attribute`` or ``path/file.py:attribute``.
+        spec: the profile it promises, or None where nobody has said.
+        dtypes, devices: what it is judged on.
+        precision: ``strict`` (accumulates in fp32) or ``native`` (computes in the logits' dtype).
+        rename: our argument names -> its own.
+        gradient: whether a backward pass is expected of it; without one, the value alone is judged.
+        python: the interpreter to run it under; None is this one.
+        cwd: its working directory, first on its sys.path.
+        expect: the verdict that this candidate is known to get, so that a known-wrong one is a check of the judge.
+        diagnosis: the bug's name that must come with ``expect = "fails"``.
+    """
+
+    name: str
+    call: str
+    spec: str | None = None
+    dtypes: tuple[str, ...] = ("float32",)
+    devices: tuple[str, ...] = ("cpu",)
+    precision: str = "strict"
+    rename: Mapping[str, str] = field(default_factory=dict)
+    gradient: bool = True
+    python: str | None = None
+    cwd: str | None = None
+    expect: str = "conforms"
+    diagnosis: str | None = None
+
+
+_KEYS: dict[str, tuple[type, tuple[str, ...] | None]] = {
+    # key -> (its TOML type, its legal values or None)
+    "call": (str, None),
+    "spec": (str, None),
+    "dtypes": (list, DTYPES),
+    "devices": (list, None),
+    "precision": (str, PRECISIONS),
+    "rename": (dict, None),
+    "gradient": (bool, None),
+    "python": (str, None),
+    "cwd": (str, None),
+    "expect": (str, ("conforms", "fails")),
+    "diagnosis": (str, None),
+}
+assert set(_KEYS) == {f.name for f in fields(Candidate)} - {"name"}
+
+
+def declared_in(path: Path) -> dict[str, Candidate]:
+    """The candidates that a pyproject.toml (or any TOML file) declares under [tool.shiftproof.candidates.NAME].
+
+    Raises:
+        UsageError: for broken TOML, an unknown key, or a value of the wrong type.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; give the path of a TOML file with [tool.shiftproof]") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    tool = data.get("tool", {}).get("shiftproof", {})
+    for key in tool:
+        if key != "candidates":
+            raise UsageError(f"{path}: [tool.shiftproof] has no key {key!r}{nearest(key, ['candidates'])}")
+    table = tool.get("candidates", {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: tool.shiftproof.candidates is no table; write [tool.shiftproof.candidates.NAME]")
+    return {name: _declare(name, entry, path) for name, entry in table.items()}
+
+
+def _declare(name: str, entry: Any, path: Path) -> Candidate:
+    where = f"{path}: [tool.shiftproof.candidates.{name}]"
+    if not isinstance(entry, dict):
+        raise UsageError(f'{where} is no table; write call = "package.module:function" under it')
+    for key, value in entry.items():
+        if key not in _KEYS:
+            raise UsageError(f"{where} has no key {key!r}{nearest(key, _KEYS)}; it has {', '.join(_KEYS)}")
+        kind, legal = _KEYS[key]
+        if not isinstance(value, kind):
+            raise UsageError(f"{where}: {key} is {value!r}; expected a TOML {_toml_name(kind)}")
+        for item in value if isinstance(value, list) else [value]:
+            if legal is not None and item not in legal:
+                raise UsageError(f"{where}: {key} has {item!r}{nearest(str(item), legal)}; it takes {', '.join(legal)}")
+    if "call" not in entry:
+        raise UsageError(f'{where} has no call; write call = "package.module:function"')
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    values.setdefault("cwd", str(path.resolve().parent))
+    return Candidate(name=name, **values)
+
+
+def installed() -> dict[str, Candidate]:
+    """The candidates that installed distributions offer as entry points in the group ``shiftproof.candidates``."""
+    return {entry.name: Candidate(name=entry.name, call=entry.value) for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def resolve(target: str, declared: Mapping[str, Candidate]) -> Candidate:
+    """The candidate that a TARGET names: a call, or a declared name.
+
+    Raises:
+        UsageError: for a name that nobody declared, a file that does not exist, or a call without its attribute.
+    """
+    if target in declared:
+        return declared[target]
+    offered = installed()
+    if target in offered:
+        return offered[target]
+    place, colon, attribute = target.rpartition(":")
+    if not colon or not place or not attribute:
+        known = {**declared, **offered}
+        hint = nearest(target, known)
+        if target.endswith(".py"):
+            hint = f"; name the function in it, as {target}:my_loss"
+        raise UsageError(
+            f"{target!r} is neither a declared candidate nor of the form package.module:attribute "
+            f"or path/file.py:attribute{hint}"
+        )
+    if place.endswith(".py") and not Path(place).is_file():
+        siblings = [str(path) for path in Path(place).parent.glob("*.py")] if Path(place).parent.is_dir() else []
+        raise UsageError(f"{place} does not exist{nearest(place, siblings)}")
+    return Candidate(name=_short(place, attribute), call=target)
+
+
+def _short(place: str, attribute: str) -> str:
+    """The target as a report calls it: a file by its path from here, where that is the shorter."""
+    if place.endswith(".py"):
+        place = min(place, os.path.relpath(place), key=len)
+    return f"{place}:{attribute}"
+
+
+def _toml_name(kind: type) -> str:
+    return {str: "string", list: "array", dict: "table", bool: "boolean"}[kind]

@@ -1,0 +1,123 @@
+"""What a law is: one property of a right loss, with a stable id, that judges one recipe at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..recipe import Recipe
+from ..strategies import Space
+from ..trial import Observation, Trial
+from ..verdict import Level, Verdict
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a law says of one recipe.
+
+    ``features`` say in what way it fails. They stay the same while the case shrinks, so that it shrinks to the smallest
+    case of *this* failure and not to some other.
+    """
+
+    verdict: Verdict
+    message: str = ""
+    features: frozenset[str] = frozenset()
+
+
+PASS = Judgement(Verdict.PASS)
+
+
+def failing(message: str, *features: str) -> Judgement:
+    return Judgement(Verdict.FAIL, message, frozenset(features) or frozenset({"wrong"}))
+
+
+def vacuous(null: str) -> Judgement:
+    return Judgement(Verdict.VACUOUS, f"the bounds of this case would let a null candidate pass: {null}")
+
+
+def not_answered(observation: Observation) -> Judgement:
+    """The judgement of a case on which the candidate gave no loss."""
+    problem = observation.problem
+    assert problem is not None
+    return Judgement(problem.verdict, problem.message, frozenset({problem.kind}))
+
+
+Check = Callable[[Trial, Recipe], Judgement]
+Focus = Callable[[Recipe], Recipe | None]
+
+
+@dataclass(frozen=True)
+class Law:
+    """One property.
+
+    Attributes:
+        id: stable, never reused.
+        title: one line, as in reports.
+        source: where it is known from.
+        check: judges one recipe.
+        budget: how many cases under the quick profile.
+        focus: turns any recipe into one that this law is about, or None where it cannot be.
+        narrow: restricts the space that is drawn from.
+        presumes: laws without which this one says nothing new; where one of them failed, a few cases will do.
+        large: whether cases past the sizes where cheap bugs hide are judged too.
+        excuse: why a trial cannot be asked, or None.
+        suggests: bugs that failing this law alone points to.
+    """
+
+    id: str
+    title: str
+    level: Level
+    source: str
+    check: Check
+    budget: int
+    focus: Focus = field(default=lambda recipe: recipe)
+    narrow: Callable[[Space], Space] = field(default=lambda space: space)
+    presumes: tuple[str, ...] = ()
+    large: bool = False
+    excuse: Callable[[Trial], str | None] = field(default=lambda trial: None)
+    suggests: tuple[str, ...] = ()
+
+
+LAWS: dict[str, Law] = {}
+
+
+def law(
+    id: str,
+    title: str,
+    *,
+    source: str,
+    budget: int,
+    level: Level = Level.MUST,
+    focus: Focus = lambda recipe: recipe,
+    narrow: Callable[[Space], Space] = lambda space: space,
+    presumes: tuple[str, ...] = ("CONTRACT-1",),
+    large: bool = False,
+    excuse: Callable[[Trial], str | None] = lambda trial: None,
+    suggests: tuple[str, ...] = (),
+) -> Callable[[Check], Law]:
+    """Register the decorated check as a law."""
+
+    def register(check: Check) -> Law:
+        if id in LAWS:
+            raise ValueError(f"two laws are called {id}")
+        LAWS[id] = Law(
+            id=id,
+            title=title,
+            level=level,
+            source=source,
+            check=check,
+            budget=budget,
+            focus=focus,
+            narrow=narrow,
+            presumes=presumes,
+            large=large,
+            excuse=excuse,
+            suggests=suggests,
+        )
+        return LAWS[id]
+
+    return register
+
+
+def needs_gradient(trial: Trial) -> str | None:
+    return None if trial.candidate.gradient else "the candidate is declared without a gradient"

@@ -1,0 +1,172 @@
+"""Laws on how a loss behaves as a function: it leaves its inputs alone, remembers nothing, and works in every mode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..compare import compare_tensors, same_value
+from ..recipe import Recipe, Stride
+from ..strategies import Space
+from ..trial import Observation, Trial
+from ..verdict import Level, Verdict
+from .base import PASS, Judgement, failing, law, not_answered
+from .numbers import judge_both, judge_value
+
+
+@law(
+    "PURE-1",
+    "logits, labels and all other inputs are left as they were",
+    source="Liger overwrites logits with gradients; Megatron writes to fp32 logits in the forward",
+    budget=40,
+    suggests=("inputs-mutated",),
+)
+def leaves_inputs_alone(trial: Trial, recipe: Recipe) -> Judgement:
+    observation = trial.look(recipe)
+    if observation.problem is not None:
+        return not_answered(observation)
+    if observation.mutated:
+        return failing(f"writes to its own inputs: {', '.join(observation.mutated)}", *observation.mutated)
+    return PASS
+
+
+def _same(trial: Trial, one: Observation, other: Observation) -> str | None:
+    """What differs between two observations of the same case by more than their rounding, or None."""
+    assert one.value is not None
+    assert other.value is not None
+    bounds = trial.bounds(one)
+    if not same_value(one.value, other.value, 2 * bounds.value):
+        return f"the loss was {one.value:.9g} and is {other.value:.9g}"
+    if (one.gradient is None) != (other.gradient is None):
+        return "the gradient is there only once"
+    if one.gradient is not None and other.gradient is not None:
+        mismatch = compare_tensors(other.gradient, one.gradient, 2 * bounds.gradient)
+        return mismatch.describe("gradient") if mismatch else None
+    return None
+
+
+@law(
+    "PURE-2",
+    "the same case twice gives the same answer",
+    source="randomness and state left over from the call before",
+    budget=30,
+)
+def repeatable(trial: Trial, recipe: Recipe) -> Judgement:
+    case = trial.case(recipe)
+    once, again = trial.observe(case), trial.observe(case)
+    for observation in (once, again):
+        if observation.problem is not None:
+            return not_answered(observation)
+    difference = _same(trial, once, again)
+    return failing(f"asked twice, {difference}", "state") if difference else PASS
+
+
+@law(
+    "PURE-3",
+    "a case gives the same answer after another case of the same shape",
+    source="answers cached by shape, address or part of the content",
+    budget=30,
+)
+def remembers_nothing(trial: Trial, recipe: Recipe) -> Judgement:
+    case, other = trial.case(recipe), trial.case(replace(recipe, seed=recipe.seed + 1))
+    first, between, again = trial.observe(case), trial.observe(other), trial.observe(case)
+    for observation in (first, between, again):
+        if observation.problem is not None:
+            return not_answered(observation)
+    difference = _same(trial, first, again)
+    if difference:
+        return failing(f"asked again after another case of the same shape, {difference}", "state")
+    if not case.pairing.pairs or "VALUE-1" in trial.failed:
+        return PASS  # what came in between can be judged only where a right answer is the rule
+    judgement = judge_both(trial, between)
+    if judgement.verdict is Verdict.FAIL and judge_both(trial, first).verdict is Verdict.PASS:
+        return failing(f"asked after another case of the same shape, {judgement.message}", "state")
+    return PASS
+
+
+def _non_contiguous(space: Space) -> Space:
+    return {**space, "stride": (Stride.TRANSPOSED, Stride.STRIDED, Stride.OFFSET)}
+
+
+def _made_non_contiguous(recipe: Recipe) -> Recipe:
+    return recipe if recipe.stride is not Stride.CONTIGUOUS else replace(recipe, stride=Stride.TRANSPOSED)
+
+
+@law(
+    "LAYOUT-1",
+    "logits that are not contiguous give the right answer or are refused, never a wrong answer",
+    source="slices of a padded vocabulary and transposed heads are not contiguous",
+    budget=40,
+    narrow=_non_contiguous,
+    focus=_made_non_contiguous,
+    presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
+)
+def layout_is_no_matter(trial: Trial, recipe: Recipe) -> Judgement:
+    if not trial.case(recipe).pairing.pairs:
+        return Judgement(Verdict.SKIP)
+    observation = trial.look(recipe)
+    if observation.problem is not None:
+        return PASS if observation.problem.verdict is Verdict.ERROR else not_answered(observation)
+    return judge_both(trial, observation)
+
+
+@law(
+    "LAYOUT-2",
+    "logits that are not contiguous are accepted",
+    source="torch accepts them; transformers' .view raises",
+    budget=12,
+    level=Level.SHOULD,
+    narrow=_non_contiguous,
+    focus=_made_non_contiguous,
+    presumes=("CONTRACT-1", "LAYOUT-1"),
+)
+def layout_is_accepted(trial: Trial, recipe: Recipe) -> Judgement:
+    observation = trial.look(recipe)
+    return PASS if observation.problem is None else not_answered(observation)
+
+
+@law(
+    "LABELS-1",
+    "int32 labels give the right answer or are refused, never a wrong answer",
+    source="torch and transformers reject them, Liger accepts; pytorch#111484",
+    budget=15,
+    focus=lambda recipe: replace(recipe, label_dtype="int32"),
+    presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
+    suggests=("narrow-index",),
+)
+def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
+    if not trial.case(recipe).pairing.pairs:
+        return Judgement(Verdict.SKIP)
+    observation = trial.look(recipe)
+    if observation.problem is not None:
+        return PASS if observation.problem.verdict is Verdict.ERROR else not_answered(observation)
+    return judge_both(trial, observation)
+
+
+@law(
+    "MODE-1",
+    "the value is the same where no gradient is recorded",
+    source="evaluation runs under no_grad; Liger#930",
+    budget=20,
+    presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
+    suggests=("no-grad-path",),
+)
+def without_gradients(trial: Trial, recipe: Recipe) -> Judgement:
+    if not trial.case(recipe).pairing.pairs:
+        return Judgement(Verdict.SKIP)
+    observation = trial.look(recipe, grad_mode="no_grad")
+    return not_answered(observation) if observation.problem is not None else judge_value(trial, observation)
+
+
+@law(
+    "MODE-2",
+    "the value is the same under inference_mode",
+    source="torch.inference_mode",
+    budget=8,
+    level=Level.SHOULD,
+    presumes=("CONTRACT-1", "VALUE-1", "MODE-1"),
+)
+def under_inference(trial: Trial, recipe: Recipe) -> Judgement:
+    if not trial.case(recipe).pairing.pairs:
+        return Judgement(Verdict.SKIP)
+    observation = trial.look(recipe, grad_mode="inference")
+    return not_answered(observation) if observation.problem is not None else judge_value(trial, observation)

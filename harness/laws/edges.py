@@ -1,0 +1,96 @@
+"""Laws on the edges of the input space: nothing to train on, one position, no rows.
+
+What the value is there is undefined by consensus, so the spec declares it and the laws on it are SHOULD; that no
+gradient comes of nothing is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..compare import same_value
+from ..recipe import Mask, Recipe, ShiftLabels
+from ..trial import Trial
+from ..verdict import Level, Verdict
+from .base import PASS, Judgement, failing, law, needs_gradient, not_answered
+
+
+def _all_ignored(recipe: Recipe) -> Recipe:
+    return replace(recipe, masks=(Mask.ALL,), shift_labels=_not_sharded(recipe))
+
+
+def _not_sharded(recipe: Recipe) -> ShiftLabels:
+    return recipe.shift_labels if recipe.shift_labels is not ShiftLabels.SHARDED else ShiftLabels.PADDED
+
+
+def _value_as_declared(trial: Trial, recipe: Recipe) -> Judgement:
+    case = trial.case(recipe)
+    if case.pairing.pairs or case.oracle.value is None:
+        return Judgement(Verdict.SKIP)
+    observation = trial.look(recipe)
+    if observation.problem is not None:
+        return not_answered(observation)
+    assert observation.value is not None
+    if not same_value(observation.value, case.oracle.value, 0.0):
+        return failing(f"the loss is {observation.value:g}; the spec declares {case.oracle.value:g}", "value")
+    return PASS
+
+
+@law(
+    "EMPTY-1",
+    "with every label ignored the loss is what the spec declares",
+    source="NaN in torch and transformers; 0 in Liger, TRL and fla",
+    budget=15,
+    level=Level.SHOULD,
+    focus=_all_ignored,
+)
+def empty_value(trial: Trial, recipe: Recipe) -> Judgement:
+    return _value_as_declared(trial, recipe)
+
+
+@law(
+    "EMPTY-2",
+    "with every label ignored the gradient is exactly zero",
+    source="torch 2.13 F.linear_cross_entropy, chunked: NaN",
+    budget=25,
+    focus=_all_ignored,
+    excuse=needs_gradient,
+    presumes=("CONTRACT-1", "ALIGN-1", "SELECT-1", "GRAD-1"),
+    suggests=("all-ignored-nan-gradient",),
+)
+def empty_gradient(trial: Trial, recipe: Recipe) -> Judgement:
+    if trial.case(recipe).pairing.pairs:
+        return Judgement(Verdict.SKIP)
+    observation = trial.look(recipe)
+    if observation.problem is not None:
+        return not_answered(observation)
+    if observation.gradient is not None and bool((observation.gradient != 0).any()):
+        worst = observation.gradient.flatten()[(observation.gradient.flatten() != 0).nonzero()[0, 0]]
+        return failing(f"nothing is trained on, and the gradient holds {float(worst):g}", "gradient")
+    return PASS
+
+
+@law(
+    "EDGE-1",
+    "rows of one position are answered as declared",
+    source="transformers: N = 0, NaN",
+    budget=8,
+    level=Level.SHOULD,
+    focus=lambda recipe: replace(recipe, length=1, documents=1, shift_labels=_not_sharded(recipe)),
+    presumes=("CONTRACT-1",),
+)
+def one_position(trial: Trial, recipe: Recipe) -> Judgement:
+    return _value_as_declared(trial, recipe)
+
+
+@law(
+    "EDGE-2",
+    "a batch without rows is answered as declared",
+    source="torch and transformers: NaN; Liger and cut-cross-entropy raise",
+    budget=6,
+    level=Level.SHOULD,
+    focus=lambda recipe: replace(recipe, rows=0),
+    presumes=("CONTRACT-1",),
+)
+def no_rows(trial: Trial, recipe: Recipe) -> Judgement:
+    return _value_as_declared(trial, recipe)

@@ -1,0 +1,87 @@
+"""What a mutant is: a known-wrong loss, as a wrong pairing derived from the right spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.pairing import Pair, Pairing, assemble, divide_by, select
+from shiftproof.reference.spec import LossSpec, LossTerm
+
+Wrong = Callable[[LossSpec, Batch], Pairing | None]
+"""The pairs a buggy loss would use on a batch, or None where the bug cannot be had under this spec."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way in which a bug is written: the same name, another constant."""
+
+    detail: str
+    wrong: Wrong
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug that shipped, re-enacted.
+
+    Attributes:
+        name: the bug's name, as in the diagnosis.
+        formula: what is computed instead; z = logits, y = labels.
+        tells: the smallest input on which it differs from the right loss.
+        seen: where it happened.
+        variants: the ways in which it is written.
+    """
+
+    name: str
+    formula: str
+    tells: str
+    seen: str
+    variants: tuple[Variant, ...]
+
+
+def mutant(name: str, *, formula: str, tells: str, seen: str) -> Callable[[Wrong], Mutant]:
+    """Make a mutant of one function of (spec, batch)."""
+
+    def make(wrong: Wrong) -> Mutant:
+        return Mutant(name, formula, tells, seen, (Variant("", wrong),))
+
+    return make
+
+
+def family(
+    name: str, over: Iterable[object], *, formula: str, tells: str, seen: str
+) -> Callable[[Callable[..., Pairing | None]], Mutant]:
+    """Make a mutant of one function of (spec, batch, value) for every value of ``over``."""
+
+    def make(wrong: Callable[..., Pairing | None]) -> Mutant:
+        def variant(value: object) -> Variant:
+            return Variant(str(value), lambda spec, batch: wrong(spec, batch, value))
+
+        return Mutant(name, formula, tells, seen, tuple(variant(value) for value in over))
+
+    return make
+
+
+def respecified(spec: LossSpec, batch: Batch, **fields: object) -> Pairing:
+    """The pairing of the same loss with some fields of its term changed."""
+    term = replace(spec.terms[0], **fields)  # type: ignore[arg-type]
+    return repaired(spec, batch, select(term, batch), term=term)
+
+
+def repaired(
+    spec: LossSpec,
+    batch: Batch,
+    pairs: list[Pair],
+    *,
+    term: LossTerm | None = None,
+    denominator: float | None = None,
+) -> Pairing:
+    """The pairing of other pairs (not yet divided), over their own denominator unless one is given."""
+    total = divide_by(term or spec.terms[0], batch, pairs) if denominator is None else denominator
+    return assemble(spec, batch, [pairs], [total])
+
+
+def right_pairs(spec: LossSpec, batch: Batch) -> list[Pair]:
+    """The right pairs, not yet divided."""
+    return select(spec.terms[0], batch)

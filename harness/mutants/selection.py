@@ -1,0 +1,143 @@
+"""Known-wrong losses that score the right pairs and others, or not all of them."""
+
+from __future__ import annotations
+
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, labels_of, needed, shift_of
+from shiftproof.reference.spec import Documents, LossSpec
+
+from .base import Mutant, family, mutant, repaired, respecified, right_pairs
+
+
+def _every_position(spec: LossSpec, batch: Batch, target_of: dict[int, int] | None = None) -> list[Pair]:
+    """A pair at every position that has a label to look at, ignored or not; ignored labels become ``target_of``
+    them."""
+    term = spec.terms[0]
+    labels: list[list[int]] = labels_of(term, batch).tolist()
+    first, shift = first_logit(term, batch), shift_of(term, batch)
+    pairs = []
+    for row, of_row in enumerate(labels):
+        for at in range(shift, len(of_row)):
+            target = (target_of or {}).get(of_row[at], of_row[at])
+            pairs.append(Pair(0, (row, first + at - shift), (row, at), target, 1.0))
+    return pairs
+
+
+@family(
+    "ignore-unused",
+    ("÷ all", "÷ valid"),
+    formula="ignored labels are scored, as class 0",
+    tells="one ignored label",
+    seen="Liger#974",
+)
+def ignore_unused(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
+    ignored = spec.terms[0].ignore_index
+    if ignored is None:
+        return None
+    pairs = _every_position(spec, batch, {ignored: 0})
+    right = divide_by(spec.terms[0], batch, right_pairs(spec, batch))
+    return repaired(spec, batch, pairs, denominator=None if over == "÷ all" else right)
+
+
+@family(
+    "negative-label-wrap",
+    ("÷ all", "÷ valid"),
+    formula="−100 counts from the end and means class V−100",
+    tells="V=100, one ignored label",
+    seen="optax#1185",
+)
+def negative_label_wrap(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
+    ignored = spec.terms[0].ignore_index
+    classes = batch.logits.shape[2]
+    if ignored is None or ignored >= 0 or classes + ignored < 0:
+        return None
+    pairs = _every_position(spec, batch, {ignored: classes + ignored})
+    right = divide_by(spec.terms[0], batch, right_pairs(spec, batch))
+    return repaired(spec, batch, pairs, denominator=None if over == "÷ all" else right)
+
+
+def _without(spec: LossSpec, batch: Batch, target: int) -> Pairing:
+    return repaired(spec, batch, [pair for pair in right_pairs(spec, batch) if pair.target != target])
+
+
+@mutant(
+    "eos-masked",
+    formula="the end-of-sequence id is masked with the padding and never trained",
+    tells="an eos target",
+    seen="transformers#23530, parler-tts#208",
+)
+def eos_masked(spec: LossSpec, batch: Batch) -> Pairing | None:
+    return None if batch.eos_token_id is None else _without(spec, batch, batch.eos_token_id)
+
+
+@family(
+    "hardcoded-ignore",
+    (0, 1, 2, 3, "V−1"),
+    formula="a legal id (0, pad, image) is dropped as if it were ignored",
+    tells="that id as a target",
+    seen="transformers#23530, trl#976",
+)
+def hardcoded_ignore(spec: LossSpec, batch: Batch, dropped: int | str) -> Pairing | None:
+    return _without(spec, batch, batch.logits.shape[2] - 1 if dropped == "V−1" else int(dropped))
+
+
+@mutant(
+    "prompt-included",
+    formula="prompt tokens are scored: the mask is rebuilt from padding alone, or not used",
+    tells="any prompt",
+    seen="TRL ORPO 0.12–0.13",
+)
+def prompt_included(spec: LossSpec, batch: Batch) -> Pairing | None:
+    term = spec.terms[0]
+    if term.loss_mask:
+        return respecified(spec, batch, loss_mask=False)
+    if shift_of(term, batch) != term.shift or not term.shift or batch.input_ids is None:
+        return None
+    real: list[list[int]] = needed(batch, "attention_mask").tolist()
+    tokens: list[list[int]] = batch.input_ids.tolist()
+    pairs = [
+        pair._replace(target=tokens[pair.label[0]][pair.label[1]])
+        for pair in _every_position(spec, batch)
+        if real[pair.label[0]][pair.label[1]]
+    ]
+    return repaired(spec, batch, pairs)
+
+
+@mutant(
+    "cross-document",
+    formula="the last token of document A predicts the first of B",
+    tells="2 packed documents, B's first label valid",
+    seen="trl#4170 (0.22.2–0.23.0), torchtune 0.6.1",
+)
+def cross_document(spec: LossSpec, batch: Batch) -> Pairing | None:
+    term = spec.terms[0]
+    if term.documents is Documents.NONE:
+        return None
+    return respecified(spec, batch, documents=Documents.NONE)
+
+
+@family(
+    "segment-weight",
+    ("÷ Σ weights", "÷ count"),
+    formula="the segment id is used as the mask, so document n weighs n times as much",
+    tells="2 documents",
+    seen="MaxText#4756",
+)
+def segment_weight(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
+    if spec.terms[0].documents is not Documents.SEGMENT_IDS:
+        return None
+    segments = needed(batch, "segment_ids")
+    pairs = [pair._replace(weight=pair.weight * int(segments[pair.label])) for pair in right_pairs(spec, batch)]
+    total = sum(pair.weight for pair in pairs) if over == "÷ Σ weights" else None
+    return repaired(spec, batch, pairs, denominator=total)
+
+
+SELECTION: tuple[Mutant, ...] = (
+    ignore_unused,
+    negative_label_wrap,
+    eos_masked,
+    hardcoded_ignore,
+    prompt_included,
+    cross_document,
+    segment_weight,
+)

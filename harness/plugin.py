@@ -1,0 +1,53 @@
+"""The pytest plugin: options, and laws as test items. Loads torch only when something is to be judged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .run import Run
+
+_RUN = "shiftproof-run"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("shiftproof", "conformance of autoregressive losses")
+    option = group.addoption
+    option(
+        "--shiftproof",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="judge package.module:attribute, path/file.py:attribute or a declared candidate; repeatable",
+    )
+    option("--shiftproof-declared", action="store_true", help="judge every candidate that the project declares")
+    option("--shiftproof-spec", metavar="PROFILE", help="the spec of candidates that declare none")
+    option("--shiftproof-config", metavar="TOML", help="where candidates are declared (default: ./pyproject.toml)")
+    option("--shiftproof-device", action="append", default=[], metavar="DEVICE", help="cpu, cuda, …; repeatable")
+    option("--shiftproof-dtype", action="append", default=[], metavar="DTYPE", help="float32, bfloat16, …; repeatable")
+    option("--shiftproof-precision", metavar="CLASS", help="strict (accumulates in fp32) or native")
+    option("--shiftproof-no-gradient", action="store_true", help="judge the value alone")
+    option("--shiftproof-profile", default="quick", metavar="PROFILE", help="quick, ci or deep")
+    option("--shiftproof-seed", type=int, metavar="N", help="draw the cases of this seed again")
+    option("--shiftproof-python", metavar="EXE", help="the interpreter to run candidates under")
+    option("--shiftproof-in-process", action="store_true", help="run candidates in this process, for a debugger")
+    option("--shiftproof-deadline", type=float, default=10.0, metavar="SECONDS", help="for one call")
+    option("--shiftproof-json", metavar="FILE", help="write the JSON report")
+    option("--shiftproof-display", choices=("pytest", "own"), default="pytest", help="who writes to the terminal")
+
+
+@pytest.hookimpl(trylast=True)  # pytest's own reporter must be there already, to be replaced
+def pytest_configure(config: pytest.Config) -> None:
+    if not (config.getoption("--shiftproof") or config.getoption("--shiftproof-declared")):
+        return
+    from .run import begin
+
+    config.pluginmanager.register(begin(config), _RUN)
+
+
+def run_of(config: pytest.Config) -> Run | None:
+    """The run of a pytest session, if it judges anything."""
+    found: Run | None = config.pluginmanager.getplugin(_RUN)
+    return found

@@ -1,0 +1,138 @@
+"""Reading back, from a black box, which logits it scored on which labels and with what weight.
+
+By gradient: for cross-entropy ∂L/∂x_i = W_i·(softmax(x_i) − onehot(y_i)), so one backward shows for every logit row the
+class it was scored on and its weight. By value, where no gradient is to be had: change the label at place j from
+class a to class b and the loss moves by Σ_i W_ij·(x_i[a] − x_i[b]); enough changes determine all the W_ij.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.pairing import Pairing, Place
+
+Scored = Mapping[Place, Mapping[int, float]]  # logit place -> class scored on -> weight
+"""What each logit row was scored on. Rows with no gradient are absent."""
+
+# A share of a row's weight below this is rounding in the softmax, not a second target.
+_SECOND_TARGET = 0.05
+
+
+def read_gradient(gradient: Tensor, logits: Tensor) -> Scored:
+    """The class and weight of every logit row, from ``gradient`` and ``logits``, both [B, L, V].
+
+    A row with several targets gives several classes. V must be at least 2: with one class every gradient is 0.
+    """
+    rows = (gradient != 0).any(-1).nonzero()
+    at = rows.unbind(1)
+    g = gradient[at].double()
+    probabilities = torch.softmax(logits[at].double(), dim=-1)
+    # Nearly always one class falls and the rest rise. All such rows are read at once, the others one by one.
+    plain = ((g < 0).sum(-1) == 1) & g.isfinite().all(-1)
+    targets = g.argmin(-1, keepdim=True)
+    weights = -g.gather(-1, targets) / (1 - probabilities.gather(-1, targets))
+    found: dict[Place, dict[int, float]] = {}
+    for index, (place, is_plain, target, weight) in enumerate(
+        zip(rows.tolist(), plain.tolist(), targets.flatten().tolist(), weights.flatten().tolist(), strict=True)
+    ):
+        row, position = place
+        found[row, position] = {target: weight} if is_plain else _explain(g[index], probabilities[index])
+    return found
+
+
+def predict(pairing: Pairing) -> Scored:
+    """What :func:`read_gradient` finds for a loss with exactly these pairs."""
+    expected: dict[Place, dict[int, float]] = {}
+    for pair in pairing.pairs:
+        if pair.weight:
+            row = expected.setdefault(pair.logit, {})
+            row[pair.target] = row.get(pair.target, 0.0) + pair.weight
+    return expected
+
+
+def _explain(row: Tensor, probabilities: Tensor) -> dict[int, float]:
+    """The weights t_j with row = W·p − t and Σ t = W, of a row in which not exactly one class falls."""
+    if not bool(row.isfinite().all()):
+        return {}
+    above = row > 0
+    if int(above.sum()) == 1 and row.numel() > 2:
+        # One rises and the others fall: a negative weight, if they fall in proportion to their probabilities.
+        target = int(above.nonzero())
+        weight = float(-row[target] / (1 - probabilities[target]))
+        rest = row - weight * probabilities
+        rest[target] = 0.0
+        if float(rest.abs().max()) <= _SECOND_TARGET * float(row.abs().max()):
+            return {target: weight}
+    total = float(row[above].sum() / probabilities[above].sum().clamp_min(1e-30)) if bool(above.any()) else 0.0
+    weights = total * probabilities - row
+    return {j: float(weights[j]) for j in range(row.numel()) if float(weights[j]) > _SECOND_TARGET * max(total, 1e-30)}
+
+
+UNCLEAR: Place = (-2, -2)
+"""A row that was scored under some digits of its label and not under others: the class matters, not the place."""
+
+Positions = Mapping[Place, tuple[Place, ...]]  # logit place -> label places scored on
+"""What each logit row was scored on, as places. A label that stands at no place is (−1, its code)."""
+
+
+def read_positions(digits: list[Scored], classes: int, shape: tuple[int, int]) -> Positions:
+    """Places from one :func:`read_gradient` a base-V digit of the label's place, lowest digit first.
+
+    ``shape`` is the labels' (B, S). A row scored on several labels is decoded where one digit suffices (V ≥ B·S).
+    """
+    rows, length = shape
+    found: dict[Place, tuple[Place, ...]] = {}
+    for place in sorted(set().union(*digits)):
+        per_digit = [sorted(scored.get(place, {})) for scored in digits]
+        if len(digits) == 1:
+            codes = per_digit[0]
+        elif all(len(targets) == 1 for targets in per_digit):
+            codes = [sum(targets[0] * classes**power for power, targets in enumerate(per_digit))]
+        elif any(len(targets) == 1 for targets in per_digit):
+            found[place] = (UNCLEAR,)
+            continue
+        else:
+            codes = []
+        inside = [divmod(code, length) if length and code < rows * length else (-1, code) for code in codes]
+        found[place] = tuple(inside) or ((-1, -1),)
+    return found
+
+
+def probe_value(
+    evaluate: Callable[[Tensor], float], logits: Tensor, labels: Tensor, valid: Iterable[Place]
+) -> dict[Place, dict[Place, float]]:
+    """The weights W_ij by values alone: logit place -> label place -> weight.
+
+    ``evaluate`` gives the loss for other labels [B, S]. ``logits`` are [B, L, V] with V > B·L + 1, so that every label
+    place sees more changes than there are logit rows. Takes V evaluations a valid label place.
+
+    Raises:
+        ValueError: when V is too small.
+    """
+    flat = logits.double().reshape(-1, logits.shape[-1])
+    rows, classes = flat.shape
+    if classes < rows + 2:
+        raise ValueError(f"{classes} classes cannot tell {rows} logit rows apart; use at least {rows + 2}")
+    found: dict[Place, dict[Place, float]] = {}
+    for place in valid:
+        base = int(labels[place])
+        others = [c for c in range(classes) if c != base]
+        losses = []
+        for c in [base, *others]:
+            changed = labels.clone()
+            changed[place] = c
+            losses.append(evaluate(changed))
+        if not all(map(math.isfinite, losses)):
+            continue  # no loss to read anything from: the place is found on no row
+        moved = torch.tensor(losses[1:], dtype=torch.float64) - losses[0]
+        design = flat[:, [base]].T - flat[:, others].T
+        weights = torch.linalg.lstsq(design, moved[:, None]).solution.flatten()
+        for index, weight in enumerate(weights.tolist()):
+            if abs(weight) > _SECOND_TARGET * max(float(weights.abs().max()), 1e-4):
+                row, position = divmod(index, logits.shape[1])
+                found.setdefault((row, position), {})[place] = weight
+    return found

@@ -1,0 +1,142 @@
+"""A recipe: the few ints and enums that fix one case completely.
+
+Tensors are a pure function of a recipe (``cases.py``), so a recipe is all that is stored, shrunk, replayed and shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+
+class Mask(StrEnum):
+    """Which labels of one row are ignored. Rows of a batch take the recipe's masks in turn."""
+
+    NONE = "none"
+    FIRST = "first"  # the first label only
+    PROMPT = "prompt"  # the first half, tokens that are real but not trained on
+    PADDING = "padding"  # the last third
+    LEFT = "left"  # the first third, as padding
+    HOLES = "holes"  # every third label, in the middle of a row too
+    LAST_ONLY = "last_only"  # all but the last label
+    ALL = "all"
+
+
+class Ids(StrEnum):
+    """How label ids are chosen."""
+
+    COUNTING = "counting"  # label position i has id i, or one base-V digit of i where V is too small
+    SEEDED = "seeded"
+    EDGES = "edges"  # seeded, with 0 and V−1 at every other position in turn
+
+
+class Count(StrEnum):
+    """The num_items_in_batch handed over."""
+
+    ABSENT = "absent"
+    VALID = "valid"  # what this batch holds
+    GLOBAL = "global"  # more than it holds, as under gradient accumulation or data parallelism
+
+
+class ShiftLabels(StrEnum):
+    """Whether the caller hands over labels that are shifted already."""
+
+    ABSENT = "absent"
+    PADDED = "padded"  # the last column ignored
+    SHARDED = "sharded"  # the last column valid: the next shard's first token
+
+
+class Regime(StrEnum):
+    """Which numbers the logits are."""
+
+    CALM = "calm"  # spread 1, for reading pairs back: every probability is far from 0 and 1
+    NORMAL = "normal"  # spread 3, so that losses are far from ln V
+    SHARP = "sharp"  # near one-hot: on the target in every other row, off it in the rest
+    TIES = "ties"  # small integers: several classes share the maximum
+    HUGE = "huge"  # ±1e4
+    MINUS_INF = "minus_inf"  # a third of the classes off the target are −inf
+    NAN_IGNORED = "nan_ignored"  # NaN in the rows that nobody is scored on
+    NAN_VALID = "nan_valid"  # NaN in one row that counts
+
+
+class Stride(StrEnum):
+    """How the logits lie in memory."""
+
+    CONTIGUOUS = "contiguous"
+    TRANSPOSED = "transposed"
+    STRIDED = "strided"
+    OFFSET = "offset"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One case. ``rows``, ``length`` and ``classes`` are B, S and V; ``extra`` logits have no label position.
+
+    ``documents`` are packed into each row; with ``boundaries_ignored`` the first label of each is ignored already, as
+    padding-free collators do. ``digit`` is the base-V digit of the position that Ids.COUNTING writes.
+    """
+
+    rows: int = 1
+    length: int = 2
+    classes: int = 2
+    masks: tuple[Mask, ...] = (Mask.NONE,)
+    documents: int = 1
+    boundaries_ignored: bool = False
+    extra: int = 0
+    ids: Ids = Ids.COUNTING
+    digit: int = 0
+    count: Count = Count.ABSENT
+    shift_labels: ShiftLabels = ShiftLabels.ABSENT
+    regime: Regime = Regime.NORMAL
+    stride: Stride = Stride.CONTIGUOUS
+    dtype: str = "float32"
+    label_dtype: str = "int64"
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from the simplest case, in field order."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found["masks"] = [str(mask) for mask in self.masks]
+        default = {field.name: field.default for field in fields(self)}
+        default["masks"] = [str(Mask.NONE)]
+        always = ("rows", "length", "classes", "dtype", "seed")
+        return {
+            name: str(value) if isinstance(value, StrEnum) else value
+            for name, value in found.items()
+            if name in always or value != default[name]
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Recipe:
+        """Read back what ``to_json`` wrote.
+
+        Raises:
+            ValueError: for a field or value that no recipe has.
+        """
+        kinds: dict[str, Any] = {
+            "ids": Ids,
+            "count": Count,
+            "shift_labels": ShiftLabels,
+            "regime": Regime,
+            "stride": Stride,
+        }
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ValueError(f"a recipe has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        values = {name: kinds[name](value) if name in kinds else value for name, value in data.items()}
+        if "masks" in values:
+            values["masks"] = tuple(Mask(mask) for mask in values["masks"])
+        return cls(**values)
+
+    def canonical(self) -> str:
+        """The one JSON text of this recipe: equal recipes, equal bytes."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+
+
+def digest(*parts: str) -> str:
+    """Eight hex digits that name a stored case."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=4).hexdigest()

@@ -1,0 +1,40 @@
+"""One stored case, asked again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .docket import Entry, Hearing, Options, find_spec
+from .laws import LAWS
+from .store import Stored
+from .verdict import Verdict
+from .worker.target import LoadFailure
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """``said`` is FIXED, FAILS or ERROR; ``message`` is what the law says now."""
+
+    said: str
+    message: str
+
+
+def replay(stored: Stored, options: Options) -> Replayed:
+    """Ask the law of the stored case again, of the candidate as it is now.
+
+    Raises:
+        UsageError: when the candidate is no longer where it was.
+    """
+    hearing = Hearing(Entry(stored.candidate.name, stored.candidate, stored.device, stored.recipe.dtype), options)
+    try:
+        hearing.start()
+        judgement = LAWS[stored.law].check(hearing.trial(find_spec(stored.spec)), stored.recipe)
+    except LoadFailure as failure:
+        return Replayed("ERROR", str(failure))
+    finally:
+        hearing.close()
+    if judgement.verdict.is_failure:
+        return Replayed("FAILS", judgement.message)
+    if judgement.verdict is Verdict.PASS:
+        return Replayed("FIXED", f"the case passes {stored.law} now")
+    return Replayed("ERROR", judgement.message or "the case proves nothing any more")

@@ -1,0 +1,1 @@
+"""What is told of a run: one stream of events, one file a format. Nothing here knows of torch."""

@@ -1,0 +1,54 @@
+"""The JSON report: ``report.schema.json`` beside this file is its schema."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from .events import Event, RunFinished
+
+SCHEMA = Path(__file__).with_name("report.schema.json")
+VERSION = 1
+
+
+class JsonReport:
+    """Writes the whole run to one file when it is over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def tell(self, event: Event) -> None:
+        if isinstance(event, RunFinished):
+            self.path.write_text(json.dumps(as_json(event), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def as_json(run: RunFinished) -> dict[str, Any]:
+    """The report as plain data. Numbers that JSON does not have (NaN) become null."""
+    return {
+        "schema": VERSION,
+        "shiftproof": run.version,
+        "verdict": verdict_of(run),
+        "seed": run.seed,
+        "profile": run.profile,
+        "cases": sum(result.cases for result in run.results),
+        "seconds": round(run.seconds, 3),
+        "candidates": [_plain(result.to_json()) for result in run.results],
+    }
+
+
+def verdict_of(run: RunFinished) -> str:
+    """The worst of the candidates' verdicts: fails, error, inconclusive, conforms."""
+    found = {str(result.verdict) for result in run.results}
+    return next((verdict for verdict in ("fails", "error", "inconclusive") if verdict in found), "conforms")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, str) else value

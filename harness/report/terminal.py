@@ -1,0 +1,219 @@
+"""The report for people: a progress bar while it works, then what was found."""
+
+from __future__ import annotations
+
+import shutil
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..verdict import CandidateResult, LawResult, Level, NamedBug, Overall, Verdict
+from .events import CandidateJudged, CandidateStarted, CaseJudged, Event, LawJudged, RunFinished, RunStarted
+
+_COLOUR = {
+    Overall.CONFORMS: "green",
+    Overall.FAILS: "red",
+    Overall.INCONCLUSIVE: "yellow",
+    Overall.ERROR: "yellow",
+}
+_SAID = {
+    Overall.CONFORMS: "CONFORMS",
+    Overall.FAILS: "DOES NOT CONFORM",
+    Overall.INCONCLUSIVE: "INCONCLUSIVE",
+    Overall.ERROR: "COULD NOT BE JUDGED",
+}
+
+
+class TerminalReport:
+    """Says the seed first, shows progress where there is a terminal, then each candidate's findings."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, width=shutil.get_terminal_size((120, 24)).columns)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("cases"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.done_before = 0
+
+    def tell(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                many = f"{len(event.candidates)} candidates, " if len(event.candidates) > 1 else ""
+                self.console.print(
+                    f"shiftproof {event.version} · seed {event.seed} · {many}profile {event.profile}", style="bold"
+                )
+                self.progress.start()
+                self.task = self.progress.add_task("loading", total=event.planned or None)
+            case CandidateStarted() if self.task is not None:
+                self.progress.update(self.task, description=escape(event.candidate))
+            case CaseJudged() if self.task is not None:
+                self.progress.advance(self.task)
+                self.done_before += 1
+            case LawJudged() if self.task is not None:
+                # A law may need fewer cases than planned; its share of the bar is done all the same.
+                self.progress.advance(self.task, max(event.planned - self.done_before, 0))
+                self.done_before = 0
+            case CandidateJudged():
+                self.console.print(candidate_findings(event.result))
+            case RunFinished():
+                self.progress.stop()
+                if len(event.results) > 1:
+                    self.console.print(summary(event))
+            case _:
+                pass
+
+
+def candidate_findings(result: CandidateResult) -> RenderableType:
+    """Everything found of one candidate."""
+    lines: list[RenderableType] = [Text(), _headline(result)]
+    if result.message:
+        lines.append(Text(f"  {result.message}"))
+    failing = [law for law in result.laws if law.verdict.is_failure]
+    if result.laws:
+        lines.append(_laws_table(result.laws))
+    worst = next((law for law in failing if law.level is Level.MUST), None)
+    if worst is not None:
+        lines.append(_counterexample(worst))
+    if result.pairing is not None and result.verdict is Overall.FAILS:
+        lines.append(Text(f"\n  pairing, labels {result.pairing.labels}", style="bold"))
+        lines.append(Text("\n".join("    " + line for line in result.pairing.drawing.splitlines())))
+    if worst is not None:
+        lines.append(_names(result.diagnosis))
+        if worst.counterexample is not None:
+            lines.append(Text(f"  again:  shiftproof replay {worst.counterexample.replay}"))
+    if result.laws:
+        lines.append(Text(f"  {_effort(result)}", style="dim"))
+    return Group(*lines)
+
+
+def summary(run: RunFinished) -> RenderableType:
+    """One row a candidate."""
+    table = Table(title="\nconformance", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in ("candidate", "spec", "dtype", "verdict", "diagnosis", "cases", "seconds"):
+        number = column in ("cases", "seconds")
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=column != "diagnosis")
+    for result in run.results:
+        table.add_row(
+            escape(result.candidate),
+            result.spec or "–",
+            result.dtype,
+            _verdict_cell(result),
+            escape(_in_short(result)),
+            str(result.cases),
+            f"{result.seconds:.1f}",
+        )
+    wrong = [result for result in run.results if not result.as_expected]
+    verdict = (
+        Text(f"all {len(run.results)} as expected", style="bold green")
+        if not wrong
+        else Text(f"{len(wrong)} of {len(run.results)} not as expected", style="bold red")
+    )
+    cases = sum(result.cases for result in run.results)
+    return Group(table, verdict, Text(f"{cases} cases in {run.seconds:.1f} s", style="dim"))
+
+
+def _verdict_cell(result: CandidateResult) -> Text:
+    text = Text(str(result.verdict), style=_COLOUR[result.verdict])
+    if not result.as_expected:
+        named = f": {result.expected_diagnosis}" if result.expected_diagnosis else ""
+        text.append(f" (expected {result.expect}{named})", style="bold red")
+    elif result.expect == "fails":
+        text.append(", as expected")
+    return text
+
+
+def _in_short(result: CandidateResult) -> str:
+    """The bug's name, or in a few words what went wrong, or a dash."""
+    if result.diagnosis:
+        return ", ".join(bug.mutant for bug in result.diagnosis)
+    worst = next((law for law in result.laws if law.verdict.is_failure and law.level is Level.MUST), None)
+    message = worst.message if worst else result.message
+    return message if len(message) <= 48 else f"{message[:47]}…" if message else "–"
+
+
+def _headline(result: CandidateResult) -> Text:
+    where = "" if (result.device, result.dtype) == ("cpu", "float32") else f" · {result.device} {result.dtype}"
+    text = Text()
+    text.append(result.candidate, style="bold")
+    text.append(f" against {result.spec}{where}: " if result.spec else ": ")
+    text.append(_SAID[result.verdict], style=f"bold {_COLOUR[result.verdict]}")
+    if result.expect == "fails":
+        text.append("  (as expected)" if result.as_expected else "  (expected to fail)")
+    return text
+
+
+def _laws_table(laws: tuple[LawResult, ...]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 2), show_header=True, header_style="dim")
+    for name, right in (("law", False), ("", False), ("verdict", False), ("cases", True), ("", False)):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    skipped, following = [], []
+    for law in laws:
+        if law.verdict is Verdict.SKIP:
+            skipped.append(law)
+            continue
+        if law.verdict.is_failure and law.follows:
+            following.append(law)
+            continue
+        style = "green" if law.verdict is Verdict.PASS else "red" if law.level is Level.MUST else "yellow"
+        said = law.message if law.message else law.title
+        vacuous = f" ({law.vacuous} vacuous)" if law.vacuous else ""
+        table.add_row(
+            law.id, str(law.level), Text(str(law.verdict), style=style), str(law.cases), escape(said) + vacuous
+        )
+    if following:
+        what = f"to be expected where {following[0].follows} fails: {', '.join(law.id for law in following)}"
+        cases = str(sum(law.cases for law in following))
+        table.add_row(f"{len(following)} more", "", Text("fail", style="red"), cases, what)
+    reasons: dict[str, list[str]] = {}
+    for law in skipped:
+        reasons.setdefault(law.message, []).append(law.id)
+    for reason, ids in reasons.items():
+        names = ", ".join(ids) if len(ids) < 4 else f"{len(ids)} laws"
+        table.add_row(names, "", Text("skip", style="dim"), "", Text(reason, style="dim"))
+    return table
+
+
+def _counterexample(law: LawResult) -> Text:
+    text = Text(f"\n  smallest counterexample ({law.id})", style="bold")
+    if law.counterexample is not None:
+        fields = ", ".join(f"{name}={_value(value)}" for name, value in law.counterexample.recipe.items())
+        text.append(f"\n    {fields}", style="not bold")
+    text.append(f"\n    {law.message}", style="not bold")
+    return text
+
+
+def _value(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _names(diagnosis: tuple[NamedBug, ...]) -> Text:
+    if not diagnosis:
+        return Text("\n  no known bug: the findings above are all there is to go by", style="bold")
+    text = Text()
+    for bug in diagnosis:
+        detail = f" ({bug.detail})" if bug.detail else ""
+        text.append(f"\n  the bug is called {bug.mutant}{detail}", style="bold red")
+        text.append(f"\n    {bug.formula}\n    it happened in: {bug.seen}")
+        if bug.also:
+            text.append(f"\n    it cannot be told from: {', '.join(bug.also)}")
+    return text
+
+
+def _effort(result: CandidateResult) -> str:
+    judging = max(result.seconds - result.seconds_in_candidate - result.seconds_in_oracle, 0.0)
+    rate = result.cases / result.seconds if result.seconds else 0.0
+    share = 100 * judging / result.seconds if result.seconds else 0.0
+    return (
+        f"{result.cases} cases ({result.calls} calls) in {result.seconds:.1f} s, {rate:.0f} a second; "
+        f"{share:.0f}% of the time in the harness, the rest in candidate and oracle"
+    )

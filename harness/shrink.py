@@ -1,0 +1,122 @@
+"""From a failing recipe to the smallest that fails in the same way.
+
+Hypothesis shrinks what Hypothesis drew. A failure here may as well come from a hand-made case or the plain loop, and
+must keep its own way of failing while it shrinks, so recipes are shrunk directly: one field at a time, simplest value
+first, until nothing more can be made simpler.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .recipe import Count, Ids, Mask, Recipe, Regime, ShiftLabels, Stride
+
+# Field -> its values, simplest first. A value that is not listed is the least simple of all.
+_LADDERS: dict[str, tuple[Any, ...]] = {
+    "documents": (1, 2),
+    "boundaries_ignored": (False, True),
+    "ids": (Ids.COUNTING, Ids.SEEDED),
+    "count": (Count.ABSENT, Count.VALID),
+    "shift_labels": (ShiftLabels.ABSENT, ShiftLabels.PADDED),
+    "regime": (Regime.CALM, Regime.NORMAL),
+    "stride": (Stride.CONTIGUOUS, Stride.TRANSPOSED),
+    "label_dtype": ("int64",),
+}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long shrinking may take: attempts, and seconds (a candidate that hangs costs a deadline an attempt)."""
+
+    attempts: int = 250
+    seconds: float = 8.0
+
+
+def shrink(recipe: Recipe, still_fails: Callable[[Recipe], bool], effort: Effort) -> Recipe:
+    """The simplest recipe reached from ``recipe`` on which ``still_fails`` holds. ``recipe`` itself is known to
+    fail."""
+    deadline = time.monotonic() + effort.seconds
+    left = effort.attempts
+    tried = {recipe}
+    improved = True
+    while improved:
+        improved = False
+        for simpler in simplifications(recipe):
+            if simpler in tried:
+                continue
+            tried.add(simpler)
+            if left == 0 or time.monotonic() > deadline:
+                return recipe
+            left -= 1
+            if still_fails(simpler):
+                recipe, improved = simpler, True
+                break
+    return recipe
+
+
+def simplifications(recipe: Recipe) -> Iterator[Recipe]:
+    """Simpler recipes, the boldest first: all at once, then one field at a time."""
+    plain = replace(
+        recipe,
+        masks=(Mask.NONE,),
+        documents=1,
+        boundaries_ignored=False,
+        extra=min(recipe.extra, 1),
+        ids=Ids.COUNTING,
+        count=Count.ABSENT,
+        shift_labels=ShiftLabels.ABSENT,
+        regime=Regime.NORMAL,
+        stride=Stride.CONTIGUOUS,
+        label_dtype="int64",
+        seed=0,
+    )
+    for rows, length in ((1, 2), (1, 3), (2, 2), (2, 3)):
+        if rows <= recipe.rows and length <= recipe.length:
+            yield replace(plain, rows=rows, length=length, classes=min(recipe.classes, 7))
+    yield plain
+    for rows in _below(recipe.rows, 1):
+        yield replace(recipe, rows=rows, masks=recipe.masks[:rows])
+        if rows:
+            yield replace(recipe, rows=rows, masks=recipe.masks[-rows:])
+    for length in _below(recipe.length, 1):
+        yield replace(recipe, length=length)
+    for masks in _simpler_masks(recipe.masks):
+        yield replace(recipe, masks=masks)
+    for name, ladder in _LADDERS.items():
+        value = getattr(recipe, name)
+        for simpler in ladder[: ladder.index(value)] if value in ladder else ladder:
+            yield replace(recipe, **{name: simpler})
+    for extra in _below(recipe.extra, 0):
+        yield replace(recipe, extra=extra)
+    for classes in _below(recipe.classes, 2):
+        yield replace(recipe, classes=classes)
+    for seed in _below(recipe.seed, 0)[:3]:
+        yield replace(recipe, seed=seed)
+
+
+def _below(value: int, least: int) -> list[int]:
+    """Smaller values: the least ones, then halfway points back to the value, so that few tries find the smallest."""
+    near = range(least, min(value, least + 4))
+    halves = []
+    step = value - least
+    while step > 1:
+        step //= 2
+        halves.append(value - step)
+    return sorted({*near, *halves} - {value})
+
+
+def _simpler_masks(masks: tuple[Mask, ...]) -> Iterator[tuple[Mask, ...]]:
+    if masks != (Mask.NONE,):
+        yield (Mask.NONE,)
+    if len(masks) > 1:
+        for mask in masks:
+            yield (mask,)
+        for index in range(len(masks)):
+            yield masks[:index] + masks[index + 1 :]
+    for index, mask in enumerate(masks):
+        for simpler in (Mask.NONE, Mask.FIRST):
+            if mask not in (Mask.NONE, simpler):
+                yield (*masks[:index], simpler, *masks[index + 1 :])

@@ -1,0 +1,67 @@
+"""Failing cases on disk, so that they can be asked again by id."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .candidate import Candidate, UsageError
+from .recipe import Recipe, digest
+from .spelling import nearest
+
+FOLDER = Path(".shiftproof") / "replays"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One failing case: who failed it, under which spec and law, on what."""
+
+    candidate: Candidate
+    spec: str
+    device: str
+    law: str
+    features: tuple[str, ...]
+    message: str
+    recipe: Recipe
+
+    @property
+    def id(self) -> str:
+        """Eight hex digits: equal for the same candidate, spec, device, law and recipe."""
+        return digest(self.candidate.call, self.spec, self.device, self.law, self.recipe.canonical())
+
+    def save(self, folder: Path = FOLDER) -> str:
+        """Write the case under its id and return the id. A folder that cannot be written to is no reason to stop."""
+        data = asdict(self)
+        data["recipe"] = self.recipe.to_json()
+        data["candidate"]["rename"] = dict(self.candidate.rename)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{self.id}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        except OSError:
+            pass
+        return self.id
+
+
+def load(id: str, folder: Path = FOLDER) -> Stored:
+    """Read a stored case.
+
+    Raises:
+        UsageError: for an id that is not stored here, or a file that cannot be read back.
+    """
+    path = folder / f"{id}.json"
+    if not path.is_file():
+        known = [file.stem for file in folder.glob("*.json")]
+        where = f"{folder} holds {len(known)} cases" if known else f"{folder} holds no cases"
+        raise UsageError(f"no stored case {id!r}: {where}{nearest(id, known)}; run replay where check was run")
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        declared = dict(data.pop("candidate"))
+        for key in ("dtypes", "devices"):
+            declared[key] = tuple(declared[key])
+        data["features"] = tuple(data["features"])
+        data["recipe"] = Recipe.from_json(data["recipe"])
+        return Stored(candidate=Candidate(**declared), **data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read back ({error}); delete it and run check again") from None

@@ -1,0 +1,194 @@
+"""One candidate on trial: a case goes in, what came back comes out in the reference's terms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.pairing import build_pairing
+from shiftproof.reference.spec import LossSpec, Reduction
+
+from .arguments import Binding, values_for
+from .candidate import Candidate
+from .cases import Case, build_case
+from .compare import Bounds, Precision, derive_bounds
+from .recipe import Recipe
+from .strategies import Space, space
+from .verdict import Verdict
+from .worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+
+
+class Caller(Protocol):
+    """What runs a candidate: the worker in another process, or the one in this process."""
+
+    @property
+    def seconds_in_candidate(self) -> float: ...
+
+    def call(self, call: Call) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why an outcome is no loss. ``kind`` stays the same while a case shrinks, ``message`` need not."""
+
+    verdict: Verdict
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a candidate did with one case.
+
+    Attributes:
+        problem: why there is no loss to look at; then all below is None.
+        value: the loss; under reduction none, the sum of what was returned.
+        returned: the loss as it was returned, float64, any shape; ``dtype`` is the dtype that it had.
+        gradient: [B, L, V] float64 at the logits, or None where none flowed.
+        mutated: our names of the arguments that were written to.
+    """
+
+    case: Case
+    problem: Problem | None
+    value: float | None = None
+    returned: Tensor | None = None
+    dtype: torch.dtype = torch.float32
+    gradient: Tensor | None = None
+    mutated: tuple[str, ...] = ()
+
+
+class Trial:
+    """A candidate, its spec and a worker that runs it; laws ask it for observations."""
+
+    def __init__(
+        self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
+    ) -> None:
+        self.candidate = candidate
+        self.spec = spec
+        self.binding = binding
+        self.caller = caller
+        self.dtype = dtype
+        self.device = device
+        self.precision = Precision(candidate.precision)
+        self.space: Space = space(spec, frozenset(binding.names), dtype)
+        self.failed: set[str] = set()  # ids of the laws that failed so far
+        self.calls = 0
+        self.seconds_in_oracle = 0.0
+        self._seen: dict[tuple[Recipe, float, str], Observation] = {}
+
+    def case(self, recipe: Recipe) -> Case:
+        """The case of a recipe under this trial's spec."""
+        started = time.perf_counter()
+        case = build_case(self.spec, recipe)
+        self.seconds_in_oracle += time.perf_counter() - started
+        return case
+
+    def variation(self, case: Case, change: Callable[[Batch], Batch]) -> Case:
+        """A case whose batch was changed by hand, with its right answer."""
+        started = time.perf_counter()
+        batch = change(case.batch)
+        pairing = build_pairing(case.spec, batch)
+        changed = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch.logits))
+        self.seconds_in_oracle += time.perf_counter() - started
+        return changed
+
+    def look(self, recipe: Recipe, upstream: float = 1.0, grad_mode: str = "enabled") -> Observation:
+        """What the candidate does with a recipe; asked once, remembered while small."""
+        key = (recipe, upstream, grad_mode)
+        if key not in self._seen:
+            observation = self.observe(self.case(recipe), upstream, grad_mode)
+            if observation.case.batch.logits.numel() > 50_000:
+                return observation
+            if len(self._seen) > 2000:
+                self._seen.clear()
+            self._seen[key] = observation
+        return self._seen[key]
+
+    def observe(self, case: Case, upstream: float = 1.0, grad_mode: str = "enabled") -> Observation:
+        """Call the candidate on a case and read what it did. Never remembered."""
+        tensors, scalars = values_for(case, self.binding)
+        logits = self.binding.names.get("logits", "")
+        wanted = self.candidate.gradient and grad_mode == "enabled" and logits in tensors
+        call = Call(
+            tensors=tensors,
+            scalars=scalars,
+            layouts={logits: str(case.recipe.stride)} if logits in tensors else {},
+            gradients=(logits,) if wanted else (),
+            upstream=upstream,
+            grad_mode=grad_mode,
+        )
+        self.calls += 1
+        return self._read(case, self.caller.call(call), logits)
+
+    def bounds(self, observation: Observation) -> Bounds:
+        """How far a right candidate may be from the oracle here."""
+        return derive_bounds(observation.case, self.precision, observation.dtype)
+
+    def _read(self, case: Case, outcome: Outcome, logits: str) -> Observation:
+        if not isinstance(outcome, Returned):
+            return Observation(case, _problem(outcome))
+        back = {theirs: ours for ours, theirs in self.binding.names.items()}
+        wrong = _wrong_shape(case, outcome)
+        if wrong is not None:
+            return Observation(case, wrong)
+        gradient = outcome.gradients.get(logits)
+        returned = outcome.value.double()
+        return Observation(
+            case=case,
+            problem=None,
+            value=float(returned.sum()),
+            returned=returned,
+            dtype=outcome.value.dtype if outcome.kind == "tensor" else torch.float64,
+            gradient=None if gradient is None else gradient.double().reshape(case.batch.logits.shape),
+            mutated=tuple(back.get(name, name) for name in outcome.mutated),
+        )
+
+
+def _problem(outcome: Outcome) -> Problem:
+    message = outcome.describe()
+    match outcome:
+        case TimedOut():
+            return Problem(Verdict.TIMEOUT, "no answer", message)
+        case Died():
+            return Problem(Verdict.CRASH, f"died {outcome.signal or outcome.exit_code}", message)
+        case OutOfMemory():
+            return Problem(Verdict.CRASH, "out of memory", message)
+        case Raised():
+            return Problem(Verdict.ERROR, f"raised {outcome.type}", message)
+        case Unusable():
+            return Problem(Verdict.ERROR, "unusable", message)
+    raise TypeError(f"an outcome that nobody knows: {outcome!r}")
+
+
+def _wrong_shape(case: Case, outcome: Returned) -> Problem | None:
+    """Whether what came back is a loss at all: floating, and of the shape that the spec promises."""
+    dtype = str(outcome.value.dtype).removeprefix("torch.")
+    shape = list(outcome.value.shape)
+    if not outcome.value.is_floating_point():
+        return Problem(Verdict.ERROR, "not floating", f"returned {dtype} {shape}; expected a floating-point loss")
+    expected = case.pairing.output_shape
+    if case.spec.terms[0].reduction is Reduction.NONE:
+        size = 1
+        for extent in expected:
+            size *= extent
+        if outcome.value.numel() != size:
+            return Problem(
+                Verdict.ERROR,
+                "wrong shape",
+                f"returned {dtype} {shape}; expected one loss a label position, {list(expected)}",
+            )
+    elif outcome.value.numel() != 1:
+        return Problem(
+            Verdict.ERROR,
+            "wrong shape",
+            f"returned {dtype} {shape}; expected a scalar. If it is meant to return one loss a token, "
+            "judge it under a spec with reduction none, such as per_token",
+        )
+    return None

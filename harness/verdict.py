@@ -1,0 +1,190 @@
+"""What can be said of a candidate: never a bare boolean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """What one law found, or one case of it."""
+
+    PASS = "pass"
+    FAIL = "fail"  # an answer, and a wrong one
+    ERROR = "error"  # no answer: it raised, or returned what is no loss
+    CRASH = "crash"  # its process died
+    TIMEOUT = "timeout"  # no answer within the deadline
+    SKIP = "skip"  # not asked, with a reason
+    VACUOUS = "vacuous"  # a case that would have let a null candidate pass
+    INCONCLUSIVE = "inconclusive"
+
+    @property
+    def is_failure(self) -> bool:
+        return self in (Verdict.FAIL, Verdict.ERROR, Verdict.CRASH, Verdict.TIMEOUT)
+
+
+class Level(StrEnum):
+    """How binding a law is."""
+
+    MUST = "MUST"
+    SHOULD = "SHOULD"  # the field does not agree: a failure is told and does not fail the candidate
+
+
+class Overall(StrEnum):
+    """What is said of a whole candidate."""
+
+    CONFORMS = "conforms"
+    FAILS = "fails"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"  # it could not be judged at all
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """The smallest case found on which a law fails, and the id under which it is stored."""
+
+    replay: str
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LawResult:
+    """What one law found of one candidate.
+
+    ``cases`` were judged; ``vacuous`` more proved nothing. ``follows`` is the law whose failure this one's is to be
+    expected from.
+    """
+
+    id: str
+    title: str
+    level: Level
+    verdict: Verdict
+    cases: int = 0
+    vacuous: int = 0
+    message: str = ""
+    seconds: float = 0.0
+    counterexample: Counterexample | None = None
+    follows: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.counterexample is not None and not self.verdict.is_failure:
+            raise ValueError(f"law {self.id}: a counterexample belongs to a failure, and the verdict is {self.verdict}")
+        if self.verdict is Verdict.SKIP and not self.message:
+            raise ValueError(f"law {self.id}: a skip needs its reason")
+
+
+@dataclass(frozen=True)
+class NamedBug:
+    """A mutant that explains what was found: ``agreement`` is the share of the evidence that it predicts exactly."""
+
+    mutant: str
+    agreement: float
+    detail: str
+    formula: str
+    seen: str
+    also: tuple[str, ...] = ()  # mutants that predict the same on all of the evidence
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One small case drawn: each logit place with the label places expected and found."""
+
+    recipe: dict[str, Any]
+    labels: list[list[int]]
+    expected: list[dict[str, Any]]
+    found: list[dict[str, Any]]
+    drawing: str
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """Everything found of one candidate, on one device, in one dtype."""
+
+    candidate: str
+    call: str
+    spec: str | None
+    device: str
+    dtype: str
+    verdict: Overall
+    laws: tuple[LawResult, ...] = ()
+    diagnosis: tuple[NamedBug, ...] = ()
+    pairing: Picture | None = None
+    message: str = ""
+    expect: str = "conforms"
+    expected_diagnosis: str | None = None
+    calls: int = 0
+    seconds: float = 0.0
+    seconds_in_candidate: float = 0.0
+    seconds_in_oracle: float = 0.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cases(self) -> int:
+        return sum(law.cases for law in self.laws)
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether it got the verdict, and the name, that its declaration expects."""
+        if str(self.verdict) != self.expect:
+            return False
+        names = {name for bug in self.diagnosis for name in (bug.mutant, *bug.also)}
+        return self.expected_diagnosis is None or self.expected_diagnosis in names
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "cases": self.cases, "as_expected": self.as_expected}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> CandidateResult:
+        """Read back what ``to_json`` wrote, as results travel between processes."""
+        fields = {name: value for name, value in data.items() if name not in ("cases", "as_expected")}
+        fields["verdict"] = Overall(fields["verdict"])
+        fields["laws"] = tuple(law_from_json(law) for law in fields["laws"])
+        fields["diagnosis"] = tuple(NamedBug(**{**bug, "also": tuple(bug["also"])}) for bug in fields["diagnosis"])
+        fields["pairing"] = Picture(**fields["pairing"]) if fields["pairing"] else None
+        return cls(**fields)
+
+
+def law_from_json(data: dict[str, Any]) -> LawResult:
+    """Read back a LawResult from ``dataclasses.asdict``."""
+    found = data["counterexample"]
+    return LawResult(
+        **{
+            **data,
+            "level": Level(data["level"]),
+            "verdict": Verdict(data["verdict"]),
+            "counterexample": Counterexample(**found) if found else None,
+        }
+    )
+
+
+def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
+    """Two partial results of one candidate, whose laws were asked in different processes, as one."""
+    laws = {law.id: law for law in (*one.laws, *other.laws)}
+    together = tuple(laws.values())
+    broken = Overall.ERROR in (one.verdict, other.verdict)
+    return replace(
+        one,
+        laws=together,
+        verdict=Overall.ERROR if broken else overall(together),
+        diagnosis=one.diagnosis or other.diagnosis,
+        pairing=one.pairing or other.pairing,
+        message=one.message or other.message,
+        calls=one.calls + other.calls,
+        seconds=max(one.seconds, other.seconds),
+        seconds_in_candidate=one.seconds_in_candidate + other.seconds_in_candidate,
+        seconds_in_oracle=one.seconds_in_oracle + other.seconds_in_oracle,
+    )
+
+
+def overall(laws: tuple[LawResult, ...]) -> Overall:
+    """The verdict on a candidate from its laws': one failed MUST fails it; nothing judged is inconclusive."""
+    if any(law.verdict.is_failure and law.level is Level.MUST for law in laws):
+        return Overall.FAILS
+    undecided = (Verdict.INCONCLUSIVE, Verdict.VACUOUS)
+    if any(law.verdict in undecided and law.level is Level.MUST for law in laws):
+        return Overall.INCONCLUSIVE
+    if not any(law.verdict is Verdict.PASS and law.level is Level.MUST for law in laws):
+        return Overall.INCONCLUSIVE
+    return Overall.CONFORMS
