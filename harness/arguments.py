@@ -96,12 +96,16 @@ def bind(
             raise UnknownArgument(f"rename of {ours!r}: shiftproof has no such argument{nearest(ours, ARGUMENTS)}")
         if their not in theirs and not accepts_any_keyword:
             raise UnknownArgument(f"rename {ours} = {their!r}: {target} has no such parameter{nearest(their, theirs)}")
+    if len(set(rename.values())) < len(rename):
+        raise UnknownArgument(f"rename maps two arguments to one parameter of {target}; give each its own")
     back = {their: ours for ours, their in rename.items()}
     names: dict[str, str] = {}
     required = set()
     for name, needed in parameters:
         ours = back.get(name) or (name if name in ARGUMENTS else ALIASES.get(name, ""))
-        if not ours or (ours in rename and rename[ours] != name):
+        renamed_away = ours in rename and rename[ours] != name
+        shadowed = name not in back and ours != name and ours in theirs  # an alias beside the name itself
+        if not ours or renamed_away or shadowed:
             if needed:
                 raise UnknownArgument(
                     f"{target} requires {name!r}, which is no argument of shiftproof's{nearest(name, ARGUMENTS)}; "

@@ -80,9 +80,14 @@ def declared_in(path: Path) -> dict[str, Candidate]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; give the path of a TOML file with [tool.shiftproof]") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
-    tool = data.get("tool", {}).get("shiftproof", {})
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; give the path of a TOML file") from None
+    tools = data.get("tool", {})
+    tool = tools.get("shiftproof", {}) if isinstance(tools, dict) else tools
+    if not isinstance(tool, dict):
+        raise UsageError(f"{path}: tool.shiftproof is no table; write [tool.shiftproof.candidates.NAME]")
     for key in tool:
         if key != "candidates":
             raise UsageError(f"{path}: [tool.shiftproof] has no key {key!r}{nearest(key, ['candidates'])}")
@@ -102,11 +107,20 @@ def _declare(name: str, entry: Any, path: Path) -> Candidate:
         kind, legal = _KEYS[key]
         if not isinstance(value, kind):
             raise UsageError(f"{where}: {key} is {value!r}; expected a TOML {_toml_name(kind)}")
+        if isinstance(value, list) and not value:
+            raise UsageError(f"{where}: {key} is empty; name at least one, or leave it out")
+        for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+            if not isinstance(item, str):
+                raise UsageError(f"{where}: {key} holds {item!r}; expected strings")
         for item in value if isinstance(value, list) else [value]:
             if legal is not None and item not in legal:
                 raise UsageError(f"{where}: {key} has {item!r}{nearest(str(item), legal)}; it takes {', '.join(legal)}")
     if "call" not in entry:
         raise UsageError(f'{where} has no call; write call = "package.module:function"')
+    if not all(entry["call"].rpartition(":")):
+        raise UsageError(
+            f"{where}: call is {entry['call']!r}; expected package.module:function or path/file.py:function"
+        )
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     values.setdefault("cwd", str(path.resolve().parent))
     return Candidate(name=name, **values)

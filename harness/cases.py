@@ -46,7 +46,7 @@ def build_batch(spec: LossSpec, recipe: Recipe) -> Batch:
     padding = ignored_places(recipe, padding_only=True)
     segments, positions, cu_seqlens = pack(recipe)
     if recipe.boundaries_ignored and recipe.documents > 1:
-        ignored = ignored | (positions == 0)
+        ignored = ignored | _boundary_labels(term, positions)
     hidden = padding if term.loss_mask else ignored
     trained = ~(ignored | padding)
     unmasked = ids
@@ -148,6 +148,16 @@ def _document_lengths(length: int, documents: int) -> list[int]:
     short = length // (documents + 1) or 1
     lengths = [short] * (documents - 1)
     return [*lengths, length - sum(lengths)] if length else [0]
+
+
+def _boundary_labels(term: LossTerm, positions: Tensor) -> Tensor:
+    """Where a label is the first token of a document: at its start, or, where the data shifted, one place before."""
+    starts = positions == 0
+    if term.shifted_by is not ShiftedBy.DATA:
+        return starts
+    before = torch.zeros_like(starts)
+    before[:, :-1] = starts[:, 1:]
+    return before
 
 
 def _ignore(term: LossTerm, ids: Tensor, where: Tensor) -> Tensor:

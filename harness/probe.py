@@ -35,6 +35,8 @@ def read_gradient(gradient: Tensor, logits: Tensor) -> Scored:
     plain = ((g < 0).sum(-1) == 1) & g.isfinite().all(-1)
     targets = g.argmin(-1, keepdim=True)
     weights = -g.gather(-1, targets) / (1 - probabilities.gather(-1, targets))
+    rest = (g - weights * probabilities).scatter(-1, targets, 0.0)
+    plain &= rest.abs().amax(-1) <= _SECOND_TARGET * g.abs().amax(-1)
     found: dict[Place, dict[int, float]] = {}
     for index, (place, is_plain, target, weight) in enumerate(
         zip(rows.tolist(), plain.tolist(), targets.flatten().tolist(), weights.flatten().tolist(), strict=True)
@@ -67,7 +69,9 @@ def _explain(row: Tensor, probabilities: Tensor) -> dict[int, float]:
         rest[target] = 0.0
         if float(rest.abs().max()) <= _SECOND_TARGET * float(row.abs().max()):
             return {target: weight}
-    total = float(row[above].sum() / probabilities[above].sum().clamp_min(1e-30)) if bool(above.any()) else 0.0
+    # Classes that are no target have g_j/p_j = W, and targets less. The least likely are mostly rounding: left out.
+    likely = probabilities >= probabilities.median()
+    total = float((row[likely] / probabilities[likely]).max())
     weights = total * probabilities - row
     return {j: float(weights[j]) for j in range(row.numel()) if float(weights[j]) > _SECOND_TARGET * max(total, 1e-30)}
 

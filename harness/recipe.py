@@ -54,7 +54,7 @@ class Regime(StrEnum):
 
     CALM = "calm"  # spread 1, for reading pairs back: every probability is far from 0 and 1
     NORMAL = "normal"  # spread 3, so that losses are far from ln V
-    SHARP = "sharp"  # near one-hot: on the target in every other row, off it in the rest
+    SHARP = "sharp"  # near one-hot: off the target, on it, and spread out, row by row in turn
     TIES = "ties"  # small integers: several classes share the maximum
     HUGE = "huge"  # ±1e4
     MINUS_INF = "minus_inf"  # a third of the classes off the target are −inf
@@ -69,6 +69,12 @@ class Stride(StrEnum):
     TRANSPOSED = "transposed"
     STRIDED = "strided"
     OFFSET = "offset"
+    EXPANDED = "expanded"  # every row the same storage; regimes that tell rows apart lie contiguous instead
+
+
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_LABEL_DTYPES = ("int64", "int32")
+_LEAST = {"rows": 0, "length": 0, "classes": 1, "documents": 1, "extra": 0, "digit": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,24 @@ class Recipe:
             raise ValueError(f"a recipe has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
         values = {name: kinds[name](value) if name in kinds else value for name, value in data.items()}
         if "masks" in values:
+            if not isinstance(values["masks"], list | tuple):
+                raise ValueError(f"masks are {values['masks']!r}; expected a list")
             values["masks"] = tuple(Mask(mask) for mask in values["masks"])
-        return cls(**values)
+        recipe = cls(**values)
+        for name, least in _LEAST.items():
+            value = getattr(recipe, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} is {value!r}; expected an integer from {least} up")
+        if not isinstance(recipe.boundaries_ignored, bool):
+            raise ValueError(f"boundaries_ignored is {recipe.boundaries_ignored!r}; expected true or false")
+        if recipe.seed >= 2**63:
+            raise ValueError(f"seed is {recipe.seed}; expected less than 2**63")
+        if not recipe.masks:
+            raise ValueError("masks are empty; expected one for every row, in turn")
+        for name, legal in (("dtype", _DTYPES), ("label_dtype", _LABEL_DTYPES)):
+            if getattr(recipe, name) not in legal:
+                raise ValueError(f"{name} is {getattr(recipe, name)!r}; expected one of {', '.join(legal)}")
+        return recipe
 
     def canonical(self) -> str:
         """The one JSON text of this recipe: equal recipes, equal bytes."""

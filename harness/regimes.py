@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shiftproof.reference.pairing import Pairing
 
-from .recipe import Recipe, Regime
+from .recipe import Recipe, Regime, Stride
 
 
 def uniform_ints(seed: int, stream: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
@@ -31,6 +31,8 @@ def draw_logits(recipe: Recipe, pairing: Pairing) -> Tensor:
     """The logits [B, L, V] of a recipe, float64 and not yet rounded to its dtype."""
     shape = pairing.logits_shape
     noise = bell(recipe.seed, 1, shape)
+    if recipe.stride is Stride.EXPANDED and shape[0]:
+        noise = noise[:1].expand(shape).clone()
     used = {pair.logit: pair.target for pair in pairing.pairs}
     classes = shape[2]
     match recipe.regime:

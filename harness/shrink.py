@@ -68,14 +68,15 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
         ids=Ids.COUNTING,
         count=Count.ABSENT,
         shift_labels=ShiftLabels.ABSENT,
-        regime=Regime.NORMAL,
+        regime=Regime.CALM,
         stride=Stride.CONTIGUOUS,
         label_dtype="int64",
         seed=0,
     )
     for rows, length in ((1, 2), (1, 3), (2, 2), (2, 3)):
         if rows <= recipe.rows and length <= recipe.length:
-            yield replace(plain, rows=rows, length=length, classes=min(recipe.classes, 7))
+            for classes in (7, 2):
+                yield replace(plain, rows=rows, length=length, classes=min(recipe.classes, classes))
     yield plain
     for rows in _below(recipe.rows, 1):
         yield replace(recipe, rows=rows, masks=recipe.masks[:rows])

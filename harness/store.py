@@ -56,12 +56,12 @@ def load(id: str, folder: Path = FOLDER) -> Stored:
         where = f"{folder} holds {len(known)} cases" if known else f"{folder} holds no cases"
         raise UsageError(f"no stored case {id!r}: {where}{nearest(id, known)}; run replay where check was run")
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
         declared = dict(data.pop("candidate"))
         for key in ("dtypes", "devices"):
             declared[key] = tuple(declared[key])
         data["features"] = tuple(data["features"])
-        data["recipe"] = Recipe.from_json(data["recipe"])
+        data["recipe"] = Recipe.from_json(dict(data["recipe"]))
         return Stored(candidate=Candidate(**declared), **data)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} cannot be read back ({error}); delete it and run check again") from None

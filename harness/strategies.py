@@ -88,7 +88,7 @@ def killers(choices: Space) -> list[Recipe]:
         replace(simplest, rows=4, length=7, classes=128, masks=mixed, documents=several, seed=1),
         replace(simplest, rows=3, length=9, classes=29, masks=(Mask.NONE, Mask.ALL, Mask.FIRST), seed=2),
         replace(simplest, rows=5, length=8, classes=3, masks=mixed, ids=Ids.SEEDED, documents=several, seed=3),
-        replace(simplest, rows=3, length=6, classes=101, masks=(Mask.NONE,), ids=Ids.EDGES, seed=4),
+        replace(simplest, rows=3, length=9, classes=101, masks=(Mask.NONE,), ids=Ids.EDGES, seed=4),
         replace(simplest, rows=2, length=13, classes=128, masks=(Mask.HOLES, Mask.LEFT), documents=several, seed=5),
     ]
     for name in ("count", "shift_labels", "extra"):

@@ -47,6 +47,8 @@ class Batch:
             raise BatchError(f"logits are {_show(self.logits)}; expected floating [B, L, V]")
         if self.labels.dim() != 2 or self.labels.shape[0] != self.logits.shape[0]:
             raise BatchError(f"labels are {_show(self.labels)}; expected [B, S] with B = {self.logits.shape[0]}")
+        if self.labels.is_floating_point() or self.labels.is_complex():
+            raise BatchError(f"labels are {_show(self.labels)}; expected integers")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("logits", "cu_seqlens") or not isinstance(value, Tensor):
@@ -56,6 +58,8 @@ class Batch:
                     f"{field.name} is {_show(value)}; expected the labels' shape {list(self.labels.shape)}"
                 )
         if self.cu_seqlens is not None:
+            if self.cu_seqlens.dim() != 1:
+                raise BatchError(f"cu_seqlens are {_show(self.cu_seqlens)}; expected [documents + 1]")
             ends = self.cu_seqlens.tolist()
             if not ends or ends[0] != 0 or ends[-1] != self.labels.numel() or ends != sorted(ends):
                 raise BatchError(f"cu_seqlens are {ends}; expected 0 … B·S = {self.labels.numel()}, never falling")

@@ -32,8 +32,9 @@ class Oracle:
 def evaluate(pairing: Pairing, logits: Tensor) -> Oracle:
     """The loss over ``pairing`` at ``logits`` [B, L, V], of any floating dtype; all arithmetic is float64.
 
-    A pair whose weight is NaN (nothing to divide by) makes the value NaN, as it does in the field.
+    Pairs divided by nothing have infinite or NaN weights, and so has the value, as in the field.
     """
+    logits = logits.detach()
     gradient = torch.zeros(pairing.logits_shape, dtype=torch.float64)
     if not pairing.pairs:
         nothing = torch.zeros(0, dtype=torch.float64)
@@ -44,5 +45,10 @@ def evaluate(pairing: Pairing, logits: Tensor) -> Oracle:
     weights = torch.tensor([pair.weight for pair in pairing.pairs], dtype=torch.float64)
     scores = cross_entropy(logits[rows, positions].double(), targets)
     gradient.index_put_((rows, positions), weights[:, None] * scores.gradient, accumulate=True)
-    value = math.fsum((weights * scores.loss).tolist())
+    value = None if pairing.empty is None else _total((weights * scores.loss).tolist()) + pairing.empty
     return Oracle(value, scores.loss, scores.lse, gradient)
+
+
+def _total(terms: list[float]) -> float:
+    """The sum, correctly rounded; math.fsum refuses ∞ − ∞, which is NaN."""
+    return math.fsum(terms) if all(map(math.isfinite, terms)) else sum(terms)

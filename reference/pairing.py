@@ -35,7 +35,7 @@ class Pairing:
     Attributes:
         pairs: every pair that counts, in reading order, its weight already divided by the denominator.
         logits_shape: (B, L, V) of the batch.
-        empty: the loss when ``pairs`` is empty: 0.0, NaN, or None where the spec leaves it undefined.
+        empty: what the terms without any pair add to the loss: 0.0, NaN, or None where the spec leaves it undefined.
         denominators: one a term, after clamp and epsilon.
         output_shape: the shape of the loss: (), or for reduction none that of the label positions kept.
     """
@@ -60,16 +60,15 @@ def build_pairing(spec: LossSpec, batch: Batch) -> Pairing:
 
 def assemble(spec: LossSpec, batch: Batch, chosen: list[list[Pair]], denominators: list[float]) -> Pairing:
     """The pairing of the pairs ``chosen`` for each term, each term's divided by its own denominator."""
-    pairs = [
-        pair._replace(weight=term.weight * pair.weight / denominator if denominator else math.nan)
-        for term, of_term, denominator in zip(spec.terms, chosen, denominators, strict=True)
-        for pair in of_term
-    ]
+    pairs: list[Pair] = []
+    for term, of_term, denominator in zip(spec.terms, chosen, denominators, strict=True):
+        for index, logit, label, target, weight in of_term:
+            pairs.append(Pair(index, logit, label, target, _divide(term.weight * weight, denominator)))
     rows, length, classes = batch.logits.shape
     return Pairing(
         pairs=tuple(pairs),
         logits_shape=(rows, length, classes),
-        empty=_empty_value(spec, denominators),
+        empty=_empty_value(spec, chosen, denominators),
         denominators=tuple(denominators),
         output_shape=_output_shape(spec, batch),
     )
@@ -186,9 +185,20 @@ def _same_document(term: LossTerm, documents: list[int], position: int, at: int)
     return here == there and here != 0
 
 
-def _empty_value(spec: LossSpec, denominators: list[float]) -> float | None:
-    """0 / D, summed over the terms: 0 where there is something to divide by, else what the spec declares."""
-    policies = {term.empty for term, denominator in zip(spec.terms, denominators, strict=True) if not denominator}
+def _divide(weight: float, denominator: float) -> float:
+    """As floating-point division goes: a positive weight over nothing is infinite, and 0/0 is NaN."""
+    if denominator:
+        return weight / denominator
+    return math.copysign(math.inf, weight) if weight else math.nan
+
+
+def _empty_value(spec: LossSpec, chosen: list[list[Pair]], denominators: list[float]) -> float | None:
+    """The sum of 0/D over the terms without pairs: 0 where there is something to divide by, else as declared."""
+    policies = {
+        term.empty
+        for term, pairs, denominator in zip(spec.terms, chosen, denominators, strict=True)
+        if not pairs and not denominator
+    }
     if Empty.UNDEFINED in policies:
         return None
     return math.nan if Empty.NAN in policies else 0.0
@@ -199,4 +209,4 @@ def _output_shape(spec: LossSpec, batch: Batch) -> tuple[int, ...]:
     if term.reduction is not Reduction.NONE:
         return ()
     rows, length = batch.labels.shape
-    return (rows, length if term.tail is Tail.IGNORE else max(length - term.shift, 0))
+    return (rows, length if term.tail is Tail.IGNORE else max(length - shift_of(term, batch), 0))

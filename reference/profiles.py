@@ -25,6 +25,8 @@ PROFILES: dict[str, LossSpec] = {}
 
 
 def _profile(name: str, term: LossTerm, formula: str, source: str, layout: Layout = Layout.BATCHED) -> None:
+    if name in PROFILES:
+        raise ValueError(f"two profiles are called {name!r}")
     PROFILES[name] = LossSpec(name=name, terms=(term,), formula=formula, source=source, layout=layout)
 
 
@@ -97,13 +99,14 @@ _profile(
 )
 _profile(
     "maxtext",
+    # Each document is shifted before it is packed, so that within the pack labels and logits are aligned.
     replace(
-        _PRESHIFTED,
+        _ALIGNED,
         ignore_index=None,
         documents=Documents.SEGMENT_IDS,
         epsilon=1e-8,
     ),
-    "Σ m_t ℓ(x_t, y_t) / (Σ m + 1e-8), m = (segment ≠ 0), labels shifted by the data within a segment",
+    "Σ m_t ℓ(x_t, y_t) / (Σ m + 1e-8), m = (segment ≠ 0), documents shifted before they are packed",
     "MaxText train.py loss_fn",
 )
 _profile(
@@ -134,9 +137,15 @@ _profile(
 )
 _profile(
     "ms_swift",
-    replace(_NEXT_TOKEN, token_weights=True, denominator=Denominator.NUM_ITEMS_OR_VALID),
-    "Σ w_{t+1} ℓ(x_t, y_{t+1}) / num_items_in_batch, or / N: the weights do not enter the denominator",
+    replace(_NEXT_TOKEN, token_weights=True, denominator=Denominator.NUM_ITEMS),
+    "Σ w_{t+1} ℓ(x_t, y_{t+1}) / num_items_in_batch: the weights do not enter the denominator",
     "ms-swift swift/trainers loss_scale",
+)
+_profile(
+    "weighted.count",
+    replace(_NEXT_TOKEN, token_weights=True),
+    "Σ w_{t+1} ℓ(x_t, y_{t+1}) / N: the weights do not enter the denominator",
+    "ms-swift swift/trainers loss_scale, one micro-batch with its own count",
 )
 _profile(
     "weighted",

@@ -68,11 +68,22 @@ class Denominator(StrEnum):
 
 
 class Empty(StrEnum):
-    """The value when there is nothing to divide by. The field does not agree, so a spec declares it."""
+    """The value when no pair counts and D is 0. The field does not agree, so a spec declares it."""
 
     NAN = "nan"
     ZERO = "zero"
     UNDEFINED = "undefined"
+
+
+_ENUMS: dict[str, type[StrEnum]] = {
+    "shifted_by": ShiftedBy,
+    "tail": Tail,
+    "documents": Documents,
+    "extra": Extra,
+    "reduction": Reduction,
+    "denominator": Denominator,
+    "empty": Empty,
+}
 
 
 class SpecError(ValueError):
@@ -88,7 +99,7 @@ class LossTerm:
     Select: ``ignore_index`` (None: no id is ignored), ``ignored_ids`` (further ids that never count), ``loss_mask``
     (an explicit mask [B, S], aligned with the labels).
     Reduce: ``token_weights`` (w [B, S], aligned with the labels), ``reduction``, ``denominator``, ``clamp`` (D is at
-    least this), ``epsilon`` (added to D), ``empty`` (the value where D is 0); ``weight`` is λ.
+    least this), ``epsilon`` (added to D), ``empty`` (the value where no pair counts and D is 0); ``weight`` is λ.
 
     Raises:
         SpecError: when two fields contradict each other.
@@ -113,6 +124,13 @@ class LossTerm:
     empty: Empty = Empty.NAN
 
     def __post_init__(self) -> None:
+        for name, kind in _ENUMS.items():
+            try:
+                object.__setattr__(self, name, kind(getattr(self, name)))
+            except ValueError as error:
+                raise SpecError(f"{name}: {error}; it is one of {', '.join(kind)}") from None
+        if not isinstance(self.shift, int):
+            raise SpecError(f"shift is {self.shift!r}; expected a whole number of positions")
         if self.shift < 0:
             raise SpecError(f"shift is {self.shift}: logits cannot be scored on earlier labels; use shift >= 0")
         if self.shifted_by is ShiftedBy.LOSS and self.shift == 0:
@@ -135,9 +153,18 @@ class LossTerm:
             raise SpecError("denominator=weights without weights; set token_weights=True, or use denominator=valid")
         if self.ignore_index is not None and self.ignore_index in self.ignored_ids:
             raise SpecError(f"{self.ignore_index} is both ignore_index and in ignored_ids; name it once")
-        if self.clamp is not None and self.clamp <= 0:
+        if self.accepts_shift_labels and (self.loss_mask or self.token_weights or self.documents is not Documents.NONE):
+            raise SpecError(
+                "accepts_shift_labels together with loss_mask, token_weights or documents: those are aligned with the "
+                "labels, and shift_labels are not; use one or the other"
+            )
+        if self.reduction is not Reduction.MEAN and (self.clamp is not None or self.epsilon):
+            raise SpecError(
+                f"reduction={self.reduction} divides by nothing that clamp or epsilon could guard; drop them"
+            )
+        if self.clamp is not None and not self.clamp > 0:
             raise SpecError(f"clamp is {self.clamp}: a lower limit on the denominator must be above 0, or None")
-        if self.epsilon < 0:
+        if not self.epsilon >= 0:
             raise SpecError(f"epsilon is {self.epsilon}; what is added to the denominator cannot be negative")
 
 
@@ -161,3 +188,5 @@ class LossSpec:
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
             raise SpecError(f"spec {self.name!r} has two terms of one name: {names}; rename one")
+        if len({term.reduction for term in self.terms}) > 1:
+            raise SpecError(f"spec {self.name!r} adds terms of different reductions; give all of them the same")

@@ -84,7 +84,7 @@ def remembers_nothing(trial: Trial, recipe: Recipe) -> Judgement:
 
 
 def _non_contiguous(space: Space) -> Space:
-    return {**space, "stride": (Stride.TRANSPOSED, Stride.STRIDED, Stride.OFFSET)}
+    return {**space, "stride": (Stride.TRANSPOSED, Stride.STRIDED, Stride.OFFSET, Stride.EXPANDED)}
 
 
 def _made_non_contiguous(recipe: Recipe) -> Recipe:

@@ -71,10 +71,10 @@ def pairs_exact(trial: Trial, recipe: Recipe) -> Judgement:
     found = positions_of(trial, recipe)
     if isinstance(found, Observation):
         return not_answered(found) if found.problem else failing("no gradient at the logits", "no gradient")
-    return judge_positions(found, expected_positions(case.pairing), trial.spec.terms[0].shift)
+    return judge_positions(found, expected_positions(case.pairing))
 
 
-def judge_positions(found: Positions, expected: Positions, shift: int) -> Judgement:
+def judge_positions(found: Positions, expected: Positions) -> Judgement:
     """Compare two position maps; the features are the ways in which labels were moved, lost or added."""
     features: set[str] = set()
     wrong: list[str] = []
@@ -82,25 +82,24 @@ def judge_positions(found: Positions, expected: Positions, shift: int) -> Judgem
         theirs, right = found.get(place, ()), expected.get(place, ())
         if theirs in (right, (UNCLEAR,)):  # a matter of classes is for SELECT-1
             continue
-        features.add(_kind_of_difference(place, theirs, right, shift))
+        features.add(_kind_of_difference(theirs, right))
         wrong.append(f"logits {show(place)} are scored on {_shows(theirs)}, not on {_shows(right)}")
     if not wrong:
         return PASS
     return failing(f"{len(wrong)} of {len({*found, *expected})} logit rows: {wrong[0]}", *features)
 
 
-def _kind_of_difference(place: Place, theirs: tuple[Place, ...], right: tuple[Place, ...], shift: int) -> str:
+def _kind_of_difference(theirs: tuple[Place, ...], right: tuple[Place, ...]) -> str:
     if not theirs:
         return "missing"
-    row, position = theirs[0]
-    way = "added" if not right else "moved"
+    if not right:
+        return "added"
+    (row, position), (right_row, right_position) = theirs[0], right[0]
     if row < 0:
-        return f"{way}: off the batch"
-    if row != place[0]:
-        return f"{way}: another row"
-    if right:
-        return f"{way}: {position - right[0][1]:+d}" if abs(position - right[0][1]) <= 2 else f"{way}: far"
-    return f"{way}: behind" if position < place[1] + shift else f"{way}: ahead"
+        return "moved: off the batch"
+    if row != right_row:
+        return "moved: another row"
+    return f"moved: {position - right_position:+d}" if abs(position - right_position) <= 2 else "moved: far"
 
 
 @law(
@@ -126,7 +125,7 @@ def pairs_by_value(trial: Trial, recipe: Recipe) -> Judgement:
     found = read_by_value(trial, recipe)
     if isinstance(found, Observation):
         return not_answered(found)
-    return judge_positions(places_only(found), expected_positions(case.pairing), trial.spec.terms[0].shift)
+    return judge_positions(places_only(found), expected_positions(case.pairing))
 
 
 def places_only(weights: Mapping[Place, Mapping[Place, float]]) -> Positions:

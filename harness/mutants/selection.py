@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, labels_of, needed, shift_of
-from shiftproof.reference.spec import Documents, LossSpec
+from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, needed, select, shift_of
+from shiftproof.reference.spec import Documents, LossSpec, ShiftedBy
 
 from .base import Mutant, family, mutant, repaired, respecified, right_pairs
 
 
-def _every_position(spec: LossSpec, batch: Batch, target_of: dict[int, int] | None = None) -> list[Pair]:
-    """A pair at every position that has a label to look at, ignored or not; ignored labels become ``target_of``
-    them."""
+def _every_position(spec: LossSpec, batch: Batch, ignored_as: int | None = None) -> list[Pair]:
+    """A pair at every position that has a label to look at, ignored or not, documents and token weights as they are.
+
+    Ignored labels stand as class ``ignored_as``, or as themselves.
+    """
     term = spec.terms[0]
-    labels: list[list[int]] = labels_of(term, batch).tolist()
-    first, shift = first_logit(term, batch), shift_of(term, batch)
-    pairs = []
-    for row, of_row in enumerate(labels):
-        for at in range(shift, len(of_row)):
-            target = (target_of or {}).get(of_row[at], of_row[at])
-            pairs.append(Pair(0, (row, first + at - shift), (row, at), target, 1.0))
-    return pairs
+    pairs = select(replace(term, ignore_index=None, ignored_ids=(), loss_mask=False), batch)
+    if ignored_as is None:
+        return pairs
+    return [pair._replace(target=ignored_as) if pair.target == term.ignore_index else pair for pair in pairs]
 
 
 @family(
@@ -34,7 +34,7 @@ def ignore_unused(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
     ignored = spec.terms[0].ignore_index
     if ignored is None:
         return None
-    pairs = _every_position(spec, batch, {ignored: 0})
+    pairs = _every_position(spec, batch, ignored_as=0)
     right = divide_by(spec.terms[0], batch, right_pairs(spec, batch))
     return repaired(spec, batch, pairs, denominator=None if over == "÷ all" else right)
 
@@ -51,7 +51,7 @@ def negative_label_wrap(spec: LossSpec, batch: Batch, over: str) -> Pairing | No
     classes = batch.logits.shape[2]
     if ignored is None or ignored >= 0 or classes + ignored < 0:
         return None
-    pairs = _every_position(spec, batch, {ignored: classes + ignored})
+    pairs = _every_position(spec, batch, ignored_as=classes + ignored)
     right = divide_by(spec.terms[0], batch, right_pairs(spec, batch))
     return repaired(spec, batch, pairs, denominator=None if over == "÷ all" else right)
 
@@ -103,17 +103,31 @@ def prompt_included(spec: LossSpec, batch: Batch) -> Pairing | None:
     return repaired(spec, batch, pairs)
 
 
-@mutant(
+@family(
     "cross-document",
+    ("padding left out", "padding scored"),
     formula="the last token of document A predicts the first of B",
     tells="2 packed documents, B's first label valid",
     seen="trl#4170 (0.22.2–0.23.0), torchtune 0.6.1",
 )
-def cross_document(spec: LossSpec, batch: Batch) -> Pairing | None:
+def cross_document(spec: LossSpec, batch: Batch, padding: str) -> Pairing | None:
     term = spec.terms[0]
     if term.documents is Documents.NONE:
         return None
-    return respecified(spec, batch, documents=Documents.NONE)
+    crosses = term.shift or term.shifted_by is ShiftedBy.DATA
+    if padding == "padding left out" and not crosses:
+        return None
+    everything = respecified(spec, batch, documents=Documents.NONE)
+    if padding == "padding scored" or term.documents is not Documents.SEGMENT_IDS:
+        return everything
+    real = needed(batch, "segment_ids") != 0
+    first = first_logit(term, batch)
+    pairs = [
+        pair
+        for pair in select(replace(term, documents=Documents.NONE), batch)
+        if bool(real[pair.label]) and bool(real[pair.logit[0], pair.logit[1] - first])
+    ]
+    return repaired(spec, batch, pairs)
 
 
 @family(

@@ -101,7 +101,8 @@ def summary(run: RunFinished) -> RenderableType:
     table = Table(title="\nconformance", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("candidate", "spec", "dtype", "verdict", "diagnosis", "cases", "seconds"):
         number = column in ("cases", "seconds")
-        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=column != "diagnosis")
+        wrap = column in ("candidate", "spec", "diagnosis")
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=not wrap)
     for result in run.results:
         table.add_row(
             escape(result.candidate),
@@ -113,22 +114,21 @@ def summary(run: RunFinished) -> RenderableType:
             f"{result.seconds:.1f}",
         )
     wrong = [result for result in run.results if not result.as_expected]
-    verdict = (
-        Text(f"all {len(run.results)} as expected", style="bold green")
-        if not wrong
-        else Text(f"{len(wrong)} of {len(run.results)} not as expected", style="bold red")
-    )
+    known = any(result.expect == "fails" for result in run.results)
+    if wrong:
+        said = "are not as expected" if known else "do not conform"
+        verdict = Text(f"{len(wrong)} of {len(run.results)} {said}", style="bold red")
+    else:
+        verdict = Text(f"all {len(run.results)} {'are as expected' if known else 'conform'}", style="bold green")
     cases = sum(result.cases for result in run.results)
     return Group(table, verdict, Text(f"{cases} cases in {run.seconds:.1f} s", style="dim"))
 
 
 def _verdict_cell(result: CandidateResult) -> Text:
     text = Text(str(result.verdict), style=_COLOUR[result.verdict])
-    if not result.as_expected:
-        named = f": {result.expected_diagnosis}" if result.expected_diagnosis else ""
-        text.append(f" (expected {result.expect}{named})", style="bold red")
-    elif result.expect == "fails":
-        text.append(", as expected")
+    if result.expect == "fails":
+        named = f" as {result.expected_diagnosis}" if result.expected_diagnosis else ""
+        text.append(", as expected" if result.as_expected else f" (expected to fail{named})")
     return text
 
 

@@ -64,6 +64,8 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     - "strided": every second element of a storage twice as wide along the last dimension; a plain copy of a scalar.
       Between them lie NaN (floating point) or the elements in reverse order (labels): wrong, but in range.
     - "offset": the storage begins one element earlier, so that nothing is aligned to more than the element.
+    - "expanded": the first row stands for all, with stride 0 along the first dimension; where rows differ, a plain
+      copy. The gradient comes back for each row by itself all the same.
     """
     if layout == "transposed" and tensor.dim() >= 2:
         # clone, since contiguous() returns the tensor itself where a dimension is 1, and that would alias the leaf
@@ -73,7 +75,22 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     if layout == "offset":
         flat = tensor.reshape(-1)
         return torch.cat((_decoy(flat.new_zeros(1)), flat))[1:].view(tensor.shape)
+    if layout == "expanded" and tensor.dim() >= 1 and same_bits(tensor, tensor[:1].expand_as(tensor)):
+        expanded: torch.Tensor = _Expanded.apply(tensor)
+        return expanded
     return tensor.clone(memory_format=torch.contiguous_format)
+
+
+class _Expanded(torch.autograd.Function):
+    """All rows as the first one, stride 0; the gradient goes to the rows as if each had been there itself."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach()[:1].clone().expand_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
 
 
 def bind(

@@ -10,8 +10,8 @@ import torch
 
 from .protocol import Scalar
 
-Layout = Literal["contiguous", "transposed", "strided", "offset"]
-LAYOUTS: tuple[str, ...] = ("contiguous", "transposed", "strided", "offset")
+Layout = Literal["contiguous", "transposed", "strided", "offset", "expanded"]
+LAYOUTS: tuple[str, ...] = ("contiguous", "transposed", "strided", "offset", "expanded")
 
 GradMode = Literal["enabled", "no_grad", "inference"]
 GRAD_MODES: tuple[str, ...] = ("enabled", "no_grad", "inference")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def returned(worker: Either, call: Call) -> Returned:
 
 
 @pytest.mark.parametrize("form", ["loss", "tuple", "dict", "object", "named tuple"])
-@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset"])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset", "expanded"])
 def test_value_and_gradient_are_those_of_torch(either: Either, call_of: CallOf, form: str, layout: str) -> None:
     call = call_of(form, layouts={"logits": layout, "labels": layout})
     outcome = returned(either, call)
@@ -56,6 +57,13 @@ def test_layouts_lie_in_memory_as_asked(
 ) -> None:
     outcome = returned(either, call_of("geometry", layouts={"logits": layout, "labels": layout}))
     assert outcome.value.tolist() == [*logits_strides, offset, *labels_strides]
+
+
+def test_equal_rows_share_their_storage_when_expanded(either: Either, call_of: CallOf) -> None:
+    call = call_of("geometry", layouts={"logits": "expanded"})
+    rows = call.tensors["logits"][:1].expand_as(call.tensors["logits"]).clone()
+    outcome = returned(either, replace(call, tensors={**call.tensors, "logits": rows}))
+    assert outcome.value.tolist()[0] == 0
 
 
 def test_upstream_scalar_and_tensor(either: Either, call_of: CallOf) -> None:
@@ -101,7 +109,7 @@ def test_gradient_is_none_where_the_value_does_not_depend(either: Either, call_o
         ("loss", ()),
     ],
 )
-@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset"])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset", "expanded"])
 def test_writes_to_arguments_are_seen(
     either: Either, call_of: CallOf, action: str, mutated: tuple[str, ...], gradients: tuple[str, ...], layout: str
 ) -> None:
@@ -197,7 +205,7 @@ def test_dtypes_arrive_and_return_as_they_are(either: Either, call_of: CallOf, d
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0), (1, 1)])
-@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset"])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset", "expanded"])
 def test_empty_and_tiny_shapes(either: Either, call_of: CallOf, shape: tuple[int, int], layout: str) -> None:
     tensors = {"logits": torch.zeros(*shape, 7), "labels": torch.zeros(*shape, dtype=torch.int64)}
     outcome = returned(either, call_of("per token", tensors=tensors, layouts={"logits": layout, "labels": layout}))

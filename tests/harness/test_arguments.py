@@ -1,0 +1,165 @@
+"""Matching a candidate's parameters with what a case can give."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import Tensor
+
+from shiftproof.harness.arguments import ALIASES, ARGUMENTS, Binding, UnknownArgument, bind, values_for
+from shiftproof.harness.cases import build_case
+from shiftproof.harness.recipe import Count, Recipe, ShiftLabels
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.profiles import PROFILES
+
+REQUIRED, OPTIONAL = True, False
+RECIPE = Recipe(2, 3, 5)
+
+
+def binding(*names: str, required: bool = REQUIRED) -> Binding:
+    return bind("m:f", [(name, required) for name in names], {})
+
+
+def test_names_of_ours_are_taken_as_they_are_and_in_order() -> None:
+    bound = bind("m:f", [("labels", REQUIRED), ("logits", REQUIRED), ("vocab_size", OPTIONAL)], {})
+    assert list(bound.names.items()) == [("labels", "labels"), ("logits", "logits"), ("vocab_size", "vocab_size")]
+    assert bound.required == {"labels", "logits"}
+    assert bound.takes("vocab_size")
+    assert not bound.takes("num_items_in_batch")
+
+
+@pytest.mark.parametrize(("alias", "ours"), [("input", "logits"), ("target", "labels"), ("targets", "labels")])
+def test_well_known_names_mean_the_same(alias: str, ours: str) -> None:
+    other = "labels" if ours == "logits" else "logits"
+    assert binding(alias, other).names == {ours: alias, other: other}
+
+
+def test_a_rename_comes_before_name_and_alias() -> None:
+    bound = bind(
+        "m:f",
+        [("text_logits", REQUIRED), ("labels", OPTIONAL), ("y", REQUIRED)],
+        {"logits": "text_logits", "labels": "y"},
+    )
+    assert bound.names == {"logits": "text_logits", "labels": "y"}
+    assert bound.required == {"logits", "labels"}
+
+
+def test_a_name_of_ours_comes_before_an_alias() -> None:
+    bound = bind("m:f", [("logits", REQUIRED), ("labels", REQUIRED), ("targets", OPTIONAL)], {})
+    assert bound.names == {"logits": "logits", "labels": "labels"}
+
+
+def test_two_arguments_cannot_be_renamed_to_one_parameter() -> None:
+    with pytest.raises(UnknownArgument, match="maps two arguments to one parameter of m:f; give each its own"):
+        bind("m:f", [("x", REQUIRED)], {"logits": "x", "labels": "x"})
+
+
+def test_an_unknown_parameter_that_is_required_names_the_nearest() -> None:
+    with pytest.raises(
+        UnknownArgument, match=r"^m:f requires 'logit', .* \(did you mean 'logits'\?\); .*list arguments"
+    ):
+        binding("logit", "labels")
+
+
+def test_an_unknown_parameter_near_to_none_gets_no_hint() -> None:
+    with pytest.raises(UnknownArgument, match="requires 'zzz'") as caught:
+        binding("logits", "labels", "zzz")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_an_unknown_parameter_with_a_default_is_left_alone() -> None:
+    bound = bind("m:f", [("logits", REQUIRED), ("labels", REQUIRED), ("label_smoothing_typo", OPTIONAL)], {})
+    assert set(bound.names) == {"logits", "labels"}
+
+
+def test_a_candidate_that_asks_for_neither_logits_nor_labels_is_no_loss() -> None:
+    with pytest.raises(UnknownArgument, match=r"neither logits nor labels \(its parameters: reduction, vocab_size\)"):
+        binding("vocab_size", "reduction")
+    with pytest.raises(UnknownArgument, match="its parameters: none"):
+        binding()
+
+
+@pytest.mark.parametrize("only", ["logits", "labels"])
+def test_one_of_the_two_will_do(only: str) -> None:
+    assert binding(only).names == {only: only}
+
+
+def test_a_rename_of_no_argument_of_ours_names_the_nearest() -> None:
+    with pytest.raises(UnknownArgument, match=r"rename of 'label': .* \(did you mean 'labels'\?\)"):
+        bind("m:f", [("logits", REQUIRED)], {"label": "logits"})
+
+
+def test_a_rename_to_no_parameter_of_theirs_names_the_nearest() -> None:
+    with pytest.raises(UnknownArgument, match=r"rename logits = 'xlogit': m:f has no .* \(did you mean 'xlogits'\?\)"):
+        bind("m:f", [("xlogits", REQUIRED)], {"logits": "xlogit"})
+
+
+def test_a_candidate_that_accepts_any_keyword_can_be_renamed_to_any() -> None:
+    bound = bind("m:f", [("logits", REQUIRED)], {"labels": "anything"}, accepts_any_keyword=True)
+    assert bound.names == {"logits": "logits", "labels": "anything"}
+
+
+def test_arguments_are_the_batchs_fields_and_a_few_constants() -> None:
+    assert set(ARGUMENTS) - {field.name for field in fields(Batch)} == {"vocab_size", "ignore_index", "reduction"}
+    assert {field.name for field in fields(Batch)} <= set(ARGUMENTS)
+    assert all(name == argument.name and argument.meaning for name, argument in ARGUMENTS.items())
+    assert set(ALIASES.values()) <= set(ARGUMENTS)
+    assert not set(ALIASES) & set(ARGUMENTS)
+
+
+def test_values_come_under_the_candidates_own_names() -> None:
+    case = build_case(PROFILES["hf.causal_lm"], RECIPE)
+    bound = bind("m:f", [("input", REQUIRED), ("y", REQUIRED), ("vocab_size", REQUIRED)], {"labels": "y"})
+    tensors, scalars = values_for(case, bound)
+    assert tensors == {"input": case.batch.logits, "y": case.batch.labels}
+    assert scalars == {"vocab_size": 5}
+
+
+@pytest.mark.parametrize("name", [name for name, a in ARGUMENTS.items() if "[B, S" in a.meaning])
+def test_a_flat_spec_flattens_rows_into_one(name: str) -> None:
+    recipe = Recipe(2, 3, 5)
+    flat, _ = values_for(build_case(PROFILES["liger"], recipe), binding("logits", "labels", name))
+    deep, _ = values_for(build_case(PROFILES["preshifted"], recipe), binding("logits", "labels", name))
+    assert flat.keys() == deep.keys()
+    if name in deep:
+        assert flat[name].shape == (6, *deep[name].shape[2:])
+        assert torch.equal(flat[name].reshape(deep[name].shape), deep[name])
+
+
+def test_a_flat_spec_leaves_cu_seqlens_alone() -> None:
+    recipe = Recipe(2, 3, 5, documents=2)
+    tensors, _ = values_for(build_case(PROFILES["liger"], recipe), binding("logits", "cu_seqlens"))
+    assert tensors["cu_seqlens"].tolist() == [0, 1, 3, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["num_items_in_batch", "shift_labels"])
+def test_what_a_case_has_not_is_left_out_if_optional_and_none_if_required(name: str) -> None:
+    case = build_case(PROFILES["hf.causal_lm"], RECIPE)
+    optional = values_for(case, bind("m:f", [("logits", REQUIRED), (name, OPTIONAL)], {}))
+    required = values_for(case, bind("m:f", [("logits", REQUIRED), (name, REQUIRED)], {}))
+    assert [set(part) for part in optional] == [{"logits"}, set()]
+    assert required[1] == {name: None}
+
+
+def test_what_a_case_has_is_given_even_if_optional() -> None:
+    recipe = Recipe(2, 3, 5, count=Count.GLOBAL, shift_labels=ShiftLabels.PADDED)
+    case = build_case(PROFILES["hf.causal_lm"], recipe)
+    tensors, scalars = values_for(case, binding("logits", "shift_labels", "num_items_in_batch", required=OPTIONAL))
+    assert isinstance(tensors["shift_labels"], Tensor)
+    assert scalars == {"num_items_in_batch": 2 * 4 + 3}
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("torchtune", {"ignore_index": -100, "reduction": "mean"}),
+        ("nanogpt", {"ignore_index": -1, "reduction": "mean"}),
+        ("per_token", {"ignore_index": -100, "reduction": "none"}),
+        ("megatron", {"reduction": "mean"}),  # no id is ignored: the candidate's default holds
+    ],
+)
+def test_constants_are_the_specs(profile: str, expected: dict[str, object]) -> None:
+    bound = bind("m:f", [("logits", REQUIRED), ("ignore_index", OPTIONAL), ("reduction", OPTIONAL)], {})
+    assert values_for(build_case(PROFILES[profile], RECIPE), bound)[1] == expected

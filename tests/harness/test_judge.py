@@ -1,0 +1,233 @@
+"""Asking one law: what is drawn, when it stops, what is shrunk, and what is said in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from shiftproof.harness.arguments import Binding
+from shiftproof.harness.candidate import Candidate
+from shiftproof.harness.judge import PROFILES, Profile, ask, drawn_by_hypothesis, planned
+from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
+from shiftproof.harness.recipe import Recipe, Regime
+from shiftproof.harness.store import load
+from shiftproof.harness.strategies import killers
+from shiftproof.harness.trial import Trial
+from shiftproof.harness.verdict import Level, Verdict
+from shiftproof.reference.profiles import PROFILES as SPECS
+
+QUICK = PROFILES["quick"]
+SKIPPED = Judgement(Verdict.SKIP)
+VACUOUS = Judgement(Verdict.VACUOUS, "zero")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def trial() -> Trial:
+    """A trial whose candidate nobody calls: the laws here judge recipes."""
+    binding = Binding({"logits": "logits", "labels": "labels"}, frozenset())
+    caller = cast(Any, None)
+    spec = SPECS["hf.causal_lm"]
+    return Trial(Candidate("text", "m:f"), spec, binding, caller, dtype="float32", device="cpu")
+
+
+def law_of(check: Callable[[Recipe], Judgement], **rest: Any) -> Law:
+    fields: dict[str, Any] = {"id": "TEST-1", "title": "t", "level": Level.MUST, "source": "s", "budget": 60, **rest}
+    return Law(check=lambda trial, recipe: check(recipe), **fields)
+
+
+class Asked:
+    """A check that notes what it was asked."""
+
+    def __init__(self, answer: Callable[[Recipe], Judgement] = lambda recipe: PASS) -> None:
+        self.recipes: list[Recipe] = []
+        self.answer = answer
+
+    def __call__(self, recipe: Recipe) -> Judgement:
+        self.recipes.append(recipe)
+        return self.answer(recipe)
+
+
+def test_a_law_that_holds(trial: Trial) -> None:
+    check, ticks = Asked(), []
+    result = ask(law_of(check), trial, QUICK, 0, lambda: ticks.append(1))
+    assert (result.verdict, result.cases, result.vacuous, result.message) == (Verdict.PASS, 60, 0, "")
+    assert result.counterexample is None
+    assert len(ticks) == 60
+    assert len(set(check.recipes)) == len(check.recipes) == 60
+    assert check.recipes[: len(killers(trial.space))] == killers(trial.space)
+    assert trial.failed == set()
+
+
+@pytest.mark.parametrize(("profile", "cases"), [("quick", 60), ("ci", 120), ("deep", 1200)])
+def test_a_profile_says_how_many(trial: Trial, profile: str, cases: int) -> None:
+    law = law_of(lambda recipe: PASS)
+    assert ask(law, trial, PROFILES[profile], 0).cases == planned(law, trial, PROFILES[profile]) == cases
+
+
+def test_only_the_repeatable_profile_has_a_seed_of_its_own() -> None:
+    assert {name: profile.seed for name, profile in PROFILES.items()} == {"quick": None, "ci": 0, "deep": None}
+
+
+def test_a_seed_fixes_the_recipes(trial: Trial) -> None:
+    def drawn(seed: int, id: str = "TEST-1") -> list[Recipe]:
+        check = Asked()
+        ask(law_of(check, id=id), trial, QUICK, seed)
+        return check.recipes
+
+    assert drawn(3) == drawn(3)
+    hand_made = set(killers(trial.space))
+    assert not (set(drawn(3)) & set(drawn(4))) - hand_made
+    assert set(drawn(3)) != set(drawn(3, "TEST-2"))  # every law has cases of its own
+
+
+def test_hypothesis_draws_the_same_for_the_same_seed(trial: Trial) -> None:
+    assert drawn_by_hypothesis(trial.space, 20, 5) == drawn_by_hypothesis(trial.space, 20, 5)
+    assert drawn_by_hypothesis(trial.space, 20, 5) != drawn_by_hypothesis(trial.space, 20, 6)
+
+
+def test_large_cases_only_where_the_law_wants_them(trial: Trial) -> None:
+    small, large = Asked(), Asked()
+    ask(law_of(small), trial, QUICK, 0)
+    ask(law_of(large, large=True), trial, QUICK, 0)
+    assert max(recipe.classes for recipe in small.recipes) <= 257
+    assert max(recipe.classes for recipe in large.recipes) > 65536
+
+
+def test_every_case_is_in_focus(trial: Trial) -> None:
+    check = Asked()
+    ask(law_of(check, focus=lambda recipe: replace(recipe, regime=Regime.HUGE)), trial, QUICK, 0)
+    assert {recipe.regime for recipe in check.recipes} == {Regime.HUGE}
+
+
+def test_a_focus_that_fits_nothing_ends_and_is_a_skip(trial: Trial) -> None:
+    result = ask(law_of(lambda recipe: PASS, focus=lambda recipe: None), trial, QUICK, 0)
+    assert (result.verdict, result.cases) == (Verdict.SKIP, 0)
+    assert result.message
+
+
+def test_a_narrowed_space_is_drawn_from(trial: Trial) -> None:
+    check = Asked()
+    ask(law_of(check, narrow=lambda space: {**space, "rows": (2,), "length": (5,)}), trial, QUICK, 0)
+    drawn = check.recipes[len(killers(trial.space)) :]
+    assert {(recipe.rows, recipe.length) for recipe in drawn} == {(2, 5)}
+
+
+def test_an_excuse_is_told_and_nothing_asked(trial: Trial) -> None:
+    check = Asked()
+    law = law_of(check, excuse=lambda trial: "it has no gradient")
+    result = ask(law, trial, QUICK, 0)
+    assert (result.verdict, result.message, check.recipes) == (Verdict.SKIP, "it has no gradient", [])
+    assert planned(law, trial, QUICK) == 0
+
+
+def test_skipped_cases_are_not_counted(trial: Trial) -> None:
+    result = ask(law_of(lambda recipe: SKIPPED if recipe.rows > 1 else PASS), trial, QUICK, 0)
+    assert result.verdict is Verdict.PASS
+    assert 0 < result.cases < 60
+
+
+def test_vacuous_cases_prove_nothing(trial: Trial) -> None:
+    result = ask(law_of(lambda recipe: VACUOUS if recipe.rows == 1 else PASS), trial, QUICK, 0)
+    assert result.verdict is Verdict.PASS
+    assert result.vacuous > 0
+    assert result.cases + result.vacuous == 60
+    nothing = ask(law_of(lambda recipe: VACUOUS), trial, QUICK, 0)
+    assert (nothing.verdict, nothing.cases, nothing.vacuous) == (Verdict.VACUOUS, 0, 60)
+
+
+def test_a_failure_is_shrunk_stored_and_remembered(trial: Trial) -> None:
+    def check(recipe: Recipe) -> Judgement:
+        bad = recipe.length >= 4 and recipe.rows >= 2 and recipe.classes >= 7
+        return failing(f"at {recipe.rows}×{recipe.length}", "moved: +1") if bad else PASS
+
+    result = ask(law_of(check), trial, QUICK, 0)
+    assert (result.verdict, result.message) == (Verdict.FAIL, "at 2×4")
+    assert trial.failed == {"TEST-1"}
+    assert result.counterexample is not None
+    recipe = Recipe.from_json(result.counterexample.recipe)
+    assert recipe == Recipe(rows=2, length=4, classes=7)
+    stored = load(result.counterexample.replay)
+    assert (stored.recipe, stored.law, stored.spec) == (recipe, "TEST-1", "hf.causal_lm")
+    assert (stored.features, stored.message) == (("moved: +1",), "at 2×4")
+
+
+def test_a_failure_stays_the_same_failure_while_it_shrinks(trial: Trial) -> None:
+    """A double shift at T=3 is, at T=2, merely a missing pair."""
+
+    def check(recipe: Recipe) -> Judgement:
+        return failing("moved", "moved: +1", "missing") if recipe.length >= 3 else failing("lost", "missing")
+
+    result = ask(law_of(check), trial, QUICK, 0)
+    assert result.message == "moved"
+    assert result.counterexample is not None
+    assert (result.counterexample.recipe["rows"], result.counterexample.recipe["length"]) == (1, 3)
+
+
+def test_a_shrunk_case_is_still_in_focus(trial: Trial) -> None:
+    law = law_of(lambda recipe: failing("x"), focus=lambda recipe: replace(recipe, rows=max(recipe.rows, 3)))
+    result = ask(law, trial, QUICK, 0)
+    assert result.counterexample is not None
+    assert result.counterexample.recipe["rows"] == 3
+
+
+def test_not_all_cases_are_judged_once_enough_fail(trial: Trial) -> None:
+    assert ask(law_of(lambda recipe: failing("x"), budget=130), trial, QUICK, 0).cases == 6
+
+
+def test_a_rare_failure_is_looked_at_a_while_longer(trial: Trial) -> None:
+    rare = killers(trial.space)[0]
+    result = ask(law_of(lambda recipe: failing("x") if recipe == rare else PASS, budget=130), trial, QUICK, 0)
+    assert (result.verdict, result.cases) == (Verdict.FAIL, 41)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CRASH, Verdict.TIMEOUT])
+def test_what_costs_a_process_or_a_deadline_is_asked_rarely(trial: Trial, verdict: Verdict) -> None:
+    check = Asked(lambda recipe: Judgement(verdict, "slow", frozenset({"slow"})))
+    result = ask(law_of(check), trial, QUICK, 0)
+    assert (result.verdict, result.cases) == (verdict, 1)
+    assert len(check.recipes) <= 11
+
+
+def test_what_follows_from_another_failure_is_asked_briefly_and_not_shrunk(trial: Trial) -> None:
+    trial.failed.add("ALIGN-1")
+    check = Asked(lambda recipe: failing("x"))
+    result = ask(law_of(check, presumes=("CONTRACT-1", "ALIGN-1")), trial, QUICK, 0)
+    assert (result.verdict, result.cases, result.follows) == (Verdict.FAIL, 1, "ALIGN-1")
+    assert check.recipes == killers(trial.space)[:1]
+
+
+def test_what_holds_in_spite_of_another_failure_is_asked_only_the_hand_made_cases(trial: Trial) -> None:
+    trial.failed.add("ALIGN-1")
+    result = ask(law_of(lambda recipe: PASS, presumes=("ALIGN-1",)), trial, QUICK, 0)
+    assert (result.verdict, result.cases, result.follows) == (Verdict.PASS, len(killers(trial.space)), None)
+
+
+@pytest.mark.parametrize(
+    ("failed", "presumes", "skipped"),
+    [
+        ("CONTRACT-1", (), True),
+        ("CONTRACT-1", ("ALIGN-1",), True),
+        ("CONTRACT-2", ("CONTRACT-2",), True),
+        ("CONTRACT-2", ("CONTRACT-1",), False),
+    ],
+)
+def test_without_the_bare_contract_nothing_is_asked(
+    trial: Trial, failed: str, presumes: tuple[str, ...], skipped: bool
+) -> None:
+    trial.failed.add(failed)
+    result = ask(law_of(lambda recipe: PASS, presumes=presumes), trial, QUICK, 0)
+    assert (result.verdict is Verdict.SKIP) is skipped
+    assert (failed in result.message) is skipped
+
+
+def test_a_profile_of_another_size(trial: Trial) -> None:
+    assert ask(law_of(lambda recipe: PASS), trial, Profile("half", 0.5), 0).cases == 30

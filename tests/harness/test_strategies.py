@@ -1,0 +1,182 @@
+"""What is drawn stays in its space, shrinks to its simplest corner, and the hand-made cases hold what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from itertools import islice
+
+import hypothesis
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from shiftproof.harness.arguments import ARGUMENTS
+from shiftproof.harness.cases import build_batch, build_case
+from shiftproof.harness.recipe import Count, Ids, Mask, Recipe, Regime, ShiftLabels
+from shiftproof.harness.strategies import Space, killers, large, plain, recipes, space
+from shiftproof.reference.profiles import PROFILES
+
+ALL = frozenset(ARGUMENTS)
+BASIC = frozenset({"logits", "labels"})
+QUICK = settings(deadline=None, max_examples=50, derandomize=True, phases=(Phase.generate, Phase.shrink))
+
+spaces = st.builds(
+    lambda profile, takes: space(PROFILES[profile], takes),
+    st.sampled_from(list(PROFILES)),
+    st.sampled_from([ALL, BASIC]),
+)
+
+
+def simplest(choices: Space, predicate: Callable[[Recipe], bool]) -> Recipe:
+    return hypothesis.find(recipes(choices), predicate, settings=settings(QUICK, max_examples=2000))
+
+
+def outside(recipe: Recipe, choices: Space) -> set[str]:
+    """The fields whose value is none of the space's choices, nor the default where it has none."""
+    return {
+        field.name
+        for field in fields(Recipe)
+        if getattr(recipe, field.name) not in choices.get(field.name, (field.default,))
+    }
+
+
+@given(st.data())
+@QUICK
+def test_what_hypothesis_draws_is_in_the_space_and_can_be_built(data: st.DataObject) -> None:
+    profile = data.draw(st.sampled_from(list(PROFILES)))
+    choices = space(PROFILES[profile], ALL)
+    recipe = data.draw(recipes(choices))
+    assert outside(recipe, choices) == set()
+    assert build_case(PROFILES[profile], recipe).recipe == recipe
+
+
+@given(spaces, st.integers(0, 2**32))
+@QUICK
+def test_the_plain_loop_draws_from_the_same_space(choices: Space, seed: int) -> None:
+    assert all(outside(recipe, choices) == set() for recipe in islice(plain(choices, seed), 10))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_first_draw_is_the_simplest_of_every_field(profile: str) -> None:
+    choices = space(PROFILES[profile], ALL)
+    assert simplest(choices, lambda _: True) == Recipe(**{name: values[0] for name, values in choices.items()})
+
+
+@pytest.mark.parametrize(
+    ("predicate", "expected"),
+    [
+        (lambda r: r.rows >= 2 and r.length >= 3, {"rows": 2, "length": 3}),
+        (lambda r: r.classes > 100, {"classes": 101}),
+        (lambda r: Mask.ALL in r.masks, {"masks": (Mask.NONE, Mask.ALL, Mask.PADDING)}),
+        (lambda r: r.ids is Ids.EDGES and r.rows * r.length >= 9, {"ids": Ids.EDGES, "rows": 1, "length": 9}),
+        (lambda r: r.count is Count.GLOBAL, {"count": Count.GLOBAL}),
+        (lambda r: r.seed >= 500, {"seed": 500}),
+    ],
+)
+def test_a_failure_shrinks_to_its_own_fields_alone(
+    predicate: Callable[[Recipe], bool], expected: dict[str, object]
+) -> None:
+    choices = space(PROFILES["hf.causal_lm"], frozenset({"logits", "labels", "num_items_in_batch"}))
+    assert simplest(choices, predicate) == replace(Recipe(), **expected)
+
+
+@pytest.mark.parametrize(
+    ("profile", "takes", "further"),
+    [
+        ("torchtune", BASIC, set()),
+        ("torchtune", ALL, {"documents", "boundaries_ignored"}),
+        ("hf.causal_lm", BASIC, set()),
+        ("hf.causal_lm", BASIC | {"num_items_in_batch"}, {"count"}),
+        ("hf.causal_lm", BASIC | {"shift_labels"}, {"shift_labels"}),
+        ("torchtune", BASIC | {"num_items_in_batch", "shift_labels"}, set()),
+        ("torchtitan", BASIC, {"count"}),
+        ("packed.cu_seqlens", BASIC | {"cu_seqlens"}, {"documents", "boundaries_ignored"}),
+        ("hf.prefix_lm", BASIC, {"extra"}),
+        ("higgs.text", BASIC, {"extra"}),
+    ],
+)
+def test_only_fields_that_matter_are_drawn(profile: str, takes: frozenset[str], further: set[str]) -> None:
+    always = {"rows", "length", "classes", "masks", "ids", "seed", "dtype"}
+    assert set(space(PROFILES[profile], takes)) - always == further
+
+
+def test_the_choices_suit_the_spec() -> None:
+    # A suffix spec without its extra logit, or a count that is required and absent, would be no case at all.
+    assert space(PROFILES["higgs.text"], BASIC)["extra"] == (1,)
+    assert Count.ABSENT not in space(PROFILES["torchtitan"], BASIC)["count"]
+    assert space(PROFILES["packed.cu_seqlens"], BASIC)["documents"][0] == 2
+    # Documents that the loss does not look at come with their boundaries ignored.
+    assert space(PROFILES["torchtune"], ALL)["boundaries_ignored"] == (True,)
+    assert space(PROFILES["torchtune"], BASIC, "bfloat16")["dtype"] == ("bfloat16",)
+
+
+def test_plain_is_fixed_by_its_seed() -> None:
+    choices = space(PROFILES["hf.causal_lm"], ALL)
+    first, again, other = (list(islice(plain(choices, seed), 20)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_plain_reaches_every_choice() -> None:
+    choices = space(PROFILES["hf.causal_lm"], ALL)
+    drawn = list(islice(plain(choices, 0), 2000))
+    for name in set(choices) - {"seed"}:
+        assert {getattr(recipe, name) for recipe in drawn} == set(choices[name]), name
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_killers_can_be_built_and_are_all_different(profile: str) -> None:
+    cases = killers(space(PROFILES[profile], ALL))
+    assert len(set(cases)) == len(cases)
+    assert all(build_case(PROFILES[profile], recipe).pairing.pairs for recipe in cases)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_killers_hold_what_kills(profile: str) -> None:
+    cases = killers(space(PROFILES[profile], ALL))
+    assert any(len(set(r.masks)) == len(r.masks) == r.rows >= 4 for r in cases), "every row a different mask"
+    assert any(r.classes < 4 for r in cases)
+    assert any(r.classes > 100 for r in cases), "−100 wraps from V = 100 on"
+    assert any(Mask.ALL in r.masks for r in cases), "a row without a label that counts"
+    assert any(r.rows == 2 and r.masks == (Mask.NONE,) for r in cases), "one that can be read"
+    for chunk in (2, 4, 8):
+        assert any(r.rows * r.length % chunk for r in cases), f"no multiple of {chunk}"
+        assert any(r.rows % chunk for r in cases), f"rows no multiple of {chunk}"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_killers_train_on_the_first_and_the_last_class(profile: str) -> None:
+    spec = PROFILES[profile]
+    trained = [
+        (recipe, {pair.target for pair in build_case(spec, recipe).pairing.pairs})
+        for recipe in killers(space(spec, ALL))
+    ]
+    assert any({0, recipe.classes - 1} <= targets and recipe.classes > 100 for recipe, targets in trained)
+
+
+def test_killers_keep_the_first_label_and_vary_the_arguments() -> None:
+    spec = PROFILES["hf.causal_lm"]
+    cases = killers(space(spec, ALL))
+    assert any(int(build_batch(spec, recipe).labels[0, 0]) >= 0 for recipe in cases)
+    assert {r.count for r in cases} == set(Count)
+    assert {r.shift_labels for r in cases} == set(ShiftLabels)
+    packed = killers(space(PROFILES["packed.cu_seqlens"], ALL))
+    assert {r.documents for r in packed} == {2, 3}
+
+
+def test_large_cases_are_past_16_bits_and_past_every_chunk() -> None:
+    cases = large(space(PROFILES["torchtune"], BASIC), seed=3)
+    assert any(r.classes > 2**16 for r in cases)
+    assert any(r.length > 4096 for r in cases)
+    assert any(r.rows > 256 for r in cases)
+    assert all(r.rows * r.length % 8 for r in cases)
+    assert all(r.ids is Ids.SEEDED for r in cases)
+    assert cases == large(space(PROFILES["torchtune"], BASIC), seed=3)
+
+
+def test_large_classes_are_really_used() -> None:
+    spec = PROFILES["torchtune"]
+    widest = max(large(space(spec, BASIC), seed=0), key=lambda recipe: recipe.classes)
+    labels = build_batch(spec, replace(widest, masks=(Mask.NONE,), regime=Regime.CALM)).labels
+    assert int(labels.max()) > 2**15

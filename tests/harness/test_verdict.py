@@ -1,0 +1,117 @@
+"""What is said of a candidate follows from its laws, and no record contradicts itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shiftproof.harness.verdict import (
+    CandidateResult,
+    Counterexample,
+    LawResult,
+    Level,
+    NamedBug,
+    Overall,
+    Verdict,
+    overall,
+)
+
+FAILURES = (Verdict.FAIL, Verdict.ERROR, Verdict.CRASH, Verdict.TIMEOUT)
+OTHERS = (Verdict.PASS, Verdict.SKIP, Verdict.VACUOUS, Verdict.INCONCLUSIVE)
+
+
+def law(verdict: Verdict, level: Level = Level.MUST, **rest: Any) -> LawResult:
+    return LawResult("X-1", "a law", level, verdict, message="because", **rest)
+
+
+MUST, SHOULD = Level.MUST, Level.SHOULD
+
+
+@pytest.mark.parametrize(
+    ("laws", "expected"),
+    [
+        ([(Verdict.PASS, MUST)], Overall.CONFORMS),
+        ([(Verdict.PASS, MUST), (Verdict.SKIP, MUST)], Overall.CONFORMS),
+        *[([(Verdict.PASS, MUST), (failure, MUST)], Overall.FAILS) for failure in FAILURES],
+        *[([(Verdict.PASS, MUST), (failure, SHOULD)], Overall.CONFORMS) for failure in FAILURES],
+        ([(Verdict.PASS, MUST), (Verdict.VACUOUS, MUST)], Overall.INCONCLUSIVE),
+        ([(Verdict.PASS, MUST), (Verdict.INCONCLUSIVE, MUST)], Overall.INCONCLUSIVE),
+        ([(Verdict.PASS, MUST), (Verdict.VACUOUS, SHOULD)], Overall.CONFORMS),
+        ([(Verdict.INCONCLUSIVE, MUST), (Verdict.FAIL, MUST)], Overall.FAILS),
+        ([(Verdict.SKIP, MUST)], Overall.INCONCLUSIVE),
+        ([(Verdict.PASS, SHOULD)], Overall.INCONCLUSIVE),
+        ([(Verdict.FAIL, SHOULD)], Overall.INCONCLUSIVE),
+        ([], Overall.INCONCLUSIVE),
+    ],
+)
+def test_the_verdict_on_a_candidate(laws: list[tuple[Verdict, Level]], expected: Overall) -> None:
+    results = tuple(law(verdict, level) for verdict, level in laws)
+    assert overall(results) is expected
+    assert overall(results[::-1]) is expected
+
+
+def test_what_counts_as_a_failure() -> None:
+    assert {verdict for verdict in Verdict if verdict.is_failure} == set(FAILURES)
+    assert set(FAILURES) | set(OTHERS) == set(Verdict)
+
+
+EXAMPLE = Counterexample("0123abcd", {"rows": 1})
+
+
+@pytest.mark.parametrize("verdict", FAILURES)
+def test_a_failure_may_have_a_counterexample(verdict: Verdict) -> None:
+    assert law(verdict, counterexample=EXAMPLE).counterexample == EXAMPLE
+
+
+@pytest.mark.parametrize("verdict", OTHERS)
+def test_nothing_else_may(verdict: Verdict) -> None:
+    with pytest.raises(ValueError, match=f"law X-1: a counterexample belongs to a failure, .* is {verdict}"):
+        law(verdict, counterexample=EXAMPLE)
+
+
+def test_a_skip_needs_its_reason() -> None:
+    with pytest.raises(ValueError, match="law X-1: a skip needs its reason"):
+        LawResult("X-1", "a law", Level.MUST, Verdict.SKIP)
+
+
+def result(verdict: Overall, **rest: Any) -> CandidateResult:
+    return CandidateResult("text", "m:f", "sum", "cpu", "float32", verdict, **rest)
+
+
+def bug(name: str, *also: str) -> NamedBug:
+    return NamedBug(name, 1.0, "", "", "", also)
+
+
+@pytest.mark.parametrize("verdict", Overall)
+@pytest.mark.parametrize("expect", ["conforms", "fails"])
+def test_a_candidate_is_as_expected_if_its_verdict_is(verdict: Overall, expect: str) -> None:
+    assert result(verdict, expect=expect).as_expected is (str(verdict) == expect)
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "expected"),
+    [
+        ((bug("double-shift"),), True),
+        ((bug("no-shift"), bug("double-shift")), True),
+        ((bug("no-shift", "double-shift"),), True),
+        ((bug("no-shift"),), False),
+        ((), False),
+    ],
+)
+def test_a_known_bug_must_be_called_by_its_name(diagnosis: tuple[NamedBug, ...], expected: bool) -> None:
+    found = result(Overall.FAILS, expect="fails", expected_diagnosis="double-shift", diagnosis=diagnosis)
+    assert found.as_expected is expected
+
+
+def test_the_right_name_does_not_save_the_wrong_verdict() -> None:
+    found = result(Overall.CONFORMS, expect="fails", expected_diagnosis="x", diagnosis=(bug("x"),))
+    assert not found.as_expected
+
+
+def test_json_holds_what_is_derived_too() -> None:
+    found = result(Overall.CONFORMS, laws=(law(Verdict.PASS, cases=3, vacuous=9), law(Verdict.SKIP, cases=4)))
+    assert found.cases == 7
+    data = found.to_json()
+    assert (data["cases"], data["as_expected"], data["verdict"]) == (7, True, "conforms")
+    assert [entry["verdict"] for entry in data["laws"]] == ["pass", "skip"]
