@@ -134,7 +134,9 @@ def _named(name: str, detail: str, also: tuple[str, ...]) -> NamedBug:
     return NamedBug(name, 1.0, detail, mutant.formula, mutant.seen, also)
 
 
-def name_by_symptom(laws: Iterable[LawResult], trial: Trial, silent: list[Observation]) -> tuple[NamedBug, ...]:
+def name_by_symptom(
+    laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
+) -> tuple[NamedBug, ...]:
     """Bugs that show not in the pairs but in what fails: an exception's own words, or one law that fails alone."""
     for observation in silent:
         problem = observation.problem
@@ -143,7 +145,7 @@ def name_by_symptom(laws: Iterable[LawResult], trial: Trial, silent: list[Observ
             rows = max(observation.case.batch.labels.shape[0], 1)
             logits, labels = (int(size) // rows for size in match.groups())
             return (_symptom("length-mismatch", f"{logits} logits a row against {labels} labels"),)
-    if "ALIGN-1" in trial.failed and "VALUE-1" not in trial.failed and trial.candidate.gradient:
+    if "VALUE-1" not in trial.failed and evidence and all(map(_lacks_only, evidence)):
         return (_symptom("detached-part", "the value is right and pairs have no gradient"),)
     for result in laws:
         law = LAWS[result.id]
@@ -151,6 +153,14 @@ def name_by_symptom(laws: Iterable[LawResult], trial: Trial, silent: list[Observ
         if result.verdict.is_failure and alone and len(law.suggests) == 1:
             return (_symptom(law.suggests[0], f"{law.id} fails"),)
     return ()
+
+
+def _lacks_only(seen: Evidence) -> bool:
+    """Whether pairs lack their gradient on this case and nothing else is amiss."""
+    right = predict(seen.case.pairing)
+    found = {place: set(weights) for place, weights in seen.scored.items()}
+    expected = {place: set(weights) for place, weights in right.items()}
+    return found != expected and all(found[place] == expected.get(place) for place in found)
 
 
 def _symptom(name: str, detail: str) -> NamedBug:

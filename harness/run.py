@@ -272,7 +272,7 @@ class OpenHearing:
             drawn = picture(self.trial, Recipe.from_json(shown[0].counterexample.recipe))
             if drawn is not None and drawn.found == drawn.expected:
                 drawn = None  # the pairs are right, so it is something else that is wrong
-        return names or name_by_symptom(laws, self.trial, silent), drawn
+        return names or name_by_symptom(laws, self.trial, evidence, silent), drawn
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self.started, 3)

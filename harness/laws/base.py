@@ -25,6 +25,8 @@ class Judgement:
 
 
 PASS = Judgement(Verdict.PASS)
+NOT_MEANT = Judgement(Verdict.SKIP)
+"""The judgement of a case that the law does not speak of; it is not counted."""
 
 
 def failing(message: str, *features: str) -> Judgement:
@@ -40,6 +42,20 @@ def not_answered(observation: Observation) -> Judgement:
     problem = observation.problem
     assert problem is not None
     return Judgement(problem.verdict, problem.message, frozenset({problem.kind}))
+
+
+def trained(
+    trial: Trial, recipe: Recipe, upstream: float = 1.0, grad_mode: str = "enabled", *, gradient: bool = False
+) -> Observation | Judgement:
+    """What the candidate did with a case that trains something (and gave a ``gradient``), or the judgement instead."""
+    if not trial.case(recipe).pairing.pairs:
+        return NOT_MEANT
+    observation = trial.look(recipe, upstream, grad_mode)
+    if observation.problem is not None:
+        return not_answered(observation)
+    if gradient and observation.gradient is None:
+        return failing("no gradient at the logits", "no gradient")
+    return observation
 
 
 Check = Callable[[Trial, Recipe], Judgement]

@@ -9,7 +9,7 @@ from ..recipe import Recipe, Stride
 from ..strategies import Space
 from ..trial import Observation, Trial
 from ..verdict import Level, Verdict
-from .base import PASS, Judgement, failing, law, not_answered
+from .base import PASS, Judgement, failing, law, not_answered, trained
 from .numbers import judge_both, judge_value
 
 
@@ -83,6 +83,14 @@ def remembers_nothing(trial: Trial, recipe: Recipe) -> Judgement:
     return PASS
 
 
+def right_or_refused(trial: Trial, recipe: Recipe) -> Judgement:
+    """The right answer passes, and so does an exception; a wrong answer fails."""
+    observation = trained(trial, recipe)
+    if isinstance(observation, Judgement):
+        return PASS if observation.verdict is Verdict.ERROR else observation
+    return judge_both(trial, observation)
+
+
 def _non_contiguous(space: Space) -> Space:
     return {**space, "stride": (Stride.TRANSPOSED, Stride.STRIDED, Stride.OFFSET, Stride.EXPANDED)}
 
@@ -101,12 +109,7 @@ def _made_non_contiguous(recipe: Recipe) -> Recipe:
     presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
 )
 def layout_is_no_matter(trial: Trial, recipe: Recipe) -> Judgement:
-    if not trial.case(recipe).pairing.pairs:
-        return Judgement(Verdict.SKIP)
-    observation = trial.look(recipe)
-    if observation.problem is not None:
-        return PASS if observation.problem.verdict is Verdict.ERROR else not_answered(observation)
-    return judge_both(trial, observation)
+    return right_or_refused(trial, recipe)
 
 
 @law(
@@ -134,12 +137,7 @@ def layout_is_accepted(trial: Trial, recipe: Recipe) -> Judgement:
     suggests=("narrow-index",),
 )
 def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
-    if not trial.case(recipe).pairing.pairs:
-        return Judgement(Verdict.SKIP)
-    observation = trial.look(recipe)
-    if observation.problem is not None:
-        return PASS if observation.problem.verdict is Verdict.ERROR else not_answered(observation)
-    return judge_both(trial, observation)
+    return right_or_refused(trial, recipe)
 
 
 @law(
@@ -151,10 +149,8 @@ def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
     suggests=("no-grad-path",),
 )
 def without_gradients(trial: Trial, recipe: Recipe) -> Judgement:
-    if not trial.case(recipe).pairing.pairs:
-        return Judgement(Verdict.SKIP)
-    observation = trial.look(recipe, grad_mode="no_grad")
-    return not_answered(observation) if observation.problem is not None else judge_value(trial, observation)
+    observation = trained(trial, recipe, grad_mode="no_grad")
+    return observation if isinstance(observation, Judgement) else judge_value(trial, observation)
 
 
 @law(
@@ -166,7 +162,5 @@ def without_gradients(trial: Trial, recipe: Recipe) -> Judgement:
     presumes=("CONTRACT-1", "VALUE-1", "MODE-1"),
 )
 def under_inference(trial: Trial, recipe: Recipe) -> Judgement:
-    if not trial.case(recipe).pairing.pairs:
-        return Judgement(Verdict.SKIP)
-    observation = trial.look(recipe, grad_mode="inference")
-    return not_answered(observation) if observation.problem is not None else judge_value(trial, observation)
+    observation = trained(trial, recipe, grad_mode="inference")
+    return observation if isinstance(observation, Judgement) else judge_value(trial, observation)

@@ -6,8 +6,7 @@ import torch
 
 from ..recipe import Recipe
 from ..trial import Trial
-from ..verdict import Verdict
-from .base import PASS, Judgement, failing, law, needs_gradient, not_answered
+from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered
 
 
 @law(
@@ -44,7 +43,7 @@ def differentiable(trial: Trial, recipe: Recipe) -> Judgement:
     if observation.problem is not None:
         return not_answered(observation)
     if not observation.case.pairing.pairs:
-        return Judgement(Verdict.SKIP)
+        return NOT_MEANT
     if observation.gradient is None:
         return failing(
             "the loss has no gradient at the logits: nothing can be learnt from it. If it is a metric, declare "

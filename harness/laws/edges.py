@@ -11,8 +11,8 @@ from dataclasses import replace
 from ..compare import same_value
 from ..recipe import Mask, Recipe, ShiftLabels
 from ..trial import Trial
-from ..verdict import Level, Verdict
-from .base import PASS, Judgement, failing, law, needs_gradient, not_answered
+from ..verdict import Level
+from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered
 
 
 def _all_ignored(recipe: Recipe) -> Recipe:
@@ -26,7 +26,7 @@ def _not_sharded(recipe: Recipe) -> ShiftLabels:
 def _value_as_declared(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if case.pairing.pairs or case.oracle.value is None:
-        return Judgement(Verdict.SKIP)
+        return NOT_MEANT
     observation = trial.look(recipe)
     if observation.problem is not None:
         return not_answered(observation)
@@ -60,7 +60,7 @@ def empty_value(trial: Trial, recipe: Recipe) -> Judgement:
 )
 def empty_gradient(trial: Trial, recipe: Recipe) -> Judgement:
     if trial.case(recipe).pairing.pairs:
-        return Judgement(Verdict.SKIP)
+        return NOT_MEANT
     observation = trial.look(recipe)
     if observation.problem is not None:
         return not_answered(observation)

@@ -13,21 +13,14 @@ from shiftproof.reference.spec import Denominator
 from ..compare import compare_tensors, same_value
 from ..recipe import Recipe, ShiftLabels
 from ..regimes import bell
-from ..trial import Observation, Trial
+from ..trial import Trial
 from ..verdict import Verdict
-from .base import PASS, Judgement, failing, law, needs_gradient, not_answered
+from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
 from .numbers import judge_both
 
 _PADDING = 3
 _OFFSET = {"float32": 1000.0, "float64": 1000.0}  # in 16 bits, 1000 and 1001 are the same number
 _OFFSET_16_BITS = 16.0
-
-
-def _before(trial: Trial, recipe: Recipe) -> Observation | Judgement:
-    if not trial.case(recipe).pairing.pairs:
-        return Judgement(Verdict.SKIP)
-    observation = trial.look(recipe)
-    return observation if observation.problem is None else not_answered(observation)
 
 
 @law(
@@ -46,7 +39,7 @@ def _before(trial: Trial, recipe: Recipe) -> Observation | Judgement:
     focus=lambda recipe: replace(recipe, shift_labels=ShiftLabels.ABSENT),
 )
 def padding(trial: Trial, recipe: Recipe) -> Judgement:
-    before = _before(trial, recipe)
+    before = trained(trial, recipe)
     if isinstance(before, Judgement):
         return before
     case = trial.variation(before.case, lambda batch: pad(batch, trial.spec.terms[0].ignore_index, recipe.seed))
@@ -109,7 +102,7 @@ def pad(batch: Batch, ignore_index: int | None, seed: int) -> Batch:
     excuse=needs_gradient,
 )
 def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
-    before = _before(trial, recipe)
+    before = trained(trial, recipe)
     if isinstance(before, Judgement):
         return before
     moved = recipe.seed % recipe.rows
@@ -142,7 +135,7 @@ def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
 )
 def additive_constant(trial: Trial, recipe: Recipe) -> Judgement:
     if not trial.case(recipe).pairing.pairs:
-        return Judgement(Verdict.SKIP)
+        return NOT_MEANT
     signs = torch.tensor([1.0, -1.0, 0.5])
     offset = _OFFSET.get(recipe.dtype, _OFFSET_16_BITS)
 

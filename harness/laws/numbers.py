@@ -15,7 +15,7 @@ from ..recipe import Recipe, Regime
 from ..strategies import Space
 from ..trial import Observation, Trial
 from ..verdict import Level, Verdict
-from .base import PASS, Judgement, failing, law, needs_gradient, not_answered, vacuous
+from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, trained, vacuous
 
 _UPSTREAM = (0.5, 3.0, -2.0, 7.0)
 
@@ -31,7 +31,7 @@ def judge_value(trial: Trial, observation: Observation) -> Judgement:
     assert observation.value is not None
     assert observation.returned is not None
     if expected is None:
-        return Judgement(Verdict.SKIP)
+        return NOT_MEANT
     bounds = trial.bounds(observation)
     if case.spec.terms[0].reduction is Reduction.NONE:
         right, allowed = _spread(observation, case.oracle.per_token), _spread(observation, bounds.per_token)
@@ -83,14 +83,6 @@ def _kind(off: float) -> str:
     return "not finite" if math.isnan(off) or math.isinf(off) else "value"
 
 
-def _looked(trial: Trial, recipe: Recipe, upstream: float = 1.0) -> Observation | Judgement:
-    """The observation of a case that trains something, or the judgement that ends it."""
-    if not trial.case(recipe).pairing.pairs:
-        return Judgement(Verdict.SKIP)
-    observation = trial.look(recipe, upstream)
-    return observation if observation.problem is None else not_answered(observation)
-
-
 @law(
     "VALUE-1",
     "the loss is the oracle's",
@@ -102,7 +94,7 @@ def _looked(trial: Trial, recipe: Recipe, upstream: float = 1.0) -> Observation 
     suggests=("no-upcast", "log-eps", "clamped"),
 )
 def value(trial: Trial, recipe: Recipe) -> Judgement:
-    looked = _looked(trial, recipe)
+    looked = trained(trial, recipe)
     return looked if isinstance(looked, Judgement) else judge_value(trial, looked)
 
 
@@ -118,7 +110,7 @@ def value(trial: Trial, recipe: Recipe) -> Judgement:
     suggests=("true-class-cancel", "gradient-of-another", "no-upcast"),
 )
 def gradient(trial: Trial, recipe: Recipe) -> Judgement:
-    looked = _looked(trial, recipe)
+    looked = trained(trial, recipe)
     return looked if isinstance(looked, Judgement) else judge_gradient(trial, looked)
 
 
@@ -133,16 +125,15 @@ def gradient(trial: Trial, recipe: Recipe) -> Judgement:
     suggests=("aux-over-ignored", "smooth-ignored"),
 )
 def zero_where_ignored(trial: Trial, recipe: Recipe) -> Judgement:
-    looked = _looked(trial, recipe)
+    looked = trained(trial, recipe, gradient=True)
     if isinstance(looked, Judgement):
         return looked
-    if looked.gradient is None:
-        return failing("no gradient at the logits", "no gradient")
+    assert looked.gradient is not None
     idle = torch.ones(looked.gradient.shape[:2], dtype=torch.bool)
     for pair in looked.case.pairing.pairs:
         idle[pair.logit] = False
     if not bool(idle.any()):
-        return Judgement(Verdict.SKIP)
+        return NOT_MEANT
     mismatch = compare_tensors(looked.gradient[idle], torch.zeros_like(looked.gradient[idle]), 0.0)
     return PASS if mismatch is None else failing(mismatch.describe("gradient of ignored rows"), "ignored rows")
 
@@ -159,7 +150,7 @@ def zero_where_ignored(trial: Trial, recipe: Recipe) -> Judgement:
 )
 def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
     upstream = _UPSTREAM[recipe.seed % len(_UPSTREAM)]
-    looked = _looked(trial, recipe, upstream)
+    looked = trained(trial, recipe, upstream)
     if isinstance(looked, Judgement):
         return looked
     judgement = judge_gradient(trial, looked, upstream)
@@ -178,7 +169,7 @@ def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
     suggests=("exp-overflow", "log-eps", "clamped"),
 )
 def huge_logits(trial: Trial, recipe: Recipe) -> Judgement:
-    looked = _looked(trial, recipe)
+    looked = trained(trial, recipe)
     return looked if isinstance(looked, Judgement) else judge_both(trial, looked)
 
 
@@ -192,7 +183,7 @@ def huge_logits(trial: Trial, recipe: Recipe) -> Judgement:
     suggests=("clamped",),
 )
 def minus_infinity(trial: Trial, recipe: Recipe) -> Judgement:
-    looked = _looked(trial, recipe)
+    looked = trained(trial, recipe)
     return looked if isinstance(looked, Judgement) else judge_both(trial, looked)
 
 
@@ -206,7 +197,7 @@ def minus_infinity(trial: Trial, recipe: Recipe) -> Judgement:
     suggests=("nan-hidden",),
 )
 def nan_surfaces(trial: Trial, recipe: Recipe) -> Judgement:
-    looked = _looked(trial, recipe)
+    looked = trained(trial, recipe)
     if isinstance(looked, Judgement):
         return looked
     assert looked.value is not None
@@ -225,5 +216,5 @@ def nan_surfaces(trial: Trial, recipe: Recipe) -> Judgement:
     presumes=("CONTRACT-1", "VALUE-1"),
 )
 def nan_ignored(trial: Trial, recipe: Recipe) -> Judgement:
-    looked = _looked(trial, recipe)
+    looked = trained(trial, recipe)
     return looked if isinstance(looked, Judgement) else judge_value(trial, looked)

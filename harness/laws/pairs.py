@@ -13,8 +13,7 @@ from shiftproof.reference.pairing import Pairing, Place
 from ..probe import UNCLEAR, Positions, predict, probe_value, read_gradient, read_positions
 from ..recipe import Ids, Recipe, Regime
 from ..trial import Observation, Trial
-from ..verdict import Verdict
-from .base import PASS, Judgement, failing, law, needs_gradient, not_answered
+from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
 
 _PROBE = "the gradient of cross-entropy: ∂L/∂x_i = W_i·(softmax(x_i) − onehot(y_i))"
 
@@ -67,7 +66,7 @@ def expected_positions(pairing: Pairing) -> Positions:
 def pairs_exact(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if not case.pairing.pairs:
-        return Judgement(Verdict.SKIP)
+        return NOT_MEANT
     found = positions_of(trial, recipe)
     if isinstance(found, Observation):
         return not_answered(found) if found.problem else failing("no gradient at the logits", "no gradient")
@@ -121,7 +120,7 @@ def _kind_of_difference(theirs: tuple[Place, ...], right: tuple[Place, ...]) -> 
 def pairs_by_value(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if not case.pairing.pairs or "labels" not in trial.binding.names or recipe.shift_labels != "absent":
-        return Judgement(Verdict.SKIP)
+        return NOT_MEANT
     found = read_by_value(trial, recipe)
     if isinstance(found, Observation):
         return not_answered(found)
@@ -164,14 +163,11 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Place, dict[Place, float
     excuse=needs_gradient,
 )
 def targets_exact(trial: Trial, recipe: Recipe) -> Judgement:
-    observation = trial.look(recipe)
-    if observation.problem is not None:
-        return not_answered(observation)
+    observation = trained(trial, recipe, gradient=True)
+    if isinstance(observation, Judgement):
+        return observation
+    assert observation.gradient is not None
     case = observation.case
-    if not case.pairing.pairs:
-        return Judgement(Verdict.SKIP)
-    if observation.gradient is None:
-        return failing("no gradient at the logits", "no gradient")
     found = read_gradient(observation.gradient, case.batch.logits)
     expected = predict(case.pairing)
     features: set[str] = set()
@@ -195,14 +191,11 @@ def targets_exact(trial: Trial, recipe: Recipe) -> Judgement:
     excuse=needs_gradient,
 )
 def weights_exact(trial: Trial, recipe: Recipe) -> Judgement:
-    observation = trial.look(recipe)
-    if observation.problem is not None:
-        return not_answered(observation)
+    observation = trained(trial, recipe, gradient=True)
+    if isinstance(observation, Judgement):
+        return observation
+    assert observation.gradient is not None
     case = observation.case
-    if not case.pairing.pairs:
-        return Judgement(Verdict.SKIP)
-    if observation.gradient is None:
-        return failing("no gradient at the logits", "no gradient")
     found = read_gradient(observation.gradient, case.batch.logits)
     at = torch.tensor([(*pair.logit, pair.target) for pair in case.pairing.pairs]).unbind(1)
     allowed = trial.bounds(observation).gradient[at].tolist()

@@ -76,7 +76,7 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
         flat = tensor.reshape(-1)
         return torch.cat((_decoy(flat.new_zeros(1)), flat))[1:].view(tensor.shape)
     if layout == "expanded" and tensor.dim() >= 1 and same_bits(tensor, tensor[:1].expand_as(tensor)):
-        expanded: torch.Tensor = _Expanded.apply(tensor)
+        expanded: torch.Tensor = _Expanded.apply(tensor)  # type: ignore[no-untyped-call]
         return expanded
     return tensor.clone(memory_format=torch.contiguous_format)
 
