@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -107,12 +108,16 @@ def _check(options: argparse.Namespace) -> int:
     plan(candidates, profile=options.profile, seed=options.seed, deadline=options.deadline)  # only its checks
     if options.json and not Path(options.json).resolve().parent.is_dir():
         raise UsageError(f"--json {options.json}: its folder does not exist; make it first")
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        os.environ.pop(name, None)  # they are meant for the user's own tests
     caught = _Caught()
     status = pytest.main(_pytest_arguments(options), plugins=[caught])
     if status == pytest.ExitCode.USAGE_ERROR:
         return USAGE
     if caught.run is None or status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.INTERRUPTED):
         return UNJUDGED
+    if not caught.run.results:
+        raise UsageError(f"no law was left to ask by {' '.join(options.pytest) or 'pytest'}; `list laws` has their ids")
     return exit_code(caught.run)
 
 
@@ -120,7 +125,7 @@ def exit_code(run: RunFinished) -> int:
     """0 where every candidate got what its declaration expects; 1 where one fails instead; 3 where one is undecided."""
     unexpected = [result for result in run.results if not result.as_expected]
     if not unexpected:
-        return CONFORMS if run.results else UNJUDGED
+        return CONFORMS
     undecided = all(str(result.verdict) in ("error", "inconclusive") for result in unexpected)
     return UNJUDGED if undecided else FAILS
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .candidate import UsageError
 from .docket import Entry, Hearing, Options, find_spec
 from .laws import LAWS
+from .spelling import nearest
 from .store import Stored
 from .verdict import Verdict
 from .worker.target import LoadFailure
@@ -23,8 +25,10 @@ def replay(stored: Stored, options: Options) -> Replayed:
     """Ask the law of the stored case again, of the candidate as it is now.
 
     Raises:
-        UsageError: when the candidate is no longer where it was.
+        UsageError: when the candidate, its spec or the law is no longer where it was.
     """
+    if stored.law not in LAWS:
+        raise UsageError(f"no law is called {stored.law!r}{nearest(stored.law, LAWS)}; run check again")
     hearing = Hearing(Entry(stored.candidate.name, stored.candidate, stored.device, stored.recipe.dtype), options)
     try:
         hearing.start()

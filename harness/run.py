@@ -79,6 +79,7 @@ class Run:
         self.reporter: Reporter = self._reporters(config)
         self._hearing: OpenHearing | None = None
         self._ready: dict[str, Hearing] = {}
+        self._refused = False  # the candidates cannot be judged as asked, so there is nothing to report
         if self.own_display:
             standard = config.pluginmanager.getplugin("terminalreporter")
             config.pluginmanager.unregister(standard)
@@ -101,6 +102,7 @@ class Run:
         try:
             self._check_all()
         except UsageError as error:
+            self._refused = True
             raise pytest.UsageError(str(error)) from None
 
     def _check_all(self) -> None:
@@ -179,14 +181,19 @@ class Run:
 
     # After it -----------------------------------------------------------------------------------------------------
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        cut_short = self._hearing is not None and self._hearing.entry.name not in self.results  # as by -x
+        if cut_short and self._hearing is not None and self._hearing.laws and not self.is_xdist_worker:
+            self._add(self._hearing.result())
         for hearing in self._ready.values():
             hearing.close()
         if self._hearing is not None:
             self._hearing.close()
         self._ready.clear()
-        if self.is_xdist_worker:
+        if self.is_xdist_worker or self._refused:
             return
+        if session.exitstatus == pytest.ExitCode.OK and not all(map(_as_hoped, self.results.values())):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED  # told only once every process has reported
         self.reporter.tell(self.finished())
 
     def finished(self) -> RunFinished:
@@ -301,7 +308,7 @@ class LawItem(pytest.Item):
         result = None if hearing.trial is None else self._ask(hearing, hearing.trial)
         whole = self._conclude(hearing) if last else None
         if self.entry.candidate.expect == "fails":
-            if whole is not None and not whole.as_expected:
+            if whole is not None and not whole.as_expected and not self.run.is_xdist_worker:
                 raise LawBroken(f"expected to fail{_named(whole)}; it {whole.verdict}")
             pytest.skip("a law may be broken here: the candidate is expected to fail")
         if result is None:
@@ -332,6 +339,10 @@ class LawItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return Path(self.entry.candidate.call), None, f"{self.law.id}: {self.law.title}"
+
+
+def _as_hoped(result: CandidateResult) -> bool:
+    return result.expect != "fails" or result.as_expected
 
 
 def _named(result: CandidateResult) -> str:

@@ -180,7 +180,6 @@ def huge_logits(trial: Trial, recipe: Recipe) -> Judgement:
     budget=40,
     focus=lambda recipe: replace(recipe, regime=Regime.MINUS_INF, classes=max(recipe.classes, 3)),
     presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
-    suggests=("clamped",),
 )
 def minus_infinity(trial: Trial, recipe: Recipe) -> Judgement:
     looked = trained(trial, recipe)

@@ -39,9 +39,10 @@ def as_json(run: RunFinished) -> dict[str, Any]:
 
 
 def verdict_of(run: RunFinished) -> str:
-    """The worst of the candidates' verdicts: fails, error, inconclusive, conforms."""
+    """The worst of the candidates' verdicts: fails, error, inconclusive, conforms; inconclusive of nothing."""
     found = {str(result.verdict) for result in run.results}
-    return next((verdict for verdict in ("fails", "error", "inconclusive") if verdict in found), "conforms")
+    worst = next((verdict for verdict in ("fails", "error", "inconclusive") if verdict in found), "conforms")
+    return worst if found else "inconclusive"
 
 
 def _plain(value: Any) -> Any:

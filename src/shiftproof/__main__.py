@@ -1,6 +1,12 @@
 """``python -m shiftproof`` is the command ``shiftproof``."""
 
-from shiftproof.harness.cli import main
+import os
+import sys
 
 if __name__ == "__main__":
+    # -m puts the working directory first, where a candidate's own torch.py would stand in for torch.
+    if sys.path and sys.path[0] in ("", os.getcwd()):
+        del sys.path[0]
+    from shiftproof.harness.cli import main
+
     raise SystemExit(main())

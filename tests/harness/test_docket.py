@@ -22,7 +22,11 @@ def test_a_single_trial_has_the_name_of_its_candidate() -> None:
     [
         (("cpu",), ("float32", "bfloat16"), ["text[float32]", "text[bfloat16]"]),
         (("cpu", "cuda"), ("float32",), ["text[cpu]", "text[cuda]"]),
-        (("cpu", "cuda"), ("float16", "bfloat16"), [f"text[{d},{t}]" for d in ("cpu", "cuda") for t in ("float16", "bfloat16")]),
+        (
+            ("cpu", "cuda"),
+            ("float16", "bfloat16"),
+            ["text[cpu,float16]", "text[cpu,bfloat16]", "text[cuda,float16]", "text[cuda,bfloat16]"],
+        ),
     ],
 )
 def test_several_are_told_apart(devices: tuple[str, ...], dtypes: tuple[str, ...], names: list[str]) -> None:

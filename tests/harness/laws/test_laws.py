@@ -1,0 +1,267 @@
+"""Every law can fail: for each there is a loss that breaks it, and that it catches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from shiftproof.harness.candidate import resolve
+from shiftproof.harness.docket import Hearing, Options, enter
+from shiftproof.harness.judge import PROFILES, Profile, ask
+from shiftproof.harness.laws import LAWS
+from shiftproof.harness.mutants.symptoms import SYMPTOMS
+from shiftproof.harness.verdict import LawResult, Level, Verdict
+
+CANDIDATES = Path(__file__).parents[2] / "candidates"
+
+# Losses that are wrong in one way each and are no file of their own.
+OWN = '''
+import torch
+import torch.nn.functional as F
+
+
+def _right(logits, labels):
+    return F.cross_entropy(logits[:, :-1].float().reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
+
+
+def _pull(logits, by):
+    """0, with gradient ``by``."""
+    moved = by.detach() * torch.nan_to_num(logits.float(), posinf=0, neginf=0)
+    return (moved - moved.detach()).sum()
+
+
+def _tokens(logits, labels):
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels[:, 1:], reduction="none")
+    return losses, labels[:, 1:] != -100
+
+
+def raises_at_length_one(logits, labels):
+    assert labels.shape[1] != 1
+    return _right(logits, labels)
+
+
+def raises_without_rows(logits, labels):
+    assert len(labels)
+    return _right(logits, labels)
+
+
+def raises_under_inference(logits, labels):
+    assert not torch.is_inference_mode_enabled()
+    return _right(logits, labels)
+
+
+def views(logits, labels):
+    shifted = F.pad(labels, (0, 1), value=-100)[:, 1:]
+    return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), shifted.flatten())
+
+
+def easy_tokens_have_no_gradient(logits, labels):
+    """Rows whose target has p > 0.99 are scored, and not trained on."""
+    scores, targets = logits[:, :-1].float(), labels[:, 1:].clamp(min=0).unsqueeze(-1)
+    easy = scores.softmax(-1).gather(-1, targets) > 0.99
+    return _right(torch.cat([torch.where(easy, scores.detach(), scores), logits[:, -1:].float()], 1), labels)
+
+
+def leaks_where_ignored_and_large(logits, labels):
+    """Ignored rows get a gradient once a logit is above 4, which calm logits are not."""
+    ignored = F.pad(labels[:, 1:], (0, 1), value=-100) == -100
+    return _right(logits, labels) + _pull(logits, 0.01 * (ignored.unsqueeze(-1) & (logits > 4)))
+
+
+def multiplies_minus_infinity(logits, labels):
+    """−Σ onehot·log p: 0 · −inf is NaN."""
+    scores, targets = logits[:, :-1].float(), labels[:, 1:]
+    valid = targets != -100
+    own = F.one_hot(targets.clamp(min=0), logits.shape[-1])
+    return -(own * scores.log_softmax(-1)).sum(-1)[valid].mean()
+
+
+def multiplies_by_the_mask(logits, labels):
+    """Right, but NaN · 0 is NaN."""
+    scores, targets = logits[:, :-1].float(), labels[:, 1:]
+    valid = (targets != -100).float()
+    own = scores.log_softmax(-1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return -(own * valid).sum() / valid.sum()
+
+
+def int32_labels_lose_their_marker(logits, labels):
+    return _right(logits, labels.clamp(min=0).long() if labels.dtype is torch.int32 else labels)
+
+
+def a_thousandth_more(logits, labels):
+    """The gradient is right."""
+    return _right(logits, labels) + 0.001
+
+
+def rows_see_each_other(logits, labels):
+    """The first row's gradient holds a little of the last row's logits."""
+    by = torch.zeros_like(logits, dtype=torch.float32)
+    if len(logits) > 1:
+        by[0] = 0.01 * torch.tanh(logits[-1].float())
+    return _right(logits, labels) + _pull(logits, by)
+
+
+def adds_a_little_z_loss(logits, labels):
+    """1e-9·lse²: below all bounds, until all logits are raised by 1000."""
+    valid = labels[:, 1:] != -100
+    return _right(logits, labels) + 1e-9 * logits[:, :-1][valid].float().logsumexp(-1).square().mean()
+
+
+def double_shift(logits, labels):
+    return F.cross_entropy(logits[:, :-2].float().reshape(-1, logits.shape[-1]), labels[:, 2:].reshape(-1))
+'''
+
+
+@dataclass(frozen=True)
+class Breaks:
+    """A loss that breaks a law. ``alone``: the laws that this one presumes hold, so it is this one that tells."""
+
+    candidate: str  # file:function, the file under tests/candidates, or "own"
+    law: str
+    alone: bool = True
+    verdict: Verdict = Verdict.FAIL
+    dtype: str = "float32"
+    gradient: bool = True
+    spec: str = "hf.causal_lm"
+
+
+BREAKERS = [
+    Breaks("misbehaving:returns_none", "CONTRACT-1", verdict=Verdict.ERROR),
+    Breaks("misbehaving:returns_vector", "CONTRACT-1", verdict=Verdict.ERROR),
+    Breaks("misbehaving:returns_int_tensor", "CONTRACT-1", verdict=Verdict.ERROR),
+    Breaks("misbehaving:returns_string", "CONTRACT-1", verdict=Verdict.ERROR),
+    Breaks("misbehaving:raises_sometimes", "CONTRACT-1", verdict=Verdict.ERROR),
+    Breaks("misbehaving:exits_politely", "CONTRACT-1", verdict=Verdict.CRASH),
+    Breaks("misbehaving:returns_float16", "CONTRACT-1"),
+    Breaks("misbehaving:detached", "CONTRACT-2"),
+    Breaks("misbehaving:returns_float", "CONTRACT-2"),
+    Breaks("wrong_alignment:double_shift", "ALIGN-1"),
+    Breaks("misbehaving:detached_row", "ALIGN-1"),
+    Breaks("misbehaving:zero_gradient", "ALIGN-1"),
+    Breaks("own:double_shift", "ALIGN-2", gradient=False),
+    Breaks("wrong_selection:hardcoded_ignore", "SELECT-1", alone=False),
+    Breaks("wrong_normalisation:row_mean", "REDUCE-1"),
+    Breaks("misbehaving:one_percent_off", "REDUCE-1"),
+    Breaks("own:a_thousandth_more", "VALUE-1"),
+    Breaks("misbehaving:log_eps", "VALUE-1", alone=False),
+    Breaks("misbehaving:one_percent_off", "VALUE-1", gradient=False),
+    Breaks("own:easy_tokens_have_no_gradient", "GRAD-1"),
+    Breaks("misbehaving:no_upcast", "VALUE-1", alone=False, dtype="bfloat16"),
+    Breaks("misbehaving:nonzero_gradient_on_ignored", "GRAD-2", alone=False),
+    Breaks("own:leaks_where_ignored_and_large", "GRAD-2"),
+    Breaks("misbehaving:ignores_upstream", "GRAD-3"),
+    Breaks("misbehaving:exp_overflow", "STABLE-1"),
+    Breaks("misbehaving:clamps_logits", "STABLE-1"),
+    Breaks("own:multiplies_minus_infinity", "STABLE-2"),
+    Breaks("misbehaving:hides_nan", "STABLE-3"),
+    Breaks("own:multiplies_by_the_mask", "STABLE-4"),
+    Breaks("misbehaving:mutates_logits", "PURE-1"),
+    Breaks("misbehaving:mutates_labels", "PURE-1"),
+    Breaks("misbehaving:randomised", "PURE-2"),
+    Breaks("misbehaving:caches_by_shape", "PURE-3"),
+    Breaks("misbehaving:caches_by_identity_sum", "ALIGN-1"),
+    Breaks("misbehaving:detects_contiguity", "LAYOUT-1"),
+    Breaks("own:views", "LAYOUT-2", verdict=Verdict.ERROR),
+    Breaks("own:int32_labels_lose_their_marker", "LABELS-1"),
+    Breaks("misbehaving:wrong_in_no_grad", "MODE-1"),
+    Breaks("misbehaving:raises_in_no_grad", "MODE-1", verdict=Verdict.ERROR),
+    Breaks("own:raises_under_inference", "MODE-2", verdict=Verdict.ERROR),
+    Breaks("wrong_normalisation:denominator_all", "INVAR-1", alone=False),
+    Breaks("own:rows_see_each_other", "INVAR-2", alone=False),
+    Breaks("own:adds_a_little_z_loss", "INVAR-3", alone=False),
+    Breaks("misbehaving:hides_nan", "EMPTY-1"),
+    Breaks("wrong_selection:all_ignored_nan_gradient", "EMPTY-2"),
+    Breaks("own:raises_at_length_one", "EDGE-1", verdict=Verdict.ERROR),
+    Breaks("misbehaving:hides_nan", "EDGE-1"),
+    Breaks("own:raises_without_rows", "EDGE-2", verdict=Verdict.ERROR),
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # stored cases go to the working directory
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+
+
+BRIEFLY = Profile("briefly", 0.25)
+
+
+def asked(breaks: Breaks, *ids: str) -> list[LawResult]:
+    """What laws say, asked in their own order, in one trial; those that are only presumed, briefly."""
+    file, name = breaks.candidate.split(":")
+    path = "own.py" if file == "own" else f"{CANDIDATES / file}.py"
+    candidate = replace(
+        resolve(f"{path}:{name}", {}), spec=breaks.spec, dtypes=(breaks.dtype,), gradient=breaks.gradient
+    )
+    hearing = Hearing(enter([candidate])[0], Options(in_process=True))
+    try:
+        hearing.start()
+        trial = hearing.trial()
+        return [
+            ask(law, trial, PROFILES["quick"] if law.id == breaks.law else BRIEFLY, 0)
+            for law in LAWS.values()
+            if law.id in ids
+        ]
+    finally:
+        hearing.close()
+
+
+def presumed(id: str) -> set[str]:
+    """All laws that a law presumes, and those that they presume."""
+    return set(LAWS[id].presumes).union(*(presumed(other) for other in LAWS[id].presumes))
+
+
+def test_every_law_has_a_loss_that_breaks_it() -> None:
+    assert {breaks.law for breaks in BREAKERS} == set(LAWS)
+
+
+@pytest.mark.parametrize("breaks", BREAKERS, ids=lambda breaks: f"{breaks.law}-{breaks.candidate}")
+def test_a_law_catches_what_breaks_it(breaks: Breaks) -> None:
+    before = sorted(presumed(breaks.law)) if breaks.alone else []
+    *others, found = sorted(asked(breaks, *before, breaks.law), key=lambda result: result.id == breaks.law)
+    assert [(other.id, other.message) for other in others if other.verdict not in (Verdict.PASS, Verdict.SKIP)] == []
+    assert found.verdict is breaks.verdict, found.message
+    assert found.message
+    assert found.counterexample is not None
+    assert found.follows is None
+    assert Path(f".shiftproof/replays/{found.counterexample.replay}.json").is_file()
+
+
+def test_what_follows_from_another_failure_says_so() -> None:
+    results = {
+        result.id: result for result in asked(Breaks("own:double_shift", ""), "CONTRACT-1", "ALIGN-1", "VALUE-1")
+    }
+    assert results["ALIGN-1"].follows is None
+    assert results["VALUE-1"].verdict is Verdict.FAIL
+    assert results["VALUE-1"].follows == "ALIGN-1"
+
+
+def test_nothing_is_asked_of_a_loss_that_gives_no_answer() -> None:
+    results = asked(Breaks("misbehaving:returns_none", ""), *LAWS)
+    assert results[0].verdict is Verdict.ERROR
+    assert {result.verdict for result in results[1:]} == {Verdict.SKIP}
+
+
+def test_without_a_gradient_nothing_is_said_of_gradients() -> None:
+    results = {result.id: result for result in asked(Breaks("misbehaving:returns_float", "", gradient=False), *LAWS)}
+    skipped = {id for id, result in results.items() if "without a gradient" in result.message}
+    about_gradients = {"CONTRACT-2", "ALIGN-1", "SELECT-1", "REDUCE-1", "GRAD-1", "GRAD-2", "GRAD-3", "INVAR-2"}
+    assert skipped == {*about_gradients, "EMPTY-2"}
+    assert {results[id].verdict for id in set(LAWS) - skipped} == {Verdict.PASS}
+
+
+def test_titles_and_sources_are_there() -> None:
+    for law in LAWS.values():
+        assert law.title
+        assert law.source
+        assert law.budget > 0
+        assert set(law.presumes) < set(LAWS)
+        assert law.level in Level
+
+
+@pytest.mark.parametrize("id", [law.id for law in LAWS.values() if len(law.suggests) == 1])
+def test_the_one_bug_that_a_law_points_to_is_known(id: str) -> None:
+    """The diagnosis looks it up there where the law fails alone."""
+    assert LAWS[id].suggests[0] in SYMPTOMS

@@ -1,0 +1,243 @@
+"""The report for people, on a console of fixed width."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from shiftproof.harness.recipe import Recipe
+from shiftproof.harness.report.events import (
+    CandidateJudged,
+    CandidateStarted,
+    CaseJudged,
+    Event,
+    LawJudged,
+    RunFinished,
+    RunStarted,
+)
+from shiftproof.harness.report.terminal import TerminalReport
+from shiftproof.harness.verdict import (
+    CandidateResult,
+    Counterexample,
+    LawResult,
+    Level,
+    NamedBug,
+    Overall,
+    Picture,
+    Verdict,
+)
+
+RECIPE = Recipe(rows=1, length=3, classes=6, seed=0).to_json()
+DRAWING = "0 1 2\n- ○ ×\n● right"
+
+GOOD = CandidateResult(
+    candidate="good.py:loss",
+    call="good.py:loss",
+    spec="hf.causal_lm",
+    device="cpu",
+    dtype="float32",
+    verdict=Overall.CONFORMS,
+    laws=(
+        LawResult("ALIGN-1", "every row on its own label", Level.MUST, Verdict.PASS, cases=129, vacuous=2),
+        LawResult("EMPTY-1", "nothing to train on", Level.SHOULD, Verdict.FAIL, cases=15, message="the loss is 0"),
+        LawResult("ALIGN-2", "by value", Level.MUST, Verdict.SKIP, message="its gradient says the same"),
+    ),
+    calls=150,
+    seconds=2.0,
+    seconds_in_candidate=0.5,
+    seconds_in_oracle=0.5,
+)
+BAD = replace(
+    GOOD,
+    candidate="bad.py:loss",
+    verdict=Overall.FAILS,
+    laws=(
+        LawResult("CONTRACT-1", "answers", Level.MUST, Verdict.PASS, cases=70),
+        LawResult(
+            "ALIGN-1",
+            "every row on its own label",
+            Level.MUST,
+            Verdict.FAIL,
+            cases=6,
+            message="2 of 2 logit rows: logits [0, 0] are scored on label [0, 2], not on label [0, 1]",
+            counterexample=Counterexample("f340a7fb", RECIPE),
+        ),
+        LawResult("VALUE-1", "value", Level.MUST, Verdict.FAIL, cases=4, message="off", follows="ALIGN-1"),
+        LawResult("GRAD-1", "gradient", Level.MUST, Verdict.FAIL, cases=3, message="off", follows="ALIGN-1"),
+        *(LawResult(f"X-{n}", "x", Level.MUST, Verdict.SKIP, message="no such case") for n in range(5)),
+    ),
+    diagnosis=(NamedBug("double-shift", 1.0, "k = 2", "CE(z_t, y_{t+2})", "open-instruct#1549", ("another-one",)),),
+    pairing=Picture(RECIPE, [[0, 1, 2]], [], [], DRAWING),
+)
+
+
+def shown(*events: Event, width: int = 120, terminal: bool = False) -> str:
+    """What is on the console in the end."""
+    console = Console(record=True, width=width, file=io.StringIO(), highlight=False, force_terminal=terminal)
+    report = TerminalReport(console)
+    for event in events:
+        report.tell(event)
+    return console.export_text()
+
+
+def lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def finished(*results: CandidateResult) -> RunFinished:
+    return RunFinished("0.1.0", 7, "quick", 3.0, results)
+
+
+def test_the_seed_comes_first() -> None:
+    assert shown(RunStarted("0.1.0", 7, "ci", ("a",), 10)) == "shiftproof 0.1.0 · seed 7 · profile ci\n"
+    many = shown(RunStarted("0.1.0", 7, "ci", ("a", "b"), 10))
+    assert many == "shiftproof 0.1.0 · seed 7 · 2 candidates, profile ci\n"
+
+
+def test_one_that_conforms() -> None:
+    text = lines(shown(CandidateJudged(GOOD)))
+    assert text == [
+        "good.py:loss against hf.causal_lm: CONFORMS",
+        "law verdict cases",
+        "ALIGN-1 MUST pass 129 every row on its own label (2 vacuous)",
+        "EMPTY-1 SHOULD fail 15 the loss is 0",
+        "ALIGN-2 skip its gradient says the same",
+        "144 cases (150 calls) in 2.0 s, 72 a second; 50% of the time in the harness, the rest in candidate and oracle",
+    ]
+
+
+def test_one_that_does_not() -> None:
+    message = "2 of 2 logit rows: logits [0, 0] are scored on label [0, 2], not on label [0, 1]"
+    assert lines(shown(CandidateJudged(BAD), width=160))[:-1] == [
+        "bad.py:loss against hf.causal_lm: DOES NOT CONFORM",
+        "law verdict cases",
+        "CONTRACT-1 MUST pass 70 answers",
+        f"ALIGN-1 MUST fail 6 {message}",
+        "2 more fail 7 to be expected where ALIGN-1 fails: VALUE-1, GRAD-1",
+        "5 laws skip no such case",
+        "smallest counterexample (ALIGN-1)",
+        "rows=1, length=3, classes=6, dtype=float32, seed=0",
+        message,
+        "pairing, labels [[0, 1, 2]]",
+        *DRAWING.splitlines(),
+        "the bug is called double-shift (k = 2)",
+        "CE(z_t, y_{t+2})",
+        "it happened in: open-instruct#1549",
+        "it cannot be told from: another-one",
+        "again: shiftproof replay f340a7fb",
+    ]
+
+
+def test_one_without_a_name_says_so() -> None:
+    assert "no known bug: the findings above are all there is to go by" in shown(
+        CandidateJudged(replace(BAD, diagnosis=(), pairing=None))
+    )
+
+
+def test_one_that_could_not_be_judged() -> None:
+    broken = replace(GOOD, verdict=Overall.ERROR, laws=(), message="importing it raised [red]ValueError[/red]")
+    assert lines(shown(CandidateJudged(broken))) == [
+        "good.py:loss against hf.causal_lm: COULD NOT BE JUDGED",
+        "importing it raised [red]ValueError[/red]",
+    ]
+
+
+def test_what_looks_like_markup_is_shown_as_it_is() -> None:
+    odd = "[bold]x[/bold] [0, 1] [/]"
+    laws = (LawResult("A-1", "t", Level.MUST, Verdict.FAIL, message=odd, counterexample=Counterexample("0" * 8, {})),)
+    text = shown(CandidateJudged(replace(BAD, candidate=odd, laws=laws, pairing=replace(BAD.pairing, drawing=odd))))  # type: ignore[type-var]
+    assert text.count(odd) == 4  # the name, the law's message twice, the drawing
+
+
+def test_device_and_dtype_are_told_where_they_are_not_the_usual() -> None:
+    text = shown(CandidateJudged(replace(GOOD, device="cuda", dtype="bfloat16")))
+    assert "good.py:loss against hf.causal_lm · cuda bfloat16: CONFORMS" in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"), [(Overall.FAILS, "(as expected)"), (Overall.CONFORMS, "(expected to fail)")]
+)
+def test_what_was_expected(verdict: Overall, words: str) -> None:
+    assert words in lines(shown(CandidateJudged(replace(GOOD, expect="fails", verdict=verdict))))[0]
+
+
+def test_a_summary_of_several() -> None:
+    text = lines(shown(finished(GOOD, replace(BAD, expect="fails"))))
+    assert text == [
+        "conformance",
+        "candidate spec dtype verdict diagnosis cases seconds",
+        "good.py:loss hf.causal_lm float32 conforms 144 2.0",
+        "bad.py:loss hf.causal_lm float32 fails, as expected double-shift 83 2.0",
+        "all 2 are as expected",
+        "227 cases in 3.0 s",
+    ]
+
+
+def test_a_summary_that_is_not_as_expected() -> None:
+    named = replace(BAD, expect="fails", expected_diagnosis="no-shift")
+    text = shown(finished(GOOD, BAD, named), width=160)
+    assert "fails (expected to fail as no-shift)" in text
+    assert "2 of 3 are not as expected" in text
+
+
+def test_a_summary_where_nothing_was_expected_to_fail() -> None:
+    assert "all 2 conform" in shown(finished(GOOD, GOOD))
+    assert "1 of 2 do not conform" in shown(finished(GOOD, BAD))
+
+
+def test_a_summary_cuts_nothing_off() -> None:
+    long = replace(
+        BAD, candidate="/somewhere/far/away/" + "deep/" * 12 + "losses.py:text_loss", spec="packed.position_ids"
+    )
+    rows = shown(finished(long, GOOD), width=100)
+    folded = "".join(rows.split())
+    for word in ("packed.position_ids", "float32", "fails", "seconds"):
+        assert word in folded
+
+
+def test_one_candidate_needs_no_summary() -> None:
+    assert shown(finished(GOOD)) == ""
+
+
+def test_a_summary_says_in_short_what_has_no_name() -> None:
+    crashed = replace(BAD, diagnosis=(), laws=(replace(BAD.laws[1], message="was killed by SIGSEGV"),))
+    broken = replace(GOOD, verdict=Overall.ERROR, laws=(), message="importing it raised a very long " + "story " * 20)
+    text = shown(finished(crashed, broken), width=200)
+    assert "was killed by SIGSEGV" in text
+    assert "importing it raised a very long story story sto…" in text
+
+
+def test_progress_only_where_there_is_a_terminal() -> None:
+    events: tuple[Event, ...] = (
+        RunStarted("0.1.0", 7, "quick", ("a",), 4),
+        CandidateStarted("a", 4),
+        CaseJudged("a"),
+        LawJudged("a", GOOD.laws[0], 2),
+        CaseJudged("a"),
+        finished(),
+    )
+    assert shown(*events) == "shiftproof 0.1.0 · seed 7 · profile quick\n"
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    report = TerminalReport(console)
+    for event in events:
+        report.tell(event)
+    assert report.task is not None
+    (task,) = report.progress.tasks
+    assert (task.completed, task.total, task.description) == (3, 4, "a")
+    assert "cases" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_law_with_fewer_cases_than_planned_still_fills_its_share() -> None:
+    console = Console(width=80, file=io.StringIO())
+    report = TerminalReport(console)
+    report.tell(RunStarted("0.1.0", 7, "quick", ("a",), 12))
+    for cases in (1, 7):
+        for _ in range(cases):
+            report.tell(CaseJudged("a"))
+        report.tell(LawJudged("a", GOOD.laws[0], 5))
+    (task,) = report.progress.tasks
+    assert task.completed == 5 + 7
+    report.tell(finished())

@@ -1,0 +1,204 @@
+"""Naming the bug: every mutant is found by the pairs it would use, and symptoms by what fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shiftproof.harness.candidate import resolve
+from shiftproof.harness.cases import Case, build_case
+from shiftproof.harness.diagnose import Evidence, agreement, gather, name_by_pairs, name_by_symptom, picture
+from shiftproof.harness.docket import Entry, Hearing, Options
+from shiftproof.harness.laws import LAWS
+from shiftproof.harness.mutants import MUTANTS
+from shiftproof.harness.mutants.symptoms import SYMPTOMS
+from shiftproof.harness.probe import predict
+from shiftproof.harness.recipe import Mask, Recipe, Regime
+from shiftproof.harness.strategies import killers, space
+from shiftproof.harness.trial import Observation, Problem, Trial
+from shiftproof.harness.verdict import LawResult, Level, Verdict
+from shiftproof.reference.pairing import Pairing
+from shiftproof.reference.profiles import PROFILES
+from shiftproof.reference.spec import LossSpec
+
+CANDIDATES = Path(__file__).parents[1] / "candidates"
+TAKES = frozenset({"logits", "labels", "num_items_in_batch", "position_ids", "segment_ids"})
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def cases_of(spec: LossSpec) -> list[Case]:
+    return [build_case(spec, recipe) for recipe in killers(space(spec, TAKES))]
+
+
+def evidence_of(cases: list[Case], pairings: list[Pairing]) -> list[Evidence]:
+    """What a loss with these pairs would have shown."""
+    return [Evidence(case, predict(pairing)) for case, pairing in zip(cases, pairings, strict=True)]
+
+
+def names(evidence: list[Evidence], spec: LossSpec) -> set[str]:
+    found = name_by_pairs(evidence, spec, "float32")
+    assert len(found) <= 1
+    return {name for bug in found for name in (bug.mutant, *bug.also)}
+
+
+# Specs under which every mutant of pairs can be had, the likeliest first.
+SPECS = ("hf.causal_lm", "masked", "packed.position_ids", "packed.segment_ids", "hf.seq2seq", "hf.prefix_lm")
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_is_found_by_its_pairs(name: str) -> None:
+    for spec in map(PROFILES.__getitem__, SPECS):
+        for variant in MUTANTS[name].variants:
+            cases = cases_of(spec)
+            wrong = [variant.wrong(spec, case.batch) for case in cases]
+            known = [(case, pairing) for case, pairing in zip(cases, wrong, strict=True) if pairing is not None]
+            evidence = evidence_of([case for case, _ in known], [pairing for _, pairing in known])
+            right = all(agreement([seen], [seen.case.pairing], 1e-3)[0] == 1.0 for seen in evidence)
+            if len(known) >= 3 and not right:
+                assert name in names(evidence, spec)
+                return
+    pytest.fail(f"no spec of {SPECS} tells {name} from right")
+
+
+def test_what_is_right_has_no_name() -> None:
+    spec = PROFILES["hf.causal_lm"]
+    cases = cases_of(spec)
+    assert names(evidence_of(cases, [case.pairing for case in cases]), spec) == set()
+
+
+def test_without_evidence_there_is_no_name() -> None:
+    assert name_by_pairs([], PROFILES["hf.causal_lm"], "float32") == ()
+
+
+def test_what_nobody_knows_has_no_name() -> None:
+    spec = PROFILES["hf.causal_lm"]
+    evidence = [Evidence(case, {(0, 0): {0: 0.123}}) for case in cases_of(spec)]
+    assert names(evidence, spec) == set()
+
+
+def test_one_case_that_disagrees_is_enough_to_take_a_name_away() -> None:
+    spec = PROFILES["hf.causal_lm"]
+    cases = cases_of(spec)
+    shifted = [MUTANTS["double-shift"].variants[0].wrong(spec, case.batch) for case in cases]
+    evidence = evidence_of(cases, [pairing for pairing in shifted if pairing is not None])
+    assert names(evidence, spec) == {"double-shift"}
+    odd = Evidence(cases[-1], predict(cases[-1].pairing))
+    assert "double-shift" not in names([*evidence[:-1], odd], spec)
+
+
+def test_agreement_is_a_share_of_what_could_be_compared() -> None:
+    cases = cases_of(PROFILES["hf.causal_lm"])[:4]
+    evidence = evidence_of(cases, [case.pairing for case in cases])
+    right = [case.pairing for case in cases]
+    assert agreement(evidence, right, 1e-3) == (1.0, 4)
+    assert agreement(evidence, [*right[:3], None], 1e-3) == (1.0, 3)
+    assert agreement(evidence, [*right[:3], right[0]], 1e-3) == (0.75, 4)
+    assert agreement([], [], 1e-3) == (0.0, 0)
+
+
+@pytest.mark.parametrize(("factor", "same"), [(1.0005, True), (1.002, False), (-1.0, False)])
+def test_weights_agree_within_what_the_dtype_can_tell(factor: float, same: bool) -> None:
+    (case, *_) = cases_of(PROFILES["hf.causal_lm"])
+    scored = {at: {c: w * factor for c, w in row.items()} for at, row in predict(case.pairing).items()}
+    assert (agreement([Evidence(case, scored)], [case.pairing], 1e-3)[0] == 1.0) is same
+
+
+def trial_of(function: str, spec: str = "hf.causal_lm", gradient: bool = True) -> Trial:
+    candidate = resolve(f"{CANDIDATES}/{function}", {})
+    hearing = Hearing(Entry("x", candidate, "cpu", "float32"), Options(in_process=True))
+    hearing.start()
+    if not gradient:
+        hearing.without_gradient()
+    return hearing.trial(PROFILES[spec])
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_evidence_is_gathered_with_and_without_a_gradient(gradient: bool) -> None:
+    trial = trial_of("wrong_alignment.py:double_shift", gradient=gradient)
+    evidence, silent = gather(trial)
+    assert silent == []
+    assert len(evidence) >= 5
+    assert "double-shift" in names(evidence, trial.spec)
+
+
+def test_what_raises_is_silent() -> None:
+    evidence, silent = gather(trial_of("misbehaving.py:raises_always"))
+    assert evidence == []
+    assert {seen.problem.kind for seen in silent if seen.problem} == {"raised RuntimeError"}
+
+
+RECIPE = Recipe(rows=1, length=3, classes=6, masks=(Mask.NONE,), regime=Regime.CALM)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_a_picture_of_expected_and_found(gradient: bool) -> None:
+    shown = picture(trial_of("wrong_alignment.py:double_shift", gradient=gradient), RECIPE)
+    assert shown is not None
+    assert shown.labels == [[0, 1, 2]]
+    assert shown.expected == [{"logits": [0, t], "labels": [[0, t + 1]]} for t in (0, 1)]
+    assert shown.found == [{"logits": [0, 0], "labels": [[0, 2]]}]
+
+
+def test_no_picture_of_what_gives_no_loss() -> None:
+    assert picture(trial_of("misbehaving.py:raises_always"), RECIPE) is None
+
+
+# --- symptoms ---------------------------------------------------------------------------------------------------------
+
+
+def failed(id: str) -> LawResult:
+    return LawResult(id, "t", Level.MUST, Verdict.FAIL, cases=3, message="…")
+
+
+def symptoms(*ids: str, evidence: tuple[Evidence, ...] = ()) -> list[str]:
+    """The names given where these laws failed and the others held."""
+    trial: Any = trial_of("misbehaving.py:one_percent_off")
+    trial.failed.update(ids)
+    results = [failed(id) if id in ids else LawResult(id, "t", Level.MUST, Verdict.PASS, cases=3) for id in LAWS]
+    return [bug.mutant for bug in name_by_symptom(results, trial, list(evidence), [])]
+
+
+@pytest.mark.parametrize("id", [law.id for law in LAWS.values() if len(law.suggests) == 1])
+def test_a_law_that_fails_alone_names_its_bug(id: str) -> None:
+    assert symptoms(id) == list(LAWS[id].suggests)
+    assert symptoms(id)[0] in SYMPTOMS
+
+
+def test_a_law_that_points_two_ways_names_none() -> None:
+    (id, *_) = [law.id for law in LAWS.values() if len(law.suggests) > 1]
+    assert symptoms(id) == []
+
+
+def test_a_law_that_fails_with_what_it_presumes_names_none() -> None:
+    assert symptoms("GRAD-3", "GRAD-1") == []
+
+
+def test_nothing_failed_and_nothing_is_named() -> None:
+    assert symptoms() == []
+
+
+def test_pairs_without_a_gradient_under_a_right_value() -> None:
+    case = cases_of(PROFILES["hf.causal_lm"])[0]
+    right = predict(case.pairing)
+    first = next(iter(right))
+    lacking = Evidence(case, {place: weights for place, weights in right.items() if place != first})
+    assert symptoms("ALIGN-1", evidence=(lacking,)) == ["detached-part"]
+    assert symptoms("ALIGN-1", evidence=(Evidence(case, {}),)) == ["detached-part"]
+    assert symptoms("ALIGN-1", "VALUE-1", evidence=(lacking,)) == []
+    elsewhere = Evidence(case, {**lacking.scored, first: {10: 0.1}})
+    assert symptoms("ALIGN-1", evidence=(lacking, elsewhere)) == []
+
+
+def test_torchs_own_words_about_lengths() -> None:
+    case = build_case(PROFILES["higgs.text"], Recipe(rows=2, length=167, classes=3))
+    words = "raised ValueError: Expected input batch_size (336) to match target batch_size (334)."
+    seen = Observation(case, Problem(Verdict.ERROR, "raised ValueError", words))
+    trial = trial_of("misbehaving.py:raises_always")
+    (bug,) = name_by_symptom([], trial, [], [seen])
+    assert (bug.mutant, bug.detail) == ("length-mismatch", "168 logits a row against 167 labels")

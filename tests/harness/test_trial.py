@@ -1,0 +1,170 @@
+"""What came back from a candidate, in the reference's terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from shiftproof.harness.arguments import bind
+from shiftproof.harness.candidate import Candidate
+from shiftproof.harness.recipe import Count, Recipe, Stride
+from shiftproof.harness.trial import Trial
+from shiftproof.harness.verdict import Verdict
+from shiftproof.harness.worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+from shiftproof.reference.profiles import PROFILES
+
+RECIPE = Recipe(rows=2, length=3, classes=5, seed=1)
+
+
+class Scripted:
+    """A candidate that answers what it is told to, and keeps what it was asked."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = list(outcomes)
+        self.calls: list[Call] = []
+        self.seconds_in_candidate = 0.0
+
+    def call(self, call: Call) -> Outcome:
+        self.calls.append(call)
+        return self.outcomes[min(len(self.calls), len(self.outcomes)) - 1]
+
+
+def returned(value: torch.Tensor, **fields: object) -> Returned:
+    given = {"kind": "tensor", "requires_grad": True, "gradients": {}, "mutated": (), "seconds": 0.0, **fields}
+    return Returned(value=value, **given)  # type: ignore[arg-type]
+
+
+def trial_of(
+    caller: Scripted,
+    parameters: Sequence[str] = ("logits", "labels"),
+    spec: str = "hf.causal_lm",
+    rename: dict[str, str] | None = None,
+    gradient: bool = True,
+) -> Trial:
+    binding = bind("text", [(name, True) for name in parameters], rename or {})
+    candidate = Candidate("text", "m:f", spec=spec, gradient=gradient)
+    return Trial(candidate, PROFILES[spec], binding, caller, dtype="float32", device="cpu")
+
+
+ONE = torch.tensor(1.5)
+
+
+def test_a_call_gives_what_the_signature_asks_for() -> None:
+    caller = Scripted(returned(ONE))
+    trial = trial_of(caller, ("labels", "logits", "num_items_in_batch", "vocab_size"))
+    trial.observe(trial.case(replace(RECIPE, count=Count.VALID, stride=Stride.OFFSET)), upstream=3.0)
+    (call,) = caller.calls
+    assert set(call.tensors) == {"logits", "labels"}
+    assert dict(call.scalars) == {"num_items_in_batch": 4, "vocab_size": 5}
+    assert (dict(call.layouts), call.gradients, call.upstream) == ({"logits": "offset"}, ("logits",), 3.0)
+    assert call.tensors["logits"].shape == (2, 3, 5)
+
+
+def test_names_are_the_candidates_own_on_the_way_there_and_ours_on_the_way_back() -> None:
+    caller = Scripted(returned(ONE, gradients={"x": torch.ones(2, 3, 5)}, mutated=("y", "x")))
+    trial = trial_of(caller, ("x", "y"), rename={"logits": "x", "labels": "y"})
+    observation = trial.look(RECIPE)
+    assert caller.calls[0].gradients == ("x",)
+    assert observation.mutated == ("labels", "logits")
+    assert observation.gradient is not None
+    assert observation.gradient.dtype is torch.float64
+
+
+@pytest.mark.parametrize(("gradient", "mode"), [(False, "enabled"), (True, "no_grad"), (True, "inference")])
+def test_no_gradient_is_wanted_where_there_can_be_none(gradient: bool, mode: str) -> None:
+    caller = Scripted(returned(ONE))
+    assert trial_of(caller, gradient=gradient).look(RECIPE, grad_mode=mode).gradient is None
+    assert caller.calls[0].gradients == ()
+    assert caller.calls[0].grad_mode == mode
+
+
+def test_a_loss() -> None:
+    observation = trial_of(Scripted(returned(ONE.half()))).look(RECIPE)
+    assert observation.problem is None
+    assert (observation.value, observation.dtype) == (1.5, torch.float16)
+
+
+def test_a_number_is_float64() -> None:
+    number = returned(torch.tensor(1.5, dtype=torch.float64), kind="number")
+    assert trial_of(Scripted(number)).look(RECIPE).dtype is torch.float64
+
+
+def test_a_loss_of_one_element_is_a_scalar_too() -> None:
+    assert trial_of(Scripted(returned(torch.ones(1, 1)))).look(RECIPE).value == 1.0
+
+
+def test_nan_is_a_value() -> None:
+    observation = trial_of(Scripted(returned(torch.tensor(math.nan)))).look(RECIPE)
+    assert observation.problem is None
+    assert observation.value is not None
+    assert math.isnan(observation.value)
+
+
+@pytest.mark.parametrize(("shape", "right"), [((2, 3), True), ((6,), True), ((2, 2), False), ((), False)])
+def test_one_loss_a_token_under_a_spec_that_promises_it(shape: tuple[int, ...], right: bool) -> None:
+    problem = trial_of(Scripted(returned(torch.ones(shape))), spec="per_token").look(RECIPE).problem
+    if right:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert problem.message == f"returned float32 {list(shape)}; expected one loss a label position, [2, 3]"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "kind", "message"),
+    [
+        (TimedOut(2.0), Verdict.TIMEOUT, "no answer", "did not finish within 2 s"),
+        (Died(3, None, ""), Verdict.CRASH, "died 3", "exited with code 3"),
+        (Died(None, "SIGSEGV", ""), Verdict.CRASH, "died SIGSEGV", "was killed by SIGSEGV"),
+        (OutOfMemory(1 << 30, ""), Verdict.CRASH, "out of memory", "ran out of memory (limit 1,024 MiB)"),
+        (Raised("KeyError", "'x'", "", "call"), Verdict.ERROR, "raised KeyError", "raised KeyError: 'x'"),
+        (Raised("KeyError", "", "", "backward"), Verdict.ERROR, "raised KeyError", "raised KeyError in its backward"),
+        (Unusable("returned None"), Verdict.ERROR, "unusable", "returned None"),
+        (returned(torch.tensor(3)), Verdict.ERROR, "not floating", "returned int64 []; expected a floating-point loss"),
+        (returned(torch.ones(2, 2)), Verdict.ERROR, "wrong shape", "returned float32 [2, 2]; expected a scalar"),
+        (returned(torch.ones(0)), Verdict.ERROR, "wrong shape", "returned float32 [0]; expected a scalar"),
+    ],
+)
+def test_what_is_no_loss(outcome: Outcome, verdict: Verdict, kind: str, message: str) -> None:
+    observation = trial_of(Scripted(outcome)).look(RECIPE)
+    assert observation.problem is not None
+    assert (observation.problem.verdict, observation.problem.kind) == (verdict, kind)
+    assert observation.problem.message.startswith(message)
+    assert observation.value is None
+
+
+def test_a_question_is_asked_once() -> None:
+    caller = Scripted(returned(ONE))
+    trial = trial_of(caller)
+    assert trial.look(RECIPE) is trial.look(RECIPE)
+    assert trial.calls == len(caller.calls) == 1
+    trial.look(RECIPE, upstream=2.0)
+    trial.look(RECIPE, grad_mode="no_grad")
+    trial.look(replace(RECIPE, seed=2))
+    assert trial.calls == 4
+    trial.observe(trial.case(RECIPE))
+    assert trial.calls == 5
+
+
+def test_what_is_large_is_not_remembered() -> None:
+    trial = trial_of(Scripted(returned(ONE)))
+    large = Recipe(rows=1, length=2, classes=30_000)
+    assert trial.look(large) is not trial.look(large)
+
+
+def test_a_variation_has_its_own_right_answer() -> None:
+    trial = trial_of(Scripted(returned(ONE)))
+    case = trial.case(RECIPE)
+    changed = trial.variation(case, lambda batch: replace(batch, labels=torch.full_like(batch.labels, -100)))
+    assert changed.pairing.pairs == ()
+    assert case.pairing.pairs
+    assert changed.oracle.value != case.oracle.value
+
+
+def test_the_space_follows_from_what_is_asked_for() -> None:
+    assert "count" not in trial_of(Scripted()).space
+    assert "count" in trial_of(Scripted(), ("logits", "labels", "num_items_in_batch")).space
