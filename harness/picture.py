@@ -35,7 +35,7 @@ def _grid(case: Case, expected: Positions, found: Positions) -> str:
     columns = [(row, position) for row in range(rows) for position in range(length)][:_WIDEST]
     trained = {place for places in expected.values() for place in places}
     lines = [
-        " " * 14 + "".join(f"{'│ ' if at == 0 and row else ''}{at:<3d}" for row, at in columns) + "label position",
+        " " * 15 + "".join(f"{'│ ' if at == 0 and row else ''}{at:<3d}" for row, at in columns) + "label position",
     ]
     for row, position in _logit_places(case, found)[:_WIDEST]:
         here = (row, position)

@@ -24,7 +24,7 @@ def test_a_double_shift_is_two_off_the_diagonal() -> None:
     assert (
         lines(picture.drawing)
         == (
-            "              0  1  2  3  label position\n"
+            "               0  1  2  3  label position\n"
             "row 0 logit 0  -  ○  ×  ·\n"
             "row 0 logit 1  -  ·  ○  ×\n"
             "row 0 logit 2  -  ·  ·  ○\n"
@@ -44,7 +44,7 @@ def test_right_pairs_in_two_rows_with_a_prompt() -> None:
     assert (
         lines(draw(case, right, right).drawing)
         == (
-            "              0  1  2  │ 0  1  2  label position\n"
+            "               0  1  2  │ 0  1  2  label position\n"
             "row 0 logit 0  -  ●  ·  │ -  -  ·\n"
             "row 0 logit 1  -  ·  ●  │ -  -  ·\n"
             "row 0 logit 2  -  ·  ·  │ -  -  ·\n"
