@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .candidate import UsageError
+from .candidate import Candidate, UsageError
 from .report.events import RunFinished
 from .spelling import nearest
 
@@ -164,7 +164,7 @@ def _pytest_arguments(options: argparse.Namespace) -> list[str]:
     return [*arguments, *options.pytest]
 
 
-def _candidates(options: argparse.Namespace, targets: Sequence[str], all_declared: bool = False) -> list:  # type: ignore[type-arg]
+def _candidates(options: argparse.Namespace, targets: Sequence[str], all_declared: bool = False) -> list[Candidate]:
     from .plan import candidates_of
 
     return candidates_of(
@@ -185,13 +185,11 @@ def _identify(options: argparse.Namespace) -> int:
     return _say_identity(candidate, options)
 
 
-def _say_identity(candidate: object, options: argparse.Namespace) -> int:
-    from .candidate import Candidate
+def _say_identity(candidate: Candidate, options: argparse.Namespace) -> int:
     from .docket import Hearing, Options, enter
     from .identify import describe, identify
     from .worker.target import LoadFailure
 
-    assert isinstance(candidate, Candidate)
     hearing = Hearing(enter([candidate])[0], Options(options.in_process, options.deadline))
     try:
         hearing.start()

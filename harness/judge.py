@@ -108,15 +108,15 @@ def ask(law: Law, trial: Trial, profile: Profile, seed: int, tick: Callable[[], 
     return result(Verdict.PASS, cases=cases, vacuous=vacuous)
 
 
-def planned(law: Law, trial: Trial, profile: Profile) -> int:
-    """About how many cases :func:`ask` will judge, for a progress bar."""
-    return 0 if law.excuse(trial) is not None else round(law.budget * profile.factor)
+def planned(law: Law, profile: Profile) -> int:
+    """At most how many cases :func:`ask` will judge."""
+    return round(law.budget * profile.factor)
 
 
 def _focused(law: Law, trial: Trial, profile: Profile, seed: int, doubtful: bool) -> Iterator[Recipe]:
     """The recipes that the law is asked on, each once: hand-made, from Hypothesis, large, and from the plain loop."""
     space = law.narrow(trial.space)
-    budget = round(law.budget * profile.factor)
+    budget = planned(law, profile)
     seed = int(digest(law.id, str(seed)), 16)  # every law sees cases of its own
     seen: set[Recipe] = set()
     source: Iterator[Recipe] = iter(killers(space))

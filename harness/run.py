@@ -17,7 +17,7 @@ import torch
 from .candidate import UsageError
 from .diagnose import gather, name_by_pairs, name_by_symptom, picture
 from .docket import Entry, Hearing
-from .judge import ask
+from .judge import ask, planned
 from .laws import LAWS, Law
 from .plan import Plan, from_options
 from .recipe import Recipe
@@ -161,7 +161,7 @@ class Run:
             self._open(entry)
 
     def planned(self, law: Law) -> int:
-        return round(law.budget * self.plan.profile.factor)
+        return planned(law, self.plan.profile)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self.is_xdist_worker or report.when != "call":

@@ -1,7 +1,7 @@
 """What is drawn: the space of recipes under a spec, simplest values first.
 
 The space is written down once, as choices a field. Hypothesis draws from it and shrinks towards its front; the plain
-loop over seeds and the shrinker of stored cases walk the same lists.
+loop over seeds draws from the same lists.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shiftproof.reference.spec import Denominator, Documents, Extra, LossSpec
 
-from .recipe import Count, Ids, Mask, Recipe, Regime, ShiftLabels, Stride
+from .recipe import Count, Ids, Mask, Recipe, ShiftLabels
 
 Space = Mapping[str, tuple[Any, ...]]
 """Field of a recipe -> its choices, simplest first."""
@@ -122,7 +122,3 @@ def large(choices: Space, seed: int) -> list[Recipe]:
         replace(recipe, rows=size.rows, length=size.length, classes=size.classes, ids=Ids.SEEDED)
         for size, recipe in zip(LARGE, drawn, strict=False)
     ]
-
-
-REGIMES = tuple(Regime)
-STRIDES = tuple(Stride)

@@ -137,8 +137,8 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Place, dict[Place, float
     case = trial.case(recipe)
     stuck: list[Observation] = []
 
-    def evaluate(labels: object) -> float:
-        changed = trial.variation(case, lambda batch: replace(batch, labels=labels))  # type: ignore[arg-type]
+    def evaluate(labels: torch.Tensor) -> float:
+        changed = trial.variation(case, lambda batch: replace(batch, labels=labels))
         observation = trial.observe(changed)
         if observation.problem is not None or observation.value is None:
             stuck.append(observation)

@@ -70,7 +70,7 @@ def test_a_law_that_holds(trial: Trial) -> None:
 @pytest.mark.parametrize(("profile", "cases"), [("quick", 60), ("ci", 120), ("deep", 1200)])
 def test_a_profile_says_how_many(trial: Trial, profile: str, cases: int) -> None:
     law = law_of(lambda recipe: PASS)
-    assert ask(law, trial, PROFILES[profile], 0).cases == planned(law, trial, PROFILES[profile]) == cases
+    assert ask(law, trial, PROFILES[profile], 0).cases == planned(law, PROFILES[profile]) == cases
 
 
 def test_only_the_repeatable_profile_has_a_seed_of_its_own() -> None:
@@ -126,7 +126,6 @@ def test_an_excuse_is_told_and_nothing_asked(trial: Trial) -> None:
     law = law_of(check, excuse=lambda trial: "it has no gradient")
     result = ask(law, trial, QUICK, 0)
     assert (result.verdict, result.message, check.recipes) == (Verdict.SKIP, "it has no gradient", [])
-    assert planned(law, trial, QUICK) == 0
 
 
 def test_skipped_cases_are_not_counted(trial: Trial) -> None:
