@@ -76,9 +76,31 @@ def gpu(session: nox.Session) -> None:
 
 @session(posargs=True)
 def peers(session: nox.Session) -> None:
-    """Run the tests that judge other people's libraries; arguments go to pytest."""
-    install(session, "test", "peers")
+    """Judge other people's libraries and write docs/peers.md; arguments go to pytest, and then nothing is written."""
+    install(session, "test", "peers", "peers-need")
+    bare = ("--no-deps", "-c", CONSTRAINTS)
+    session.install(*bare, *nox.project.dependency_groups(PYPROJECT, "peers-bare"))
+    # Without a compiler it is skipped, and the table says so.
+    session.install(*bare, *nox.project.dependency_groups(PYPROJECT, "peers-compiled"), success_codes=[0, 1])
+    session.env.update(OMP_NUM_THREADS="1", TRITON_INTERPRET="1")
+    if not session.posargs:
+        session.env["SHIFTPROOF_PEERS_TABLE"] = str(ROOT / "docs" / "peers.md")
     session.run("pytest", "-m", "peers", *session.posargs)
+
+
+@session(posargs=True)
+def mutation(session: nox.Session) -> None:
+    """Mutate reference/ and write docs/mutation.md; arguments go to tests/mutation/mutate.py."""
+    install(session, "test", "mutation")
+    session.run("python", "tests/mutation/mutate.py", *session.posargs)
+
+
+@session()
+def figures(session: nox.Session) -> None:
+    """Draw docs/bounds.png and .svg, and write docs/bounds.csv and the tables of docs/bounds.md: three minutes."""
+    install(session, "peers", "docs")
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("python", "docs/scripts/bounds.py")
 
 
 @session(default=True)

@@ -1,18 +1,18 @@
-"""The arguments that a candidate may ask for, by name, and what a case gives for each."""
+"""The arguments that a candidate may ask for, by name, and what a case of a loss gives for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import einops
 from torch import Tensor
 
-from shiftproof.reference.spec import Layout
+from shiftproof.reference.spec import LABELS, LOGITS, LossSpec, Score
 
-from .cases import Case
+from .cases import Case, classes_of
 from .spelling import nearest
-
-Scalar = int | float | str | bool | None
+from .worker.protocol import Scalar
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,46 @@ def _tensor(name: str) -> Callable[[Case], Tensor | Scalar]:
     def give(case: Case) -> Tensor | Scalar:
         value = getattr(case.batch, name)
         assert value is None or isinstance(value, Tensor)
-        if value is None or case.spec.layout is Layout.BATCHED or value.dim() < 2:
-            return value
-        return value.flatten(0, 1)
+        return value if value is None else lay_out(case.spec, name, value)
+
+    return give
+
+
+def lay_out(spec: LossSpec, name: str, value: Tensor) -> Tensor:
+    """A tensor of a batch as ``spec`` lays it out for a candidate."""
+    if name in (*spec.logits, *spec.labels):
+        return _rearrange(value, spec.axes_of(name), spec.layout_of(name))
+    if value.dim() >= 2 and name not in LOGITS + LABELS:  # it travels with the labels
+        pattern = spec.layout_of("labels")
+        if value.dim() < len(spec.axes_of("labels").split()):  # and has no codebooks
+            return _rearrange(value, "b s", "(b s)") if "(b s)" in pattern else value
+        return _rearrange(value, spec.axes_of("labels"), pattern)
+    return value
+
+
+def lay_back(spec: LossSpec, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of :func:`lay_out` for a gradient; ``shape`` is that of the batch's tensor."""
+    axes = spec.axes_of(name)
+    sizes = dict(zip(axes.split(), shape, strict=True))
+    if spec.layout_of(name) == axes:
+        return value.reshape(shape)
+    found: Tensor = einops.rearrange(value, f"{spec.layout_of(name)} -> {axes}", **sizes)
+    return found
+
+
+def _rearrange(value: Tensor, axes: str, pattern: str) -> Tensor:
+    if pattern == axes:
+        return value
+    laid_out: Tensor = einops.rearrange(value, f"{axes} -> {pattern}").contiguous()
+    return laid_out
+
+
+def _constant(name: str) -> Callable[[Case], Tensor | Scalar]:
+    """A field of the first term's score; None where it changes nothing, so that a candidate's default holds."""
+
+    def give(case: Case) -> Tensor | Scalar:
+        value: Scalar = getattr(case.spec.terms[0].score, name)
+        return None if value == getattr(Score(), name) else value
 
     return give
 
@@ -38,33 +75,92 @@ def _tensor(name: str) -> Callable[[Case], Tensor | Scalar]:
 ARGUMENTS: dict[str, Argument] = {
     argument.name: argument
     for argument in (
-        Argument("logits", "[B, S, V] (or [B·S, V] under a flat spec), floating", _tensor("logits")),
-        Argument("labels", "[B, S], int64, ignore_index where ignored", _tensor("labels")),
+        Argument(
+            "logits",
+            "[B, S, V] or [B, S, K, V], or as the spec lays them out ([B·S, V], [B, K, S, V], …), floating",
+            _tensor("logits"),
+        ),
+        Argument(
+            "labels",
+            "[B, S] or [B, S, K], or as the spec lays them out, int64, ignore_index where ignored",
+            _tensor("labels"),
+        ),
         Argument("shift_labels", "[B, S], the labels already shifted by the caller, or None", _tensor("shift_labels")),
+        Argument("audio_logits", "[A, T, K, V], or as the spec lays them out, floating", _tensor("audio_logits")),
+        Argument("audio_labels", "[A, T, K], or as the spec lays them out, int64", _tensor("audio_labels")),
+        Argument(
+            "depth_logits",
+            "[B·S, K−1, V], floating: head j predicts codebook j+1 of the same frame",
+            _tensor("depth_logits"),
+        ),
+        Argument("mtp_logits", "[D, B, S, V], floating: head d predicts further ahead by d", _tensor("mtp_logits")),
         Argument("loss_mask", "[B, S], bool, aligned with the labels: true where trained on", _tensor("loss_mask")),
         Argument("token_weights", "[B, S], float32, aligned with the labels", _tensor("token_weights")),
+        Argument("codebook_weights", "[K], float32, one a codebook", _tensor("codebook_weights")),
+        Argument("class_weights", "[V], float32, one a class", _tensor("class_weights")),
         Argument("position_ids", "[B, S], int64, from 0 in each packed document", _tensor("position_ids")),
         Argument("segment_ids", "[B, S], int64, one id a packed document, 0 for padding", _tensor("segment_ids")),
         Argument("cu_seqlens", "[documents + 1], int32, over the flattened B·S tokens", _tensor("cu_seqlens")),
-        Argument("input_ids", "[B, S], int64, the tokens before any label was ignored", _tensor("input_ids")),
+        Argument("input_ids", "shaped as labels, int64, the tokens before any label was ignored", _tensor("input_ids")),
         Argument("attention_mask", "[B, S], int64, 0 at padding", _tensor("attention_mask")),
         Argument(
             "num_items_in_batch",
             "int, the caller's count of trained tokens, or None",
             lambda c: c.batch.num_items_in_batch,
         ),
-        Argument("vocab_size", "int, V", lambda c: c.recipe.classes),
+        Argument("vocab_size", "int, V", lambda c: _classes(c, "labels")),
+        Argument("audio_vocab_size", "int, V of audio_logits", lambda c: _classes(c, "audio_labels")),
+        Argument("num_codebooks", "int, K, or the number of heads", lambda c: c.recipe.codebooks),
         Argument("ignore_index", "int, the label that is never trained on", lambda c: c.spec.terms[0].ignore_index),
         Argument("reduction", "str, mean, sum or none", lambda c: str(c.spec.terms[0].reduction)),
+        Argument("label_smoothing", "float, ε", _constant("label_smoothing")),
+        Argument("lse_square_scale", "float, the factor of the z-loss", _constant("z_loss")),
+        Argument("softcap", "float, c of c·tanh(x/c)", _constant("softcap")),
+        Argument("logit_scale", "float, what logits are multiplied by", _constant("logit_scale")),
         Argument("pad_token_id", "int, the id that stands at padding in input_ids", lambda c: c.batch.pad_token_id),
+        Argument("bos_token_id", "int, an id that begins documents", lambda c: c.batch.bos_token_id),
         Argument(
             "eos_token_id", "int, an id that ends documents and is a legal target", lambda c: c.batch.eos_token_id
         ),
     )
 }
 
+
+def _classes(case: Case, labels: str) -> int | None:
+    return classes_of(case.spec, labels, case.recipe) if labels in case.spec.labels else None
+
+
 # Names under which well-known functions ask for the same thing.
-ALIASES = {"input": "logits", "target": "labels", "targets": "labels"}
+ALIASES = {
+    "input": "logits",
+    "target": "labels",
+    "targets": "labels",
+    "medusa_logits": "mtp_logits",
+    "weight": "class_weights",
+    "ce_weight": "class_weights",
+    "z_loss": "lse_square_scale",
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one kind of candidate may ask for.
+
+    Attributes:
+        to: who is given them, in messages.
+        names: the arguments.
+        aliases: other names of some of them.
+        telling: those of which every candidate asks for at least one; ``shown``, the ones that messages name.
+    """
+
+    to: str
+    names: Collection[str]
+    aliases: Mapping[str, str]
+    telling: Collection[str]
+    shown: tuple[str, ...]
+
+
+TO_LOSSES = Offer("a loss", ARGUMENTS.keys(), ALIASES, LOGITS + LABELS, ("logits", "labels"))
 
 
 class UnknownArgument(ValueError):
@@ -83,17 +179,22 @@ class Binding:
 
 
 def bind(
-    target: str, parameters: list[tuple[str, bool]], rename: Mapping[str, str], accepts_any_keyword: bool = False
+    target: str,
+    parameters: list[tuple[str, bool]],
+    rename: Mapping[str, str],
+    accepts_any_keyword: bool = False,
+    offer: Offer = TO_LOSSES,
 ) -> Binding:
-    """Match a candidate's ``parameters`` (name, required) with ours; ``rename`` maps our names to its names.
+    """Match a candidate's ``parameters`` (name, required) with what is on ``offer``; ``rename`` maps our names to its
+    names.
 
     Raises:
         UnknownArgument: for a required parameter that is none of ours, or a rename of or to a name that is not there.
     """
     theirs = {name for name, _ in parameters}
     for ours, their in rename.items():
-        if ours not in ARGUMENTS:
-            raise UnknownArgument(f"rename of {ours!r}: shiftproof has no such argument{nearest(ours, ARGUMENTS)}")
+        if ours not in offer.names:
+            raise UnknownArgument(f"rename of {ours!r}: {offer.to} is not given it{nearest(ours, offer.names)}")
         if their not in theirs and not accepts_any_keyword:
             raise UnknownArgument(f"rename {ours} = {their!r}: {target} has no such parameter{nearest(their, theirs)}")
     if len(set(rename.values())) < len(rename):
@@ -102,14 +203,15 @@ def bind(
     names: dict[str, str] = {}
     required = set()
     for name, needed in parameters:
-        ours = back.get(name) or (name if name in ARGUMENTS else ALIASES.get(name, ""))
+        ours = back.get(name) or (name if name in offer.names else offer.aliases.get(name, ""))
         renamed_away = ours in rename and rename[ours] != name
         shadowed = name not in back and ours != name and ours in theirs  # an alias beside the name itself
         if not ours or renamed_away or shadowed:
             if needed:
                 raise UnknownArgument(
-                    f"{target} requires {name!r}, which is no argument of shiftproof's{nearest(name, ARGUMENTS)}; "
-                    f"`shiftproof list arguments` shows all, and rename = {{ logits = {name!r} }} maps one to it"
+                    f"{target} requires {name!r}, which {offer.to} is not given{nearest(name, offer.names)}; "
+                    f"`shiftproof list arguments` shows all, and rename = {{ {offer.shown[0]} = {name!r} }} maps one "
+                    "to it"
                 )
             continue
         names[ours] = name
@@ -117,12 +219,33 @@ def bind(
             required.add(ours)
     for ours, their in rename.items():
         names.setdefault(ours, their)
-    if not {"logits", "labels"} & set(names):
+    if not set(offer.telling) & set(names):
+        neither = "neither" if len(offer.shown) > 1 else "no"
+        example = ", ".join(f'{name} = "…"' for name in offer.shown)
         raise UnknownArgument(
-            f"{target} asks for neither logits nor labels (its parameters: {', '.join(sorted(theirs)) or 'none'}); "
-            'rename = { logits = "…", labels = "…" } says which are which'
+            f"{target} asks for {neither} {' nor '.join(offer.shown)} "
+            f"(its parameters: {', '.join(sorted(theirs)) or 'none'}); rename = {{ {example} }} says which is which"
         )
     return Binding(names, frozenset(required))
+
+
+def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
+    """Why a candidate that asks for these arguments cannot be judged under ``spec``, or None."""
+    theirs = {name for name in (*LOGITS, *LABELS) if name in binding.required}
+    reads = [*spec.logits, *spec.labels]
+    for name in sorted(theirs - set(reads)):
+        return (
+            f"{target} requires {name}, which {spec.name} has not: it reads {', '.join(reads)}; "
+            "give a spec that has it, or rename"
+        )
+    if len(spec.logits) > 1 or "logits" not in reads:
+        for name in reads:
+            if not binding.takes(name):
+                return (
+                    f"{spec.name} reads {name}, and {target} has no such parameter (it takes "
+                    f'{", ".join(binding.names.values())}); rename = {{ {name} = "…" }} says which it is'
+                )
+    return None
 
 
 def values_for(case: Case, binding: Binding) -> tuple[dict[str, Tensor], dict[str, Scalar]]:
@@ -131,10 +254,15 @@ def values_for(case: Case, binding: Binding) -> tuple[dict[str, Tensor], dict[st
     An argument that this case does not have is left out, so that the candidate's default holds; if the candidate
     requires it, it is given as None.
     """
+    return hand_over(binding, lambda ours: ARGUMENTS[ours].give(case))
+
+
+def hand_over(binding: Binding, give: Callable[[str], Tensor | Scalar]) -> tuple[dict[str, Tensor], dict[str, Scalar]]:
+    """What ``give`` has for each argument that a candidate asks for, as :func:`values_for` does it."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Scalar] = {}
     for ours, theirs in binding.names.items():
-        value = ARGUMENTS[ours].give(case)
+        value = give(ours)
         if isinstance(value, Tensor):
             tensors[theirs] = value
         elif value is not None or ours in binding.required:

@@ -29,8 +29,9 @@ class Candidate:
         name: how reports call it.
         call: ``package.module:attribute`` or ``path/file.py:attribute``.
         spec: the profile it promises, or None where nobody has said.
-        dtypes, devices: what it is judged on.
-        precision: ``strict`` (accumulates in fp32) or ``native`` (computes in the logits' dtype).
+        dtypes, devices: what it is judged on; dtypes, precision and gradient are for losses, and say nothing of label
+            builders, which are given integers.
+        precision: ``strict`` (accumulates in fp32) or ``native`` (computes in the logits' dtype); None is the spec's.
         rename: our argument names -> its own.
         gradient: whether a backward pass is expected of it; without one, the value alone is judged.
         python: the interpreter to run it under; None is this one.
@@ -44,7 +45,7 @@ class Candidate:
     spec: str | None = None
     dtypes: tuple[str, ...] = ("float32",)
     devices: tuple[str, ...] = ("cpu",)
-    precision: str = "strict"
+    precision: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     gradient: bool = True
     python: str | None = None

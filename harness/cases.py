@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,15 +13,15 @@ from torch import Tensor
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import Oracle, evaluate
 from shiftproof.reference.pairing import Pairing, build_pairing, select
-from shiftproof.reference.spec import LossSpec, LossTerm, ShiftedBy
+from shiftproof.reference.spec import Axis, Extra, Heads, LossSpec, LossTerm, ShiftedBy
 
-from .recipe import Count, Ids, Mask, Recipe, ShiftLabels
+from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams
 from .regimes import draw_logits, uniform_ints
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One recipe made into tensors, with the right answer. ``batch.logits`` have the recipe's dtype."""
+    """One recipe made into tensors, with the right answer. All logits have the recipe's dtype."""
 
     spec: LossSpec
     recipe: Recipe
@@ -33,68 +35,197 @@ def build_case(spec: LossSpec, recipe: Recipe) -> Case:
     """The tensors of ``recipe`` as ``spec`` reads them, and what the loss must be on them."""
     blank = build_batch(spec, recipe)
     pairing = build_pairing(spec, blank)
-    logits = draw_logits(recipe, pairing).to(getattr(torch, recipe.dtype))
-    batch = replace(blank, logits=logits)
-    return Case(spec, recipe, batch, pairing, evaluate(pairing, logits))
+    dtype = getattr(torch, recipe.dtype)
+    logits: dict[str, Any] = {name: drawn.to(dtype) for name, drawn in draw_logits(recipe, pairing).items()}
+    batch = replace(blank, **logits)
+    return Case(spec, recipe, batch, pairing, evaluate(pairing, batch))
 
 
 def build_batch(spec: LossSpec, recipe: Recipe) -> Batch:
-    """Everything of a batch but its logits, which stand in as a [B, L, V] of one zero expanded."""
+    """Everything of a batch but its logits, each of which stands in as one zero expanded."""
     term = spec.terms[0]
-    ids = label_ids(recipe)
-    ignored = ignored_places(recipe, padding_only=False)
-    padding = ignored_places(recipe, padding_only=True)
     segments, positions, cu_seqlens = pack(recipe)
-    if recipe.boundaries_ignored and recipe.documents > 1:
-        ignored = ignored | _boundary_labels(term, positions)
-    hidden = padding if term.loss_mask else ignored
-    trained = ~(ignored | padding)
-    unmasked = ids
+    padding = ignored_places(recipe, padding_only=True)
+    trained = ~(ignored_places(recipe, padding_only=False) | padding)
+    kind = getattr(torch, recipe.label_dtype)
+    pad, eos, bos = (token % recipe.classes for token in (1, 2, 3))
+    ids = label_ids(spec, "labels", recipe)
+    hidden = _hidden(spec, "labels", recipe)
     shift_labels = None
+    unmasked = ids
     if recipe.shift_labels is not ShiftLabels.ABSENT:
         # The ids belong to shift_labels; the labels are the same tokens one place later.
-        shift_labels = _ignore(term, ids, _shifted_mask(recipe, ignored))
+        shift_labels = _ignore(term, ids, _shifted_mask(recipe, hidden)).to(kind)
         unmasked = torch.roll(ids, 1, dims=1) if recipe.length else ids
-    labels = _ignore(term, unmasked, hidden)
-    input_ids = unmasked if term.shifted_by is ShiftedBy.LOSS else _previous_tokens(unmasked)
-    kind = getattr(torch, recipe.label_dtype)
-    pad = 1 % recipe.classes
+    inputs = unmasked if term.shifted_by is ShiftedBy.LOSS else _previous_tokens(unmasked)
+    audio = None
+    if "audio_labels" in spec.labels:
+        ids_of_audio, hidden_of_audio = (make(spec, "audio_labels", recipe) for make in (label_ids, _hidden))
+        audio = _mark(spec, "audio_labels", ids_of_audio, hidden_of_audio, recipe).to(kind)
+    logits: dict[str, Any] = {name: torch.zeros(()).expand(logits_shape(spec, name, recipe)) for name in spec.logits}
     batch = Batch(
-        logits=torch.zeros(()).expand(recipe.rows, recipe.length + recipe.extra, recipe.classes),
-        labels=labels.to(kind),
-        shift_labels=None if shift_labels is None else shift_labels.to(kind),
+        labels=_mark(spec, "labels", unmasked, hidden, recipe).to(kind),
+        shift_labels=shift_labels,
+        audio_labels=audio,
         loss_mask=trained,
         token_weights=token_weights(recipe),
         position_ids=positions,
         segment_ids=segments.masked_fill(padding, 0),
         cu_seqlens=cu_seqlens,
-        input_ids=input_ids.masked_fill(padding, pad),
+        input_ids=inputs.masked_fill(padding if inputs.dim() == 2 else padding[..., None], pad),
         attention_mask=(~padding).long(),
+        codebook_weights=_weights(recipe, 7, _codebooks(spec, recipe)) if _weighs_codebooks(spec) else None,
+        class_weights=_weights(recipe, 8, recipe.classes) if term.score.class_weights else None,
         pad_token_id=pad,
-        eos_token_id=2 % recipe.classes,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        **logits,
     )
     if recipe.count is Count.ABSENT:
         return batch
-    valid = len(select(term, batch))
+    # The first stream that trains anything is what the caller counted.
+    valid = next((n for n in (len(select(term, batch)) for term in spec.terms) if n), 0)
     return replace(batch, num_items_in_batch=valid if recipe.count is Count.VALID else 2 * valid + 3)
 
 
-def label_ids(recipe: Recipe) -> Tensor:
-    """The token ids [B, S] before anything is ignored."""
+def logits_shape(spec: LossSpec, name: str, recipe: Recipe) -> tuple[int, ...]:
+    """The shape of the logits ``name``: [B, L, V] or [B, L, K, V]."""
+    term = next(term for term in spec.terms if term.logits == name)
+    rows, length = labels_shape(spec, term.labels, recipe)[:2]
+    heads: tuple[int, ...] = ()
+    if term.heads in (Heads.CODEBOOKS, Heads.AHEAD):
+        heads = (recipe.codebooks - (term.shift if term.axis is Axis.CODEBOOK else 0),)
+    extra = recipe.extra if term.extra is not Extra.NONE else 0
+    return (rows, length + extra, *heads, classes_of(spec, term.labels, recipe))
+
+
+def labels_shape(spec: LossSpec, name: str, recipe: Recipe) -> tuple[int, ...]:
+    """The shape of the labels ``name``, [B, S] or [B, S, K]; rows that are handed over concatenated are one row."""
     shape = (recipe.rows, recipe.length)
-    places = torch.arange(recipe.rows * recipe.length).reshape(shape)
+    if _is_concatenated(spec, name):
+        shape = (1, recipe.rows * recipe.length)
+    return (*shape, recipe.codebooks) if "k" in spec.axes_of(name) else shape
+
+
+def classes_of(spec: LossSpec, labels: str, recipe: Recipe) -> int:
+    """V of the labels ``labels``. The second stream has a vocabulary of its own, so that one is never the other's."""
+    fixed = next((term.classes for term in spec.terms if term.labels == labels), None)
+    return fixed or recipe.classes + (2 if labels == "audio_labels" else 0)
+
+
+def label_ids(spec: LossSpec, name: str, recipe: Recipe) -> Tensor:
+    """The token ids of the labels ``name``, [B, S] or [B, S, K], before anything is ignored."""
+    shape, classes = labels_shape(spec, name, recipe), classes_of(spec, name, recipe)
+    places = torch.arange(math.prod(shape)).reshape(shape)
     if recipe.ids is Ids.COUNTING:
-        return torch.div(places, recipe.classes**recipe.digit, rounding_mode="floor") % recipe.classes
-    drawn = uniform_ints(recipe.seed, 3, 2 * places.numel()).astype("int64")
-    ids = (torch.from_numpy(drawn[0::2] * 65536 + drawn[1::2]) % recipe.classes).reshape(shape)
+        return torch.div(places, classes**recipe.digit, rounding_mode="floor") % classes
+    stream = 3 if name == "labels" else 13
+    drawn = uniform_ints(recipe.seed, stream, 2 * places.numel()).astype("int64")
+    ids = (torch.from_numpy(drawn[0::2] * 65536 + drawn[1::2]) % classes).reshape(shape)
     if recipe.ids is Ids.EDGES:
-        edges = (places // 2 + recipe.seed) % 2 * (recipe.classes - 1)
+        edges = (places // 2 + recipe.seed) % 2 * (classes - 1)
         ids = torch.where(places % 2 == 0, edges, ids)
     return ids
 
 
-def ignored_places(recipe: Recipe, padding_only: bool) -> Tensor:
-    """Where labels are ignored, bool [B, S]; with ``padding_only``, where there is no real token at all."""
+def _hidden(spec: LossSpec, name: str, recipe: Recipe) -> Tensor:
+    """Where the labels ``name`` are ignored, bool, of their shape."""
+    term = next(term for term in spec.terms if term.labels == name)
+    first, several = name == "labels", "k" in spec.axes_of(name)
+    if not several:
+        if recipe.streams in (Streams.SECOND, Streams.NEITHER) and len(spec.labels) > 1:
+            return torch.ones(labels_shape(spec, name, recipe), dtype=torch.bool)
+        padding = ignored_places(recipe, padding_only=True)
+        hidden = padding if term.loss_mask else ignored_places(recipe, padding_only=False)
+        if recipe.boundaries_ignored and recipe.documents > 1:
+            hidden = hidden | _boundary_labels(term, pack(recipe)[1])
+        return hidden
+    # Each codebook takes the masks from another one on, so that codebooks count unequally many labels.
+    hidden = torch.stack(
+        [ignored_places(recipe, padding_only=False, start=book + (not first)) for book in range(recipe.codebooks)], -1
+    )
+    hidden = hidden | _delayed(recipe) | _hollow(recipe)
+    if len(spec.labels) > 1:
+        absent = (Streams.SECOND if first else Streams.FIRST, Streams.NEITHER)
+        hidden = hidden | (recipe.streams in absent)
+    else:  # one array for two heads: the first codebook is one stream, the others are the other
+        hidden[..., 0] |= recipe.streams in (Streams.SECOND, Streams.NEITHER)
+        hidden[..., 1:] |= recipe.streams in (Streams.FIRST, Streams.NEITHER)
+    if _is_concatenated(spec, name):
+        hidden[:, :1] = True  # what a segment begins with follows on nothing
+    return hidden.reshape(labels_shape(spec, name, recipe))
+
+
+def delays_of(recipe: Recipe) -> list[int]:
+    """By how many frames each codebook comes late."""
+    match recipe.delay:
+        case Delay.NONE:
+            return [0] * recipe.codebooks
+        case Delay.STEP:
+            return list(range(recipe.codebooks))
+        case Delay.AFTER_FIRST:
+            return [min(book, 1) for book in range(recipe.codebooks)]
+
+
+def _delayed(recipe: Recipe) -> Tensor:
+    """Where a delay leaves fill in place of codes, bool [S, K]: before a late codebook, and after an early one.
+
+    Where the sequence is shorter than the longest delay, delays are cut so that every codebook keeps a label.
+    """
+    t = torch.arange(recipe.length)[:, None]
+    delays = torch.tensor(delays_of(recipe)).clamp_max(max(recipe.length - 1, 0))
+    return (t < delays) | (t >= recipe.length - (delays.max() - delays))
+
+
+def _hollow(recipe: Recipe) -> Tensor:
+    """The codebooks without any label that counts, bool [K]."""
+    book = torch.arange(recipe.codebooks)
+    match recipe.hollow:
+        case Hollow.NONE:
+            return book < 0
+        case Hollow.FIRST:
+            return book == 0
+        case Hollow.LAST:
+            return book == recipe.codebooks - 1
+        case Hollow.ALTERNATE:
+            return book % 2 == 1
+
+
+def _is_concatenated(spec: LossSpec, name: str) -> bool:
+    """Whether rows are handed over one after the other and then shifted, which only segments of one row can be."""
+    shifts = any(term.shift and term.axis is Axis.TIME for term in spec.terms if term.labels == name)
+    return shifts and "(b s)" in spec.layout_of(name)
+
+
+def _codebooks(spec: LossSpec, recipe: Recipe) -> int:
+    term = next(term for term in spec.terms if term.codebook_weights)
+    return logits_shape(spec, term.logits, recipe)[2]
+
+
+def _weighs_codebooks(spec: LossSpec) -> bool:
+    return any(term.codebook_weights is True for term in spec.terms)
+
+
+def _weights(recipe: Recipe, stream: int, size: int) -> Tensor:
+    """Weights [size] float32 in {1/4 … 2}: exact in every dtype, and seldom equal to a neighbour's."""
+    return torch.from_numpy(uniform_ints(recipe.seed, stream, size).astype("int64") % 8 + 1).float() / 4
+
+
+def _mark(spec: LossSpec, name: str, ids: Tensor, where: Tensor, recipe: Recipe) -> Tensor:
+    """The labels with ignored ones marked; where the spec has two markers, both are used in turn."""
+    term = next(term for term in spec.terms if term.labels == name)
+    labels = _ignore(term, ids, where)
+    if term.sentinel:
+        second = torch.arange(ids.numel()).reshape(ids.shape) % 2 == 1
+        labels = labels.masked_fill(where & second, classes_of(spec, name, recipe))
+    return labels
+
+
+def ignored_places(recipe: Recipe, padding_only: bool, start: int = 0) -> Tensor:
+    """Where labels are ignored, bool [B, S]; with ``padding_only``, where there is no real token at all.
+
+    Row r takes the recipe's mask r + ``start``, round and round.
+    """
     length = recipe.length
     t = torch.arange(length)
     nowhere = torch.zeros(length, dtype=torch.bool)
@@ -111,7 +242,7 @@ def ignored_places(recipe: Recipe, padding_only: bool) -> Tensor:
         Mask.LEFT: t < (length + 1) // 3,
     }
     chosen = padding if padding_only else tokens | padding
-    rows = [chosen.get(recipe.masks[row % len(recipe.masks)], nowhere) for row in range(recipe.rows)]
+    rows = [chosen.get(recipe.masks[(row + start) % len(recipe.masks)], nowhere) for row in range(recipe.rows)]
     return torch.stack(rows) if rows else torch.zeros((0, length), dtype=torch.bool)
 
 
@@ -139,8 +270,7 @@ def pack(recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
 
 def token_weights(recipe: Recipe) -> Tensor:
     """Weights [B, S] float32 in {1/4 … 2}: exact in every dtype, and seldom equal to a neighbour's."""
-    steps = uniform_ints(recipe.seed, 4, recipe.rows * recipe.length).astype("int64") % 8 + 1
-    return (torch.from_numpy(steps).float() / 4).reshape(recipe.rows, recipe.length)
+    return _weights(recipe, 4, recipe.rows * recipe.length).reshape(recipe.rows, recipe.length)
 
 
 def _document_lengths(length: int, documents: int) -> list[int]:

@@ -6,13 +6,16 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .candidate import Candidate, UsageError
 from .report.events import RunFinished
 from .spelling import nearest
+
+if TYPE_CHECKING:
+    from .laws import Law
 
 CONFORMS, FAILS, USAGE, UNJUDGED = 0, 1, 2, 3
 _EMPTY_CONFIG = Path(__file__).with_name("empty.ini")
@@ -45,7 +48,9 @@ def _parser() -> _Parser:
         "or a declared name; none: every candidate that pyproject.toml declares",
     )
     _say_candidate(check)
-    check.add_argument("--spec", metavar="PROFILE", help="what the loss promises; `list profiles` shows all")
+    check.add_argument(
+        "--spec", metavar="PROFILE", help="what the loss or label builder promises; `list profiles` shows all"
+    )
     check.add_argument("--profile", default="quick", help="how many cases: quick, ci (repeatable) or deep")
     check.add_argument("--seed", type=int, metavar="N", help="draw the cases of this seed again")
     check.add_argument("--json", metavar="FILE", help="write the report as JSON")
@@ -61,8 +66,19 @@ def _parser() -> _Parser:
     replay.add_argument("--in-process", action="store_true", help="run the candidate in this process, for a debugger")
     replay.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call")
 
+    mutants = commands.add_parser("mutants", help="try every known-wrong loss: which laws kill it, and how soon")
+    mutants.add_argument(
+        "--spec", action="append", default=[], metavar="PROFILE", help="repeatable; none: all profiles of losses"
+    )
+    mutants.add_argument("--seeds", type=int, default=20, metavar="N", help="how many seeds (default: 20)")
+    mutants.add_argument("--profile", default="quick", help="how many cases: quick, ci or deep")
+    mutants.add_argument("--drawn-only", action="store_true", help="leave out the hand-made cases")
+    mutants.add_argument("--processes", type=int, metavar="N", help="how many at once (default: one a core)")
+    mutants.add_argument("--json", metavar="FILE", help="write the table as JSON")
+    mutants.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
+
     listing = commands.add_parser("list", help="show what there is")
-    listing.add_argument("what", choices=("profiles", "laws", "mutants", "arguments"))
+    listing.add_argument("what", choices=tuple(_TABLES))
     return parser
 
 
@@ -82,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(argv)
     try:
-        command = {"check": _check, "identify": _identify, "replay": _replay, "list": _list}[options.command]
-        return command(options)
+        commands = {"check": _check, "identify": _identify, "replay": _replay, "mutants": _kills, "list": _list}
+        return commands[options.command](options)
     except UsageError as error:
         print(f"shiftproof: {error}", file=sys.stderr)
         return USAGE
@@ -215,34 +231,118 @@ def _replay(options: argparse.Namespace) -> int:
     return {"FIXED": CONFORMS, "FAILS": FAILS, "ERROR": UNJUDGED}[found.said]
 
 
+def _kills(options: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from shiftproof.reference.profiles import PROFILES
+
+    from .judge import PROFILES as EFFORTS
+    from .kill_table import Fate
+    from .kills import kill_table
+    from .report.kills import markdown, render
+
+    for what, given, known in (("spec", options.spec, PROFILES), ("profile", [options.profile], EFFORTS)):
+        for name in given:
+            if name not in known:
+                near = nearest(name, known)
+                raise UsageError(f"no {what} of losses is called {name!r}{near}; it is one of {', '.join(known)}")
+    if options.seeds < 1 or (options.processes or 1) < 1:
+        raise UsageError("--seeds and --processes are numbers from 1 up")
+    for option in ("json", "markdown"):
+        file = getattr(options, option)
+        if file and not Path(file).resolve().parent.is_dir():
+            raise UsageError(f"--{option} {file}: its folder does not exist; make it first")
+    console = Console(highlight=False)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("mutants", total=None)
+        table = kill_table(
+            options.spec or [*PROFILES],
+            seeds=options.seeds,
+            profile=options.profile,
+            processes=options.processes,
+            drawn_only=options.drawn_only,
+            tick=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    if options.json:
+        text = json.dumps(table.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
+        Path(options.json).write_text(text + "\n", encoding="utf-8")
+    if options.markdown:
+        Path(options.markdown).write_text(markdown(table), encoding="utf-8")
+    console.print(render(table))
+    return FAILS if table.of(Fate.SURVIVED) else CONFORMS
+
+
 def _list(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from .report.listing import table_of
 
-    rows: list[tuple[str, ...]]
-    if options.what == "profiles":
-        from shiftproof.reference.profiles import PROFILES
-
-        rows = [(spec.name, spec.formula, spec.source) for spec in PROFILES.values()]
-        columns: tuple[str, ...] = ("profile", "formula", "source")
-    elif options.what == "laws":
-        from .laws import LAWS
-
-        rows = [(law.id, str(law.level), law.title, law.source) for law in LAWS.values()]
-        columns = ("law", "level", "says", "source")
-    elif options.what == "mutants":
-        from .mutants import MUTANTS
-        from .mutants.symptoms import SYMPTOMS
-
-        rows = [(mutant.name, mutant.formula, mutant.tells, mutant.seen) for mutant in MUTANTS.values()]
-        rows += [(name, symptom.formula, "", symptom.seen) for name, symptom in SYMPTOMS.items()]
-        columns = ("mutant", "computes", "told from right by", "seen in")
-    else:
-        from .arguments import ALIASES, ARGUMENTS
-
-        rows = [(argument.name, argument.meaning) for argument in ARGUMENTS.values()]
-        rows += [(alias, f"another name of {name}") for alias, name in ALIASES.items()]
-        columns = ("argument", "what a candidate is given for it")
-    Console(highlight=False).print(table_of(columns, rows))
+    console = Console(highlight=False)
+    losses, builders = _TABLES[options.what]()
+    console.print(table_of(*losses))
+    console.print("\nlabel builders\n", style="bold")
+    console.print(table_of(*builders))
     return CONFORMS
+
+
+_Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # its columns and its rows
+
+
+def _profiles() -> tuple[_Table, _Table]:
+    from shiftproof.reference.builders import BUILDERS
+    from shiftproof.reference.profiles import PROFILES
+
+    losses = [
+        (
+            spec.name,
+            spec.formula,
+            "\n".join(f"{name} [{spec.layout_of(name)}]" for name in (*spec.logits, *spec.labels)),
+            spec.source,
+        )
+        for spec in PROFILES.values()
+    ]
+    builders = [(spec.name, spec.formula, f"[{spec.output}]", spec.source) for spec in BUILDERS.values()]
+    return (("profile", "formula", "arrays", "source"), losses), (("profile", "formula", "shape", "source"), builders)
+
+
+def _laws() -> tuple[_Table, _Table]:
+    from .laws import BUILDER_LAWS, LAWS
+
+    def rows(laws: Mapping[str, Law[Any, Any]]) -> list[tuple[str, ...]]:
+        return [(law.id, str(law.level), law.title, law.source) for law in laws.values()]
+
+    columns = ("law", "level", "says", "source")
+    return (columns, rows(LAWS)), (columns, rows(BUILDER_LAWS))
+
+
+def _mutants() -> tuple[_Table, _Table]:
+    from .mutants import MUTANTS
+    from .mutants.builders import BUILDER_MUTANTS
+    from .mutants.scores import SCORES
+    from .mutants.symptoms import SYMPTOMS
+
+    losses = [(mutant.name, mutant.formula, mutant.tells, mutant.seen) for mutant in MUTANTS.values()]
+    losses += [(mutant.name, mutant.formula, "any case", mutant.seen) for mutant in SCORES.values()]
+    losses += [(name, score.formula, "", score.seen) for name, score in SCORES.items()]
+    losses += [(name, symptom.formula, symptom.tells, symptom.seen) for name, symptom in SYMPTOMS.items()]
+    builders = [(mutant.name, mutant.formula, mutant.tells, mutant.seen) for mutant in BUILDER_MUTANTS.values()]
+    return (
+        (("mutant", "computes", "told from right by", "seen in"), losses),
+        (("mutant", "builds", "told from right by", "seen in"), builders),
+    )
+
+
+def _arguments() -> tuple[_Table, _Table]:
+    from .arguments import ALIASES, ARGUMENTS
+    from .builder_arguments import BUILDER_ARGUMENTS
+
+    losses = [(argument.name, argument.meaning) for argument in ARGUMENTS.values()]
+    losses += [(alias, f"another name of {name}") for alias, name in ALIASES.items()]
+    columns = ("argument", "what a candidate is given for it")
+    return (columns, losses), (columns, list(BUILDER_ARGUMENTS.items()))
+
+
+_TABLES = {"profiles": _profiles, "laws": _laws, "mutants": _mutants, "arguments": _arguments}

@@ -1,7 +1,7 @@
 """When two numbers are the same: bounds derived from dtype, vocabulary, summation length and magnitudes.
 
 ``u`` is the unit roundoff of the arithmetic that a candidate promises: fp32 for *strict* candidates, whatever the
-logits' dtype; the logits' own for *native* ones. With ``red = log2 V + 1 + V/64`` (the exp-sum over V, sequential in
+logits' dtype; the logits' own for *native* ones. With ``red = log2 V + 1 + V/8`` (the exp-sum over V, sequential in
 places):
 
 - each log-probability may be off by ``u·(max|z| + |lse|)`` plus ``2⁻²⁴·red``
@@ -10,33 +10,28 @@ places):
   sum), and by the output's own rounding
 - each element of the gradient, by its own rounding and by ``|w|·(p + 1[j = y])`` times twice the above
 
-and everything times SAFETY. On every case the bounds must be alive: see :func:`dead_value_bound`.
+and everything times SAFETY. docs/bounds.md derives each term; :mod:`.liveness` shows on every case that wrong fails.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from shiftproof.reference.oracle import evaluate
-from shiftproof.reference.pairing import Pairing, labels_of, shift_of
+from shiftproof.reference.oracle import of_term
+from shiftproof.reference.score import Scores, evaluate_rows
+from shiftproof.reference.spec import Compute
 
 from .cases import Case
+from .rounding import rounding
 
 SAFETY = 2.0
 _FP32_ROUNDOFF = 2.0**-24
 _GRADIENT_FLOOR = {"float16": 2.0**-24, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
-
-
-class Precision(StrEnum):
-    """What arithmetic a candidate promises."""
-
-    STRICT = "strict"  # accumulates in fp32, whatever the dtype of the logits
-    NATIVE = "native"  # computes in the dtype of the logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,47 +41,52 @@ class Bounds:
     Attributes:
         value: for a scalar loss, a float.
         per_token: [n] float64, for each pair's own score under reduction none.
-        gradient: [B, L, V] float64, element by element; 0 in rows that no pair uses.
+        gradients: for each of the spec's logits, in their shapes, float64, element by element; 0 in rows that no pair
+            uses.
+        compute: the arithmetic, and ``returned`` the dtype of the loss, that they are for.
     """
 
     value: float
     per_token: Tensor
-    gradient: Tensor
+    gradients: Mapping[str, Tensor]
+    compute: Compute = Compute.STRICT
+    returned: torch.dtype = torch.float32
 
 
-def derive_bounds(case: Case, precision: Precision, returned: torch.dtype) -> Bounds:
-    """The bounds of one case for a candidate that returned a loss of dtype ``returned``."""
-    pairs = case.pairing.pairs
-    zero = torch.zeros(case.pairing.logits_shape, dtype=torch.float64)
-    if not pairs:
-        return Bounds(0.0, torch.zeros(0, dtype=torch.float64), zero)
-    rows = torch.tensor([pair.logit[0] for pair in pairs])
-    positions = torch.tensor([pair.logit[1] for pair in pairs])
-    targets = torch.tensor([pair.target for pair in pairs])
-    weights = torch.tensor([abs(pair.weight) for pair in pairs], dtype=torch.float64)
-    logits = case.batch.logits[rows, positions].double()
-    dtype = case.batch.logits.dtype
-    unit = _unit_roundoff(dtype, precision)
-    classes = logits.shape[-1]
-    reduction = _FP32_ROUNDOFF * (math.log2(classes) + 1 + classes / 64) if classes > 1 else _FP32_ROUNDOFF
-    largest = logits.abs().masked_fill(logits.isinf(), 0.0).amax(-1)
-    each = unit * (largest + case.oracle.lse.abs()) + reduction
-    at_target = logits.gather(-1, targets[:, None]).squeeze(-1).abs()
-    score = each + unit * at_target
+def derive_bounds(case: Case, compute: Compute, returned: torch.dtype) -> Bounds:
+    """The bounds of one case for a candidate of this arithmetic that returned a loss of dtype ``returned``."""
+    pairing, batch, scored = case.pairing, case.batch, case.oracle.per_token
     out = torch.finfo(returned).eps if returned.is_floating_point else 0.0
-    per_token = SAFETY * (score + out * case.oracle.per_token)
-    summed = float((weights * case.oracle.per_token).sum())
-    adding = _FP32_ROUNDOFF * (len(pairs) - 1)
-    total = float((weights * score).sum()) + (adding + out) * summed
-    elementwise = torch.exp(logits - case.oracle.lse[:, None])
-    elementwise.scatter_add_(-1, targets[:, None], torch.ones_like(weights)[:, None])
-    spread = (2 * weights * each)[:, None] * elementwise
-    bound = zero.index_put((rows, positions), spread, accumulate=True)
-    used = torch.zeros(zero.shape[:2], dtype=torch.bool)
-    used[rows, positions] = True
-    rounding = torch.finfo(dtype).eps * case.oracle.gradient.abs() + _floor(dtype)
-    bound = torch.where(used[..., None], bound + rounding, bound)
-    return Bounds(SAFETY * total, per_token, SAFETY * bound)
+    score = torch.zeros_like(scored)
+    total = 0.0
+    gradients = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in pairing.shapes.items()}
+    for index, term in enumerate(pairing.terms):
+        chosen, rows, targets, weights = of_term(pairing, index)
+        if not len(chosen):
+            continue
+        weights = weights.abs()
+        logits = batch.tensor(term.logits)
+        flat = logits.reshape(-1, logits.shape[-1])[rows].double()
+        class_weights = batch.tensor("class_weights").double() if term.score.class_weights else None
+        scores = Scores(scored[chosen], case.oracle.lse[chosen], flat)
+        if term.score.dft:  # the one score whose rounding depends on its own gradient
+            scores = evaluate_rows(flat, targets, term.score, class_weights)
+        unit = _unit_roundoff(logits.dtype, compute)
+        errors = rounding(flat, targets, weights, scores, term.score, class_weights, unit)
+        score[chosen] = errors.score
+        summed = float((weights * scored[chosen].abs()).sum())
+        adding = _FP32_ROUNDOFF * (len(chosen) + len(pairing.denominators) - 2)
+        total += float((weights * errors.score).sum()) + (adding + out) * summed
+        bound = gradients[term.logits].view(-1, logits.shape[-1])
+        bound.index_add_(0, rows, errors.gradient)
+        used = torch.zeros(len(bound), dtype=torch.bool)
+        used[rows] = True
+        right = case.oracle.gradients[term.logits].view_as(bound)
+        rounded = torch.finfo(logits.dtype).eps * right.abs() + _floor(logits.dtype)
+        bound[used] += rounded[used]
+    per_token = SAFETY * (score + out * scored.abs())
+    gradients = {name: SAFETY * bound for name, bound in gradients.items()}
+    return Bounds(SAFETY * total, per_token, gradients, compute, returned)
 
 
 def same_value(found: float, expected: float, bound: float) -> bool:
@@ -144,54 +144,19 @@ def compare_tensors(found: Tensor, expected: Tensor, bound: Tensor | float) -> M
     )
 
 
-def dead_value_bound(case: Case, bounds: Bounds) -> str | None:
-    """The name of a null candidate whose value this case's bounds would let pass, or None if they are alive.
-
-    The null candidates: zero, the constant ln V, and the loss on labels one place off. A case on which one of them
-    passes proves nothing; cases without any finite value to miss are not asked.
-    """
-    expected = case.oracle.value
-    if not case.pairing.pairs or expected is None or not math.isfinite(expected):
-        return None
-    misaligned = evaluate(misalign(case), case.batch.logits).value
-    constant = math.log(case.recipe.classes) * sum(pair.weight for pair in case.pairing.pairs)
-    for name, value in {"zero": 0.0, "constant": constant, "misaligned": misaligned}.items():
-        if value is not None and same_value(value, expected, bounds.value):
-            return name
+def different_gradients(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], bounds: Mapping[str, Tensor | float]
+) -> str | None:
+    """Where gradients at the same logits differ by more than their bounds allow, in one sentence; or None."""
+    for name, right in expected.items():
+        mismatch = compare_tensors(found[name], right, bounds[name])
+        if mismatch is not None:
+            return mismatch.describe("gradient" if len(expected) == 1 else f"gradient at {name}")
     return None
 
 
-def dead_gradient_bound(case: Case, bounds: Bounds) -> str | None:
-    """As :func:`dead_value_bound`, for gradients: zero, at the targets only, and that of labels one place off."""
-    expected = case.oracle.gradient
-    if not case.pairing.pairs or not bool(expected.isfinite().all()):
-        return None
-    targets_only = torch.zeros_like(expected)
-    for pair in case.pairing.pairs:
-        targets_only[pair.logit][pair.target] -= pair.weight
-    misaligned = evaluate(misalign(case), case.batch.logits).gradient
-    nulls = {"zero": torch.zeros_like(expected), "targets only": targets_only, "misaligned": misaligned}
-    for name, gradient in nulls.items():
-        if bool(agreement(gradient, expected, bounds.gradient).all()):
-            return name
-    return None
-
-
-def misalign(case: Case) -> Pairing:
-    """The case's pairs with every label taken one place off: earlier if the loss shifts, else later."""
-    term = case.spec.terms[0]
-    labels: list[list[int]] = labels_of(term, case.batch).tolist()
-    step = -1 if shift_of(term, case.batch) else 1
-    moved = []
-    for pair in case.pairing.pairs:
-        row, position = pair.label
-        if 0 <= position + step < len(labels[row]) and 0 <= labels[row][position + step] < case.recipe.classes:
-            moved.append(pair._replace(label=(row, position + step), target=labels[row][position + step]))
-    return replace(case.pairing, pairs=tuple(moved))
-
-
-def _unit_roundoff(dtype: torch.dtype, precision: Precision) -> float:
-    if precision is Precision.STRICT:
+def _unit_roundoff(dtype: torch.dtype, compute: Compute) -> float:
+    if compute is Compute.STRICT:
         return _FP32_ROUNDOFF if dtype is not torch.float64 else 2.0**-53
     return max(torch.finfo(dtype).eps / 2, 2.0**-53)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shiftproof.reference.builders import BUILDERS, BuilderSpec
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import LossSpec
 
-from .arguments import Binding, UnknownArgument, bind
+from .arguments import TO_LOSSES, Binding, Offer, UnknownArgument, bind, misfit
+from .builder_arguments import TO_BUILDERS, offer_under
+from .builder_trial import BuilderTrial
 from .candidate import Candidate, UsageError
 from .spelling import nearest
 from .trial import Trial
@@ -17,6 +20,9 @@ from .worker.client import Worker
 from .worker.inprocess import InProcess
 from .worker.settings import WorkerSettings
 from .worker.target import LoadFailure, TargetDescription
+
+AnySpec = LossSpec | BuilderSpec
+AnyTrial = Trial | BuilderTrial
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,11 @@ class Entry:
     candidate: Candidate
     device: str
     dtype: str
+
+    @property
+    def spec(self) -> AnySpec:
+        """The spec that the candidate declares."""
+        return find_spec(self.candidate.spec or "")
 
 
 @dataclass(frozen=True)
@@ -43,9 +54,8 @@ def enter(candidates: Sequence[Candidate]) -> list[Entry]:
     Raises:
         UsageError: for a spec that no profile has.
     """
-    for candidate in candidates:
-        if candidate.spec is not None:
-            find_spec(candidate.spec)
+    # A builder is judged once, whatever the dtypes of the losses beside it: what it is given are integers.
+    candidates = [replace(each, dtypes=("int64",)) if _builds(each) else each for each in candidates]
     entries = [
         Entry(candidate.name, candidate, device, dtype)
         for candidate in candidates
@@ -58,21 +68,27 @@ def enter(candidates: Sequence[Candidate]) -> list[Entry]:
     ]
 
 
+def _builds(candidate: Candidate) -> bool:
+    """Whether its spec is a label builder's."""
+    return candidate.spec is not None and isinstance(find_spec(candidate.spec), BuilderSpec)
+
+
 def _suffix(entry: Entry) -> str:
     parts = [entry.device] if len(entry.candidate.devices) > 1 else []
     parts += [entry.dtype] if len(entry.candidate.dtypes) > 1 else []
     return ",".join(parts)
 
 
-def find_spec(name: str) -> LossSpec:
-    """A profile by name.
+def find_spec(name: str) -> AnySpec:
+    """The spec of a loss or of a label builder, by name.
 
     Raises:
         UsageError: for an unknown name, with the nearest known one.
     """
-    if name not in PROFILES:
-        raise UsageError(f"no spec is called {name!r}{nearest(name, PROFILES)}; `shiftproof list profiles` shows all")
-    return PROFILES[name]
+    known: dict[str, AnySpec] = {**PROFILES, **BUILDERS}
+    if name not in known:
+        raise UsageError(f"no spec is called {name!r}{nearest(name, known)}; `shiftproof list profiles` shows all")
+    return known[name]
 
 
 class Hearing:
@@ -88,7 +104,7 @@ class Hearing:
             python=candidate.python, cwd=candidate.cwd, device=entry.device, call_deadline=options.deadline
         )
         self.worker: Worker | InProcess = (InProcess if options.in_process else Worker)(candidate.call, settings)
-        self._trial: Trial | None = None
+        self._trial: AnyTrial | None = None
 
     def start(self) -> None:
         self.worker.start()
@@ -107,20 +123,52 @@ class Hearing:
                 raise UsageError(str(failure)) from None
             raise
 
-    def trial(self, spec: LossSpec | None = None) -> Trial:
+    def trial(self, spec: AnySpec | None = None) -> AnyTrial:
         """The trial, under ``spec`` or the one that the candidate declares.
 
         Raises:
             UsageError, LoadFailure: as :meth:`describe`; UsageError also for arguments that do not fit.
         """
         if self._trial is None or spec is not None:
-            described = self.describe()
-            spec = spec or find_spec(self.entry.candidate.spec or "")
-            binding = bind_target(described, self.entry.candidate.rename)
-            self._trial = Trial(
-                self.entry.candidate, spec, binding, self.worker, dtype=self.entry.dtype, device=self.entry.device
-            )
+            spec = spec or self.entry.spec
+            self._trial = self._of_builder(spec) if isinstance(spec, BuilderSpec) else self.of_loss(spec)
         return self._trial
+
+    def of_loss(self, spec: LossSpec) -> Trial:
+        """The trial of a loss under ``spec``; raises as :meth:`trial`."""
+        binding = self.binding
+        if told := misfit(self.describe().target, binding, spec):
+            raise UsageError(told)
+        return Trial(self.entry.candidate, spec, binding, self.worker, dtype=self.entry.dtype, device=self.entry.device)
+
+    def _of_builder(self, spec: BuilderSpec) -> BuilderTrial:
+        binding = self._bind(offer_under(spec))
+        return BuilderTrial(self.entry.candidate, spec, binding, self.worker, device=self.entry.device)
+
+    @property
+    def binding(self) -> Binding:
+        """Which of our arguments the candidate, a loss, asks for; raises as :meth:`trial`."""
+        return self._bind(TO_LOSSES)
+
+    def _bind(self, offer: Offer) -> Binding:
+        return bind_target(self.describe(), self.entry.candidate.rename, offer)
+
+    @property
+    def builds(self) -> bool:
+        """Whether the candidate declares a label builder's spec, or asks for what only builders are given; raises as
+        :meth:`describe`."""
+        if self.entry.candidate.spec is not None:
+            return isinstance(self.entry.spec, BuilderSpec)
+        try:
+            self._bind(TO_BUILDERS)
+        except UsageError:
+            return False
+        return True
+
+    def fitting(self, specs: Iterable[LossSpec]) -> list[LossSpec]:
+        """The specs under which a candidate with these arguments could be judged; raises as :meth:`trial`."""
+        binding = self.binding
+        return [spec for spec in specs if misfit("", binding, spec) is None]
 
     def without_gradient(self) -> None:
         """From now on the candidate is judged by its values alone."""
@@ -135,14 +183,14 @@ class Hearing:
         self.worker.close()
 
 
-def bind_target(described: TargetDescription, rename: Mapping[str, str]) -> Binding:
-    """The candidate's parameters matched with our arguments.
+def bind_target(described: TargetDescription, rename: Mapping[str, str], offer: Offer) -> Binding:
+    """The candidate's parameters matched with what is on ``offer``.
 
     Raises:
         UsageError: when one that it requires is none of ours.
     """
     parameters = [(parameter.name, parameter.required) for parameter in described.parameters]
     try:
-        return bind(described.target, parameters, rename, described.accepts_any_keyword)
+        return bind(described.target, parameters, rename, described.accepts_any_keyword, offer)
     except UnknownArgument as error:
         raise UsageError(str(error)) from None

@@ -6,12 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from shiftproof.reference.profiles import PROFILES
-from shiftproof.reference.spec import Documents, Layout, LossSpec
+from shiftproof.reference.spec import Denominator, Documents, LossSpec
 
+from .candidate import UsageError
 from .compare import same_value
-from .diagnose import Evidence, agreement, gather, name_by_pairs, picture
+from .diagnose import Evidence, explains, gather, name_by_pairs, picture
 from .docket import Hearing
-from .recipe import Ids, Mask, Recipe, ShiftLabels
+from .recipe import Ids, Mask, ShiftLabels
 from .strategies import killers
 from .trial import Trial
 from .verdict import NamedBug, Picture
@@ -25,6 +26,15 @@ _LIKELY = (
     "preshifted",
     "hf.seq2seq",
     "torch.cross_entropy",
+    "higgs.hf",
+    "higgs.mean_nonempty",
+    "higgs.boson",
+    "csm",
+    "moshi",
+    "musicgen",
+    "parler",
+    "dia",
+    "moss_ttsd",
 )
 
 
@@ -57,53 +67,76 @@ def identify(hearing: Hearing) -> Identity:
     """Read a candidate's pairs on the cases of every profile whose arguments it asks for.
 
     Raises:
-        UsageError, LoadFailure: when it cannot be loaded or called.
+        UsageError, LoadFailure: when it cannot be loaded or called; UsageError also for a label builder.
     """
-    first = hearing.trial(PROFILES["hf.causal_lm"])
+    if hearing.builds:
+        raise UsageError(
+            f"{hearing.entry.name} builds labels, and only losses are identified; say what it should build, as in "
+            "`shiftproof check TARGET --spec delay.labels.boson` (`shiftproof list profiles` shows all)"
+        )
+    fitting = hearing.fitting(PROFILES.values())
+    if not fitting:
+        return Identity((), (), None, f"takes {', '.join(hearing.binding.names.values())}, as no profile has it")
+    first = hearing.of_loss(fitting[0])
     seen = first.look(killers(first.space)[0])
-    if seen.problem is None and seen.gradient is None:
+    if seen.problem is None and seen.gradients is None:
         hearing.without_gradient()
     conforms: list[str] = []
     trials: dict[str, tuple[Trial, list[Evidence]]] = {}
     problem = ""
-    for name, spec in PROFILES.items():
+    for spec in fitting:
+        name = spec.name
         if not _asks_for_all(first, spec):
             continue
-        trial = hearing.trial(spec)
+        trial = hearing.of_loss(spec)
         evidence, silent = gather(trial)
         if not evidence:
             told = next((seen.problem.message for seen in silent if seen.problem), "takes no labels to be probed by")
             problem = problem or told
             continue
+        if any(seen.problem for seen in silent) and len(spec.logits) > 1:
+            problem = problem or "does not answer every case of any profile that has its arguments"
+            continue  # arguments of these shapes are not its own: what it made of the others says nothing
         trials[name] = trial, evidence
-        share, compared = agreement(evidence, [seen.case.pairing for seen in evidence], 1e-3)
-        if share == 1.0 and compared and not silent and _empty_as_declared(trial):
+        if explains(evidence, lambda case: case.pairing, 1e-3) and not silent and _scores_as_declared(trial):
             conforms.append(name)
     if not trials:
         return Identity((), (), None, problem)
-    shown_under = next((name for name in [*conforms, *_LIKELY] if name in trials), next(iter(trials)))
-    return Identity(tuple(conforms), _wrong_readings(trials, conforms), _shown(trials[shown_under][0]))
+    wrong = _wrong_readings(trials, conforms)
+    read_as = [*conforms, *(reading.profile for reading in wrong), *_LIKELY]
+    shown_under = next((name for name in read_as if name in trials), next(iter(trials)))
+    return Identity(tuple(conforms), wrong, _shown(trials[shown_under][0]))
 
 
 def _asks_for_all(trial: Trial, spec: LossSpec) -> bool:
     """Whether the candidate asks for everything that the spec reads, so that it could be that loss."""
-    term = spec.terms[0]
     needed = set()
-    if term.documents is not Documents.NONE:
-        needed.add(str(term.documents))
-    if term.loss_mask:
-        needed.add("loss_mask")
-    if term.token_weights:
-        needed.add("token_weights")
-    if term.denominator == "num_items":
-        needed.add("num_items_in_batch")
+    for term in spec.terms:
+        if term.documents is not Documents.NONE:
+            needed.add(str(term.documents))
+        needed |= {name for name in ("loss_mask", "token_weights") if getattr(term, name)}
+        if term.denominator is Denominator.NUM_ITEMS:
+            needed.add("num_items_in_batch")
+        if term.codebook_weights is True:
+            needed.add("codebook_weights")
+        if term.score.class_weights:
+            needed.add("class_weights")
+        if term.stops_at_eos:
+            needed |= {"input_ids", "eos_token_id"}
     return all(trial.binding.takes(name) for name in needed)
 
 
-def _empty_as_declared(trial: Trial) -> bool:
-    """Whether the loss of a batch with nothing to train on is the spec's, which tells some profiles apart."""
-    recipe = Recipe(rows=2, length=4, classes=11, masks=(Mask.ALL,), extra=killers(trial.space)[0].extra)
-    observation = trial.look(replace(recipe, count=killers(trial.space)[0].count))
+def _scores_as_declared(trial: Trial) -> bool:
+    """Whether the loss itself is the spec's too, where its score is more than cross-entropy, and that of a batch with
+    nothing to train on, which tells some profiles apart."""
+    if not all(term.score.is_plain for term in trial.spec.terms):
+        observation = trial.look(killers(trial.space)[0])
+        expected = observation.case.oracle.value
+        if observation.value is None or expected is None:
+            return False
+        if not same_value(observation.value, expected, 10 * trial.bounds(observation).value):
+            return False
+    observation = trial.look(replace(killers(trial.space)[0], masks=(Mask.ALL,)))
     expected = observation.case.oracle.value
     if expected is None or observation.case.pairing.pairs:
         return True
@@ -130,7 +163,7 @@ def _wrong_readings(trials: dict[str, tuple[Trial, list[Evidence]]], conforms: l
 def _shown(trial: Trial) -> Picture | None:
     simplest = killers(trial.space)[0]
     plain = replace(simplest, rows=2, length=4, ids=Ids.COUNTING, shift_labels=ShiftLabels.ABSENT, documents=1)
-    return picture(trial, plain if trial.spec.layout is Layout.BATCHED else replace(plain, rows=2))
+    return picture(trial, plain)
 
 
 def targets_found(shown: Picture) -> str:

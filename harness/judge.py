@@ -6,19 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar
 
 import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis.strategies import SearchStrategy
 
+from .candidate import Candidate
 from .laws import Judgement, Law
-from .recipe import Recipe, digest
+from .recipe import digest
 from .shrink import Effort, shrink
+from .source import R, Source
 from .store import Stored
-from .strategies import Space, killers, large, plain, recipes
-from .trial import Trial
+from .strategies import Space
 from .verdict import Counterexample, LawResult, Verdict
 
+_BASIC = ("CONTRACT-1", "CONTRACT-2", "BUILD-1")  # nothing can be said of a candidate that breaks the ones it needs
 _SLOW = (Verdict.CRASH, Verdict.TIMEOUT)
 _FAILURES_KEPT = 6
 _CASES_AFTER_FAILURE = 40
@@ -40,13 +43,43 @@ PROFILES: dict[str, Profile] = {
 }
 
 
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class OnTrial(Protocol):
+    """What the judge itself knows of a trial, be it of a loss or of a builder; all else is for laws to know."""
+
+    @property
+    def candidate(self) -> Candidate: ...
+
+    @property
+    def spec(self) -> Named: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def source(self) -> Source[Any]: ...
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def failed(self) -> set[str]: ...
+
+
+T = TypeVar("T", bound=OnTrial)
+
+
 @dataclass(frozen=True)
-class Failure:
-    recipe: Recipe
+class Failure(Generic[R]):
+    recipe: R
     judgement: Judgement
 
 
-def ask(law: Law, trial: Trial, profile: Profile, seed: int, tick: Callable[[], None] = lambda: None) -> LawResult:
+def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[], None] = lambda: None) -> LawResult:
     """Ask ``law`` of ``trial``; ``tick`` is called after every case."""
     started = time.perf_counter()
 
@@ -66,14 +99,14 @@ def ask(law: Law, trial: Trial, profile: Profile, seed: int, tick: Callable[[], 
     excuse = law.excuse(trial)
     if excuse is not None:
         return result(Verdict.SKIP, excuse)
-    basic = [id for id in ("CONTRACT-1", "CONTRACT-2") if id in trial.failed and id in (*law.presumes, "CONTRACT-1")]
+    basic = [id for id in _BASIC if id in trial.failed and id in (*law.presumes, "CONTRACT-1")]
     if basic:
         return result(Verdict.SKIP, f"not asked, since {basic[0]} failed")
     follows = next((id for id in law.presumes if id in trial.failed), None)
     doubtful = follows is not None
     cases = vacuous = since = 0
-    failures: list[Failure] = []
-    for recipe in _focused(law, trial, profile, seed, doubtful):
+    failures: list[Failure[R]] = []
+    for recipe in cases_of(law, trial, profile, seed, doubtful):
         judgement = law.check(trial, recipe)
         if judgement.verdict is Verdict.SKIP:
             continue
@@ -91,7 +124,7 @@ def ask(law: Law, trial: Trial, profile: Profile, seed: int, tick: Callable[[], 
     if failures:
         trial.failed.add(law.id)
         worst = _worth_shrinking(failures)
-        smallest = worst if doubtful else _shrunk(law, trial, worst)
+        smallest = worst if doubtful else shrunk(law, trial, worst)
         stored = _store(law, trial, smallest)
         return result(
             smallest.judgement.verdict,
@@ -99,6 +132,7 @@ def ask(law: Law, trial: Trial, profile: Profile, seed: int, tick: Callable[[], 
             cases,
             vacuous,
             counterexample=Counterexample(stored.save(), smallest.recipe.to_json()),
+            first_failure=cases - since + 1,
             follows=follows,
         )
     if cases == 0:
@@ -108,25 +142,28 @@ def ask(law: Law, trial: Trial, profile: Profile, seed: int, tick: Callable[[], 
     return result(Verdict.PASS, cases=cases, vacuous=vacuous)
 
 
-def planned(law: Law, profile: Profile) -> int:
+def planned(law: Law[Any, Any], profile: Profile) -> int:
     """At most how many cases :func:`ask` will judge."""
     return round(law.budget * profile.factor)
 
 
-def _focused(law: Law, trial: Trial, profile: Profile, seed: int, doubtful: bool) -> Iterator[Recipe]:
-    """The recipes that the law is asked on, each once: hand-made, from Hypothesis, large, and from the plain loop."""
+def cases_of(law: Law[T, R], trial: T, profile: Profile, seed: int, doubtful: bool = False) -> Iterator[R]:
+    """The recipes that the law is asked on, each once: hand-made, from Hypothesis, large, and from the plain loop.
+
+    Nothing is drawn before the hand-made ones are used up; where the law is ``doubtful``, nothing at all.
+    """
     space = law.narrow(trial.space)
+    drawn: Source[R] = trial.source
     budget = planned(law, profile)
     seed = int(digest(law.id, str(seed)), 16)  # every law sees cases of its own
-    seen: set[Recipe] = set()
-    source: Iterator[Recipe] = iter(killers(space))
-    if not doubtful:
-        draws = chain(
-            drawn_by_hypothesis(space, budget // 3, seed),
-            large(space, seed) if law.large else (),
-        )
-        source = chain(source, draws, _bounded(plain(space, seed), 6 * budget))
-    for recipe in source:
+    seen: set[R] = set()
+
+    def draws() -> Iterator[R]:
+        yield from drawn_by_hypothesis(drawn.recipes(space), budget // 3, seed)
+        yield from drawn.large(space, seed) if law.large else ()
+        yield from _bounded(drawn.plain(space, seed), 6 * budget)
+
+    for recipe in chain(drawn.killers(space), () if doubtful else draws()):
         focused = law.focus(recipe)
         if focused is None or focused in seen:
             continue
@@ -136,10 +173,9 @@ def _focused(law: Law, trial: Trial, profile: Profile, seed: int, doubtful: bool
             return
 
 
-def drawn_by_hypothesis(space: Space, count: int, seed: int) -> list[Recipe]:
+def drawn_by_hypothesis(strategy: SearchStrategy[R], count: int, seed: int) -> list[R]:
     """``count`` recipes, the simplest first, the same for the same seed."""
-    drawn: list[Recipe] = []
-    strategy: SearchStrategy[Recipe] = recipes(space)
+    drawn: list[R] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -150,40 +186,38 @@ def drawn_by_hypothesis(space: Space, count: int, seed: int) -> list[Recipe]:
         suppress_health_check=tuple(HealthCheck),
     )
     @hypothesis.given(strategy)
-    def collect(recipe: Recipe) -> None:
+    def collect(recipe: R) -> None:
         drawn.append(recipe)
 
     collect()
     return drawn
 
 
-def _bounded(source: Iterator[Recipe], most: int) -> Iterator[Recipe]:
+def _bounded(source: Iterator[R], most: int) -> Iterator[R]:
     for _ in range(most):
         yield next(source)
 
 
-def _worth_shrinking(failures: list[Failure]) -> Failure:
-    """The failure to shrink: one in which labels are moved, if any is, and otherwise as few things at once as can be.
+def _worth_shrinking(failures: list[Failure[R]]) -> Failure[R]:
+    """The failure to shrink: one in which labels are moved or special ids are mistaken, if any is, and otherwise as few
+    things at once as can be.
 
     A pair that is merely missing is what is left of many bugs on the smallest cases, and tells none of them.
     """
 
-    def telling(failure: Failure) -> tuple[int, int, int]:
+    def telling(failure: Failure[R]) -> tuple[int, int, int]:
         features = failure.judgement.features
-        moved = sum(feature.startswith("moved") for feature in features)
-        return moved, moved - len(features), -_size(failure.recipe)
+        moved = sum(feature.startswith(("moved", "BOS", "EOS", "PAD")) for feature in features)
+        return moved, moved - len(features), -failure.recipe.size
 
     return max(failures, key=telling)
 
 
-def _size(recipe: Recipe) -> int:
-    return recipe.rows * recipe.length * recipe.classes
-
-
-def _shrunk(law: Law, trial: Trial, failure: Failure) -> Failure:
+def shrunk(law: Law[T, R], trial: T, failure: Failure[R]) -> Failure[R]:
+    """The smallest case found on which the law fails in the same way."""
     kept = failure
 
-    def same_failure(recipe: Recipe) -> bool:
+    def same_failure(recipe: R) -> bool:
         nonlocal kept
         if law.focus(recipe) != recipe:
             return False
@@ -194,11 +228,12 @@ def _shrunk(law: Law, trial: Trial, failure: Failure) -> Failure:
         return same
 
     slow = failure.judgement.verdict in _SLOW
-    shrink(failure.recipe, same_failure, Effort(attempts=10, seconds=20.0) if slow else Effort())
+    effort = Effort(attempts=10, seconds=20.0) if slow else Effort()
+    shrink(failure.recipe, same_failure, effort, lambda recipe: trial.source.simpler(recipe, trial.space))
     return kept
 
 
-def _store(law: Law, trial: Trial, failure: Failure) -> Stored:
+def _store(law: Law[T, R], trial: T, failure: Failure[R]) -> Stored:
     return Stored(
         candidate=trial.candidate,
         spec=trial.spec.name,

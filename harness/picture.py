@@ -2,58 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
-from shiftproof.reference.pairing import Place
+from shiftproof.reference.pairing import Place, labels_of
+from shiftproof.reference.spec import Axis, Heads, LossTerm
 
 from .cases import Case
-from .probe import Positions
+from .probe import Positions, Site
 from .verdict import Picture
 
 _LEGEND = "● right   ○ missing   × wrong   - no target"
 _WIDEST = 24
 
+Flat = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What one drawing shows: one head of one array of logits over time, or, where the shift runs along the codebooks,
+    the heads of one frame."""
+
+    term: LossTerm
+    head: int | None  # of the logits, where they have several
+    frame: Place | None  # for axis=codebook
+
+    @property
+    def title(self) -> str:
+        if self.frame is not None:
+            return f"{self.term.logits}, frame [{self.frame[0]}, {self.frame[1]}]"
+        kind = "head" if self.term.heads is Heads.AHEAD else "codebook"
+        return self.term.logits if self.head is None else f"{self.term.logits}, {kind} {self.head}"
+
+    def logit(self, site: Site) -> Flat | None:
+        """The (row, column) of a logit site, or None where it is not in this drawing."""
+        name, *place = site
+        row, position, *head = place
+        if name != self.term.logits:
+            return None
+        if self.frame is not None:
+            return (0, head[0]) if (row, position) == self.frame else None
+        return (row, position) if not head or head[0] == self.head else None
+
+    def label(self, place: Place) -> Flat | None:
+        """As :meth:`logit`, for a label place."""
+        row, position, *book = place if len(place) > 1 else (-1, -1)
+        if self.frame is not None:
+            return (0, book[0]) if book and (row, position) == self.frame else None
+        mine = 0 if self.term.heads is Heads.FIRST else self.head
+        return (row, position) if row >= 0 and (not book or book[0] == mine) else None
+
 
 def draw(case: Case, expected: Positions, found: Positions) -> Picture:
-    """Expected against found, on one small case (wider ones are cut at the right)."""
-    labels = case.batch.shift_labels if case.batch.shift_labels is not None else case.batch.labels
+    """Expected against found, on one small case (wider ones are cut at the right).
+
+    Of several heads or streams, the first on which the two differ is drawn.
+    """
+    chosen = _choose(case, expected, found)
+    labels = labels_of(chosen.term, case.batch)
+    if chosen.frame is not None:
+        labels = labels[chosen.frame][None]
+    elif labels.dim() == 3:
+        labels = labels[..., 0 if chosen.term.heads is Heads.FIRST else chosen.head]
+    shape = case.pairing.shapes[chosen.term.logits]
+    extent = (1, shape[2]) if chosen.frame is not None else (shape[0], shape[1])
+    right, theirs = _of_slice(chosen, expected), _of_slice(chosen, found)
     return Picture(
         recipe=case.recipe.to_json(),
+        of=chosen.title,
         labels=labels.tolist(),
-        expected=_listed(expected),
-        found=_listed(found),
-        drawing=_grid(case, expected, found),
+        expected=_listed(chosen, right),
+        found=_listed(chosen, theirs),
+        drawing=_grid(chosen, extent, (labels.shape[0], labels.shape[1]), right, theirs),
     )
 
 
-def _listed(positions: Positions) -> list[dict[str, object]]:
-    return [{"logits": list(at), "labels": [list(place) for place in places]} for at, places in positions.items()]
+def _choose(case: Case, expected: Positions, found: Positions) -> _Slice:
+    sites = [*(site for site in sorted({*expected, *found}) if expected.get(site) != found.get(site)), *expected]
+    for name in case.spec.logits:
+        of_name = [site for site in sites if site[0] == name]
+        if of_name and (of_name[0] == sites[0]):
+            return _slice_of(case, of_name[0])
+    first = case.pairing.shapes[case.spec.logits[0]]
+    return _slice_of(case, (case.spec.logits[0], *(0 for _ in first[:-1])))
 
 
-def _grid(case: Case, expected: Positions, found: Positions) -> str:
-    rows, length = case.batch.labels.shape
-    columns = [(row, position) for row in range(rows) for position in range(length)][:_WIDEST]
-    trained = {place for places in expected.values() for place in places}
-    lines = [
-        " " * 15 + "".join(f"{'│ ' if at == 0 and row else ''}{at:<3d}" for row, at in columns) + "label position",
+def _slice_of(case: Case, site: Site) -> _Slice:
+    name, *place = site
+    row, position, *head = place
+    term = next(term for term in case.spec.terms if term.logits == name)
+    if term.axis is Axis.CODEBOOK:
+        return _Slice(term, None, (row, position))
+    return _Slice(term, head[0] if head else None, None)
+
+
+def _of_slice(chosen: _Slice, positions: Positions) -> dict[Flat, tuple[Place, ...]]:
+    return {at: places for site, places in positions.items() if (at := chosen.logit(site)) is not None}
+
+
+def _listed(chosen: _Slice, positions: dict[Flat, tuple[Place, ...]]) -> list[dict[str, object]]:
+    return [
+        {"logits": list(at), "labels": [list(chosen.label(place) or (-1, -1)) for place in places]}
+        for at, places in positions.items()
     ]
-    for row, position in _logit_places(case, found)[:_WIDEST]:
-        here = (row, position)
+
+
+def _grid(
+    chosen: _Slice,
+    logits: Flat,
+    labels: Flat,
+    expected: dict[Flat, tuple[Place, ...]],
+    found: dict[Flat, tuple[Place, ...]],
+) -> str:
+    across = "codebook" if chosen.frame is not None else "label position"
+    down = "head " if chosen.frame is not None else "logit"
+    columns = [(row, position) for row in range(labels[0]) for position in range(labels[1])][:_WIDEST]
+    trained = {chosen.label(place) for places in expected.values() for place in places}
+    lines = [" " * 15 + "".join(f"{'│ ' if at == 0 and row else ''}{at:<3d}" for row, at in columns) + across]
+    places = [(row, position) for row in range(logits[0]) for position in range(logits[1])]
+    for here in places[:_WIDEST]:
+        right = {chosen.label(place) for place in expected.get(here, ())}
+        theirs = [chosen.label(place) for place in found.get(here, ())]
         cells = ""
         for place in columns:
             cells += "│ " if place[1] == 0 and place[0] else ""
-            cells += f"{_cell(place, expected.get(here, ()), found.get(here, ()), trained):<3s}"
-        beyond = [place for place in found.get(here, ()) if place[0] < 0]
-        lines.append(f"row {row} logit {position:<3d}" + cells + ("× off the batch" if beyond else ""))
+            cells += f"{_cell(place, right, theirs, trained):<3s}"
+        strays = [_stray(place) for place in found.get(here, ()) if chosen.label(place) is None]
+        lines.append(f"row {here[0]} {down} {here[1]:<3d}" + cells + "".join(strays[:1]))
     return "\n".join([*lines, _LEGEND])
 
 
-def _logit_places(case: Case, found: Mapping[Place, object]) -> list[Place]:
-    rows, length, _ = case.pairing.logits_shape
-    return [(row, position) for row in range(rows) for position in range(length)]
+def _stray(place: Place) -> str:
+    if place[0] < 0:
+        return "× off the batch"
+    book = f", codebook {place[2]}" if len(place) > 2 else ""
+    return f"× label [{place[0]}, {place[1]}{book}]"
 
 
-def _cell(place: Place, right: tuple[Place, ...], theirs: tuple[Place, ...], trained: set[Place]) -> str:
+def _cell(place: Flat, right: set[Flat | None], theirs: list[Flat | None], trained: set[Flat | None]) -> str:
     if place in right:
         return "●" if place in theirs else "○"
     if place in theirs:

@@ -13,20 +13,54 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from shiftproof.reference.pairing import Pairing, Place
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.pairing import Pair, Pairing, Place
+from shiftproof.reference.spec import Score
 
-Scored = Mapping[Place, Mapping[int, float]]  # logit place -> class scored on -> weight
+from .unscore import read_rows
+
+Site = tuple[str, *tuple[int, ...]]
+"""A place in one of a batch's arrays: its argument's name, then row, position and, where there is one, codebook."""
+
+Scored = Mapping[Site, Mapping[int, float]]  # logit site -> class scored on -> weight
 """What each logit row was scored on. Rows with no gradient are absent."""
 
 # A share of a row's weight below this is rounding in the softmax, not a second target.
 _SECOND_TARGET = 0.05
 
 
-def read_gradient(gradient: Tensor, logits: Tensor) -> Scored:
-    """The class and weight of every logit row, from ``gradient`` and ``logits``, both [B, L, V].
+def read_gradients(gradients: Mapping[str, Tensor], pairing: Pairing, batch: Batch) -> Scored:
+    """The class and weight of every row of every array of logits that ``pairing``'s terms score.
 
-    A row with several targets gives several classes. V must be at least 2: with one class every gradient is 0.
+    A row with several targets gives several classes, under plain cross-entropy. V must be at least 2: with one class
+    every gradient is 0.
     """
+    found: dict[Site, Mapping[int, float]] = {}
+    for name, gradient in gradients.items():
+        how = next(term.score for term in pairing.terms if term.logits == name)
+        logits = batch.tensor(name)
+        if how.is_plain:
+            rows = _read_plain(gradient, logits)
+        else:
+            rows = _read_modified(gradient.to(logits.dtype), logits, how, batch.class_weights)
+        found |= {(name, *place): weights for place, weights in rows.items()}
+    return found
+
+
+def _read_modified(
+    gradient: Tensor, logits: Tensor, how: Score, class_weights: Tensor | None
+) -> dict[Place, dict[int, float]]:
+    places = (gradient != 0).any(-1).nonzero()
+    at = places.unbind(1)
+    read = read_rows(gradient[at], logits[at], how, class_weights)
+    return {
+        tuple(place): {target: weight} if math.isfinite(weight) else {}
+        for place, target, weight in zip(places.tolist(), read.targets.tolist(), read.weights.tolist(), strict=True)
+    }
+
+
+def _read_plain(gradient: Tensor, logits: Tensor) -> dict[Place, dict[int, float]]:
+    """The classes and weights of the rows of ``gradient`` and ``logits``, both [..., V]."""
     rows = (gradient != 0).any(-1).nonzero()
     at = rows.unbind(1)
     g = gradient[at].double()
@@ -41,17 +75,21 @@ def read_gradient(gradient: Tensor, logits: Tensor) -> Scored:
     for index, (place, is_plain, target, weight) in enumerate(
         zip(rows.tolist(), plain.tolist(), targets.flatten().tolist(), weights.flatten().tolist(), strict=True)
     ):
-        row, position = place
-        found[row, position] = {target: weight} if is_plain else _explain(g[index], probabilities[index])
+        found[tuple(place)] = {target: weight} if is_plain else _explain(g[index], probabilities[index])
     return found
 
 
+def site_of(pairing: Pairing, pair: Pair) -> Site:
+    """Where the logits of a pair are."""
+    return (pairing.terms[pair.term].logits, *pair.logit)
+
+
 def predict(pairing: Pairing) -> Scored:
-    """What :func:`read_gradient` finds for a loss with exactly these pairs."""
-    expected: dict[Place, dict[int, float]] = {}
+    """What :func:`read_gradients` finds for a loss with exactly these pairs."""
+    expected: dict[Site, dict[int, float]] = {}
     for pair in pairing.pairs:
         if pair.weight:
-            row = expected.setdefault(pair.logit, {})
+            row = expected.setdefault(site_of(pairing, pair), {})
             row[pair.target] = row.get(pair.target, 0.0) + pair.weight
     return expected
 
@@ -79,49 +117,63 @@ def _explain(row: Tensor, probabilities: Tensor) -> dict[int, float]:
 UNCLEAR: Place = (-2, -2)
 """A row that was scored under some digits of its label and not under others: the class matters, not the place."""
 
-Positions = Mapping[Place, tuple[Place, ...]]  # logit place -> label places scored on
-"""What each logit row was scored on, as places. A label that stands at no place is (−1, its code)."""
+Positions = Mapping[Site, tuple[Place, ...]]  # logit site -> label places scored on
+"""What each logit row was scored on, as places in the labels that belong to its logits. A label that stands at no place
+is (−1, its code)."""
 
 
-def read_positions(digits: list[Scored], classes: int, shape: tuple[int, int]) -> Positions:
-    """Places from one :func:`read_gradient` a base-V digit of the label's place, lowest digit first.
+def read_positions(digits: list[Scored], classes: int, shape: tuple[int, ...]) -> Positions:
+    """Places from one :func:`read_gradients` a base-V digit of the label's place, lowest digit first.
 
-    ``shape`` is the labels' (B, S). A row scored on several labels is decoded where one digit suffices (V ≥ B·S).
+    ``shape`` is the labels'. A row scored on several labels is decoded where one digit suffices (V ≥ labels).
     """
-    rows, length = shape
-    found: dict[Place, tuple[Place, ...]] = {}
-    for place in sorted(set().union(*digits)):
-        per_digit = [sorted(scored.get(place, {})) for scored in digits]
+    labels = math.prod(shape)
+    found: dict[Site, tuple[Place, ...]] = {}
+    for site in sorted(set().union(*digits)):
+        per_digit = [sorted(scored.get(site, {})) for scored in digits]
         if len(digits) == 1:
             codes = per_digit[0]
         elif all(len(targets) == 1 for targets in per_digit):
             codes = [sum(targets[0] * classes**power for power, targets in enumerate(per_digit))]
         elif any(len(targets) == 1 for targets in per_digit):
-            found[place] = (UNCLEAR,)
+            found[site] = (UNCLEAR,)
             continue
         else:
             codes = []
-        inside = [divmod(code, length) if length and code < rows * length else (-1, code) for code in codes]
-        found[place] = tuple(inside) or ((-1, -1),)
+        found[site] = tuple(_unravel(code, shape) if code < labels else (-1, code) for code in codes) or ((-1, -1),)
     return found
 
 
-def probe_value(
-    evaluate: Callable[[Tensor], float], logits: Tensor, labels: Tensor, valid: Iterable[Place]
-) -> dict[Place, dict[Place, float]]:
-    """The weights W_ij by values alone: logit place -> label place -> weight.
+def _unravel(index: int, shape: tuple[int, ...]) -> Place:
+    place: Place = ()
+    for extent in reversed(shape):
+        index, at = divmod(index, extent)
+        place = (at, *place)
+    return place
 
-    ``evaluate`` gives the loss for other labels [B, S]. ``logits`` are [B, L, V] with V > B·L + 1, so that every label
-    place sees more changes than there are logit rows. Takes V evaluations a valid label place.
+
+def probe_value(
+    evaluate: Callable[[Tensor], float], logits: Mapping[str, Tensor], labels: Tensor, valid: Iterable[Place]
+) -> dict[Site, dict[Place, float]]:
+    """The weights W_ij by values alone: logit site -> label place -> weight.
+
+    ``evaluate`` gives the loss for other ``labels``. ``logits`` are all those that these labels may meet, [..., V] of
+    one V, as they enter the logsumexp, with V > rows + 1, so that every label place sees more changes than there are
+    rows of logits. Takes V evaluations a valid label place.
 
     Raises:
         ValueError: when V is too small.
     """
-    flat = logits.double().reshape(-1, logits.shape[-1])
+    flat = torch.cat([tensor.double().flatten(0, -2) for tensor in logits.values()])
+    sites: list[Site] = [
+        (name, *_unravel(row, tuple(tensor.shape[:-1])))
+        for name, tensor in logits.items()
+        for row in range(math.prod(tensor.shape[:-1]))
+    ]
     rows, classes = flat.shape
     if classes < rows + 2:
         raise ValueError(f"{classes} classes cannot tell {rows} logit rows apart; use at least {rows + 2}")
-    found: dict[Place, dict[Place, float]] = {}
+    found: dict[Site, dict[Place, float]] = {}
     for place in valid:
         base = int(labels[place])
         others = [c for c in range(classes) if c != base]
@@ -135,8 +187,7 @@ def probe_value(
         moved = torch.tensor(losses[1:], dtype=torch.float64) - losses[0]
         design = flat[:, [base]].T - flat[:, others].T
         weights = torch.linalg.lstsq(design, moved[:, None]).solution.flatten()
-        for index, weight in enumerate(weights.tolist()):
+        for site, weight in zip(sites, weights.tolist(), strict=True):
             if abs(weight) > _SECOND_TARGET * max(float(weights.abs().max()), 1e-4):
-                row, position = divmod(index, logits.shape[1])
-                found.setdefault((row, position), {})[place] = weight
+                found.setdefault(site, {})[place] = weight
     return found

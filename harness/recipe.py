@@ -72,14 +72,41 @@ class Stride(StrEnum):
     EXPANDED = "expanded"  # every row the same storage; regimes that tell rows apart lie contiguous instead
 
 
+class Streams(StrEnum):
+    """Which streams of a batch hold anything to train on; under one stream, or one label array, all is BOTH."""
+
+    BOTH = "both"
+    FIRST = "first"  # the text alone: every label of the other stream is ignored
+    SECOND = "second"  # the audio alone
+    NEITHER = "neither"
+
+
+class Delay(StrEnum):
+    """By how many frames codebooks come late, so that their first and last labels are fill and ignored."""
+
+    NONE = "none"
+    STEP = "step"  # 0, 1, …, K−1
+    AFTER_FIRST = "after_first"  # 0, 1, 1, …
+
+
+class Hollow(StrEnum):
+    """Which codebook or head has no label that counts."""
+
+    NONE = "none"
+    FIRST = "first"
+    LAST = "last"
+    ALTERNATE = "alternate"  # every second one
+
+
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _LABEL_DTYPES = ("int64", "int32")
-_LEAST = {"rows": 0, "length": 0, "classes": 1, "documents": 1, "extra": 0, "digit": 0, "seed": 0}
+_LEAST = {"rows": 0, "length": 0, "classes": 1, "codebooks": 1, "documents": 1, "extra": 0, "digit": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One case. ``rows``, ``length`` and ``classes`` are B, S and V; ``extra`` logits have no label position.
+    """One case. ``rows``, ``length`` and ``classes`` are B, S and V; ``extra`` logits have no label position;
+    ``codebooks`` is K, or the number of heads.
 
     ``documents`` are packed into each row; with ``boundaries_ignored`` the first label of each is ignored already, as
     padding-free collators do. ``digit`` is the base-V digit of the position that Ids.COUNTING writes.
@@ -88,10 +115,14 @@ class Recipe:
     rows: int = 1
     length: int = 2
     classes: int = 2
+    codebooks: int = 1
     masks: tuple[Mask, ...] = (Mask.NONE,)
     documents: int = 1
     boundaries_ignored: bool = False
     extra: int = 0
+    streams: Streams = Streams.BOTH
+    delay: Delay = Delay.NONE
+    hollow: Hollow = Hollow.NONE
     ids: Ids = Ids.COUNTING
     digit: int = 0
     count: Count = Count.ABSENT
@@ -123,6 +154,9 @@ class Recipe:
             ValueError: for a field or value that no recipe has.
         """
         kinds: dict[str, Any] = {
+            "streams": Streams,
+            "delay": Delay,
+            "hollow": Hollow,
             "ids": Ids,
             "count": Count,
             "shift_labels": ShiftLabels,
@@ -153,6 +187,11 @@ class Recipe:
             if getattr(recipe, name) not in legal:
                 raise ValueError(f"{name} is {getattr(recipe, name)!r}; expected one of {', '.join(legal)}")
         return recipe
+
+    @property
+    def size(self) -> int:
+        """How large the case is, to be compared with others."""
+        return self.rows * self.length * self.classes
 
     def canonical(self) -> str:
         """The one JSON text of this recipe: equal recipes, equal bytes."""

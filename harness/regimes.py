@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shiftproof.reference.pairing import Pairing
+from shiftproof.reference.pairing import Pairing, Place
 
 from .recipe import Recipe, Regime, Stride
 
@@ -27,42 +27,53 @@ def bell(seed: int, stream: int, shape: tuple[int, ...]) -> Tensor:
     return (torch.from_numpy(parts.sum(0) - 98304).double() / 2**15).reshape(shape)
 
 
-def draw_logits(recipe: Recipe, pairing: Pairing) -> Tensor:
-    """The logits [B, L, V] of a recipe, float64 and not yet rounded to its dtype."""
-    shape = pairing.logits_shape
-    noise = bell(recipe.seed, 1, shape)
-    if recipe.stride is Stride.EXPANDED and shape[0]:
+def draw_logits(recipe: Recipe, pairing: Pairing) -> dict[str, Tensor]:
+    """The logits of a recipe, by argument, float64 and not yet rounded to its dtype."""
+    used = {name: {pair.logit: pair.target for pair in pairing.of(name)} for name in pairing.shapes}
+    drawn = {
+        name: _draw(recipe, shape, used[name], 10 * index) for index, (name, shape) in enumerate(pairing.shapes.items())
+    }
+    if recipe.regime is Regime.NAN_VALID:
+        # One row of one array: were there one in each, a stream that hides its own would go unseen.
+        places = [(name, place) for name, of_name in used.items() for place in of_name]
+        if places:
+            name, place = places[recipe.seed % len(places)]
+            drawn[name][place] = torch.nan
+    return drawn
+
+
+def _draw(recipe: Recipe, shape: tuple[int, ...], used: dict[Place, int], stream: int) -> Tensor:
+    """Logits of ``shape`` whose rows ``used`` are scored on a target; ``stream`` tells apart several of one recipe."""
+    noise = bell(recipe.seed, stream + 1, shape)
+    shared = recipe.stride is Stride.EXPANDED
+    if shared and shape[0]:
         noise = noise[:1].expand(shape).clone()
-    used = {pair.logit: pair.target for pair in pairing.pairs}
-    classes = shape[2]
+    classes = shape[-1]
     match recipe.regime:
         case Regime.CALM:
             return noise
         case Regime.NORMAL:
-            return noise * 3
+            return _unsettle(noise * 3, used, shared)
         case Regime.SHARP:
-            return _sharpen(noise, used, uniform_ints(recipe.seed, 2, max(len(used), 1)), classes)
+            return _sharpen(noise, used, uniform_ints(recipe.seed, stream + 2, max(len(used), 1)), classes)
         case Regime.TIES:
-            return (noise * 1.5).round()
+            return _unsettle((noise * 1.5).round(), used, shared)
         case Regime.HUGE:
-            return _enlarge(noise)
+            return _enlarge(noise, used)
         case Regime.MINUS_INF:
-            return _with_minus_inf(noise * 3, used, uniform_ints(recipe.seed, 2, noise.numel()))
+            return _with_minus_inf(noise * 3, used, uniform_ints(recipe.seed, stream + 2, noise.numel()))
         case Regime.NAN_IGNORED:
             logits = noise * 3
-            idle = torch.ones(shape[:2], dtype=torch.bool)
+            idle = torch.ones(shape[:-1], dtype=torch.bool)
             for place in used:
                 idle[place] = False
             logits[idle] = torch.nan
             return logits
         case Regime.NAN_VALID:
-            logits = noise * 3
-            if used:
-                logits[list(used)[recipe.seed % len(used)]] = torch.nan
-            return logits
+            return noise * 3
 
 
-def _sharpen(noise: Tensor, used: dict[tuple[int, int], int], picks: np.ndarray, classes: int) -> Tensor:
+def _sharpen(noise: Tensor, used: dict[Place, int], picks: np.ndarray, classes: int) -> Tensor:
     """Rows near one-hot (p ≥ .99): on the target, off it, and one spread out, in turn, so that gradients stay alive."""
     height = 8.0 + max(classes, 2).bit_length()
     logits = noise.clone()
@@ -74,19 +85,46 @@ def _sharpen(noise: Tensor, used: dict[tuple[int, int], int], picks: np.ndarray,
     return logits
 
 
-def _enlarge(noise: Tensor) -> Tensor:
-    """Rows spread over ±1e4, rows far up and rows far down, in turn."""
+def _enlarge(noise: Tensor, used: dict[Place, int]) -> Tensor:
+    """Rows spread over ±1e4, rows far up and rows far down, in turn.
+
+    At least one row that is used is spread out, and in every second one of those the target is the least likely class:
+    where rounding takes all the differences of rows at ±1e4, a loss in the thousands still tells right from wrong.
+    """
     logits = noise * 3
     flat = logits.view(-1, logits.shape[-1]) if logits.numel() else logits
     flat[0::3] = (flat[0::3] * 2000).clamp(-10000, 10000)
     flat[1::3] += 10000
     flat[2::3] -= 10000
+    kinds = torch.arange(len(flat)) % 3
+    spread = [place for place in used if not kinds.view(logits.shape[:-1])[place]]
+    if used and not spread:
+        spread = list(used)[:1]
+        logits[spread[0]] = (noise[spread[0]] * 6000).clamp(-10000, 10000)
+    for place in spread[::2]:
+        _swap(logits[place], used[place], int(logits[place].argmin()))
     return logits
 
 
-def _with_minus_inf(logits: Tensor, used: dict[tuple[int, int], int], picks: np.ndarray) -> Tensor:
+def _with_minus_inf(logits: Tensor, used: dict[Place, int], picks: np.ndarray) -> Tensor:
     gone = torch.from_numpy(picks.astype(np.int64) % 3 == 0).reshape(logits.shape)
     gone[..., 0] = False  # one class at least stays finite in rows that nobody is scored on
     for place, target in used.items():
         gone[place][target] = False
-    return logits.masked_fill(gone, -torch.inf)
+    for place, target in list(used.items())[:1]:
+        gone[place][(target + 1) % logits.shape[-1]] = False
+    return _unsettle(logits, used).masked_fill(gone, -torch.inf)
+
+
+def _unsettle(logits: Tensor, used: dict[Place, int], shared: bool = False) -> Tensor:
+    """In the first row that is used the target is not the likeliest class: in a small case every row might be certain
+    of its own, and a loss and gradient near 0 tell little. ``shared`` rows of the batch are all changed alike."""
+    for place, target in list(used.items())[:1]:
+        if int(logits[place].argmax()) == target:
+            for row in range(len(logits)) if shared else place[:1]:
+                _swap(logits[(row, *place[1:])], target, (target + 1) % logits.shape[-1])
+    return logits
+
+
+def _swap(row: Tensor, one: int, other: int) -> None:
+    row[[one, other]] = row[[other, one]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .candidate import UsageError
 from .docket import Entry, Hearing, Options, find_spec
-from .laws import LAWS
+from .laws import laws_of
 from .spelling import nearest
 from .store import Stored
 from .verdict import Verdict
@@ -27,12 +27,14 @@ def replay(stored: Stored, options: Options) -> Replayed:
     Raises:
         UsageError: when the candidate, its spec or the law is no longer where it was.
     """
-    if stored.law not in LAWS:
-        raise UsageError(f"no law is called {stored.law!r}{nearest(stored.law, LAWS)}; run check again")
+    spec = find_spec(stored.spec)
+    laws = laws_of(spec)
+    if stored.law not in laws:
+        raise UsageError(f"no law is called {stored.law!r}{nearest(stored.law, laws)}; run check again")
     hearing = Hearing(Entry(stored.candidate.name, stored.candidate, stored.device, stored.recipe.dtype), options)
     try:
         hearing.start()
-        judgement = LAWS[stored.law].check(hearing.trial(find_spec(stored.spec)), stored.recipe)
+        judgement = laws[stored.law].check(hearing.trial(spec), stored.recipe)
     except LoadFailure as failure:
         return Replayed("ERROR", str(failure))
     finally:

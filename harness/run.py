@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from .builder_diagnose import compare, name_builder_bugs
+from .builder_trial import BuilderTrial
 from .candidate import UsageError
-from .diagnose import gather, name_by_pairs, name_by_symptom, picture
-from .docket import Entry, Hearing
+from .diagnose import gather, name_bugs, picture
+from .docket import AnyTrial, Entry, Hearing
 from .judge import ask, planned
-from .laws import LAWS, Law
+from .laws import Law, laws_of
 from .plan import Plan, from_options
 from .recipe import Recipe
 from .report.events import (
@@ -33,14 +35,11 @@ from .report.events import (
 )
 from .report.machine import JsonReport
 from .report.terminal import TerminalReport
-from .trial import Trial
 from .verdict import (
     CandidateResult,
     LawResult,
     Level,
-    NamedBug,
     Overall,
-    Picture,
     Verdict,
     law_from_json,
     merge,
@@ -95,7 +94,7 @@ class Run:
 
     def pytest_collection(self, session: pytest.Session) -> None:
         names = tuple(entry.name for entry in self.plan.entries)
-        planned = len(names) * sum(self.planned(law) for law in LAWS.values())
+        planned = sum(map(self.planned, self.plan.entries))
         self.reporter.tell(RunStarted(version("shiftproof"), self.plan.seed, self.plan.profile.name, names, planned))
         if self.is_xdist_worker:
             return
@@ -133,7 +132,7 @@ class Run:
         items[:0] = [
             LawItem.from_parent(session, name=f"{law.id}[{entry.name}]", run=self, entry=entry, law=law)
             for entry in self.plan.entries
-            for law in LAWS.values()
+            for law in laws_of(entry.spec).values()
         ]
         yield
 
@@ -152,7 +151,7 @@ class Run:
             hearing = self._open(entry)
             del self._ready[entry.name]
             self._hearing = OpenHearing(entry, hearing)
-            self.reporter.tell(CandidateStarted(entry.name, sum(self.planned(law) for law in LAWS.values())))
+            self.reporter.tell(CandidateStarted(entry.name, self.planned(entry)))
         return self._hearing
 
     def prepare(self, entry: Entry | None) -> None:
@@ -160,8 +159,9 @@ class Run:
         if entry is not None:
             self._open(entry)
 
-    def planned(self, law: Law) -> int:
-        return planned(law, self.plan.profile)
+    def planned(self, entry: Entry) -> int:
+        """About how many cases will be judged of an entry."""
+        return sum(planned(law, self.plan.profile) for law in laws_of(entry.spec).values())
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self.is_xdist_worker or report.when != "call":
@@ -170,7 +170,7 @@ class Run:
             if name == _LAW:
                 data = json.loads(str(value))
                 result = law_from_json(data["result"])
-                self.reporter.tell(LawJudged(data["candidate"], result, self.planned(LAWS[result.id])))
+                self.reporter.tell(LawJudged(data["candidate"], result, data["planned"]))
             elif name == _CANDIDATE:
                 self._add(CandidateResult.from_json(json.loads(str(value))))
 
@@ -224,7 +224,7 @@ class OpenHearing:
         self.hearing = hearing
         self.laws: list[LawResult] = []
         self.failure: LoadFailure | None = None
-        self.trial: Trial | None = None
+        self.trial: AnyTrial | None = None
         self.started = time.perf_counter()
         try:
             self.trial = hearing.trial()
@@ -252,13 +252,12 @@ class OpenHearing:
             return replace(found, message=str(self.failure), seconds=self._seconds())
         laws = tuple(self.laws)
         verdict = overall(laws)
-        names, drawn = self._diagnose(laws) if verdict is Overall.FAILS else ((), None)
+        if verdict is Overall.FAILS:
+            found = self._diagnosed(found, self.trial, laws)
         return replace(
             found,
             verdict=verdict,
             laws=laws,
-            diagnosis=names,
-            pairing=drawn,
             calls=self.trial.calls,
             seconds=self._seconds(),
             seconds_in_candidate=round(self.trial.caller.seconds_in_candidate, 3),
@@ -266,20 +265,22 @@ class OpenHearing:
             environment=dict(self.hearing.environment()),
         )
 
-    def _diagnose(self, laws: tuple[LawResult, ...]) -> tuple[tuple[NamedBug, ...], Picture | None]:
-        assert self.trial is not None
+    def _diagnosed(self, found: CandidateResult, trial: AnyTrial, laws: tuple[LawResult, ...]) -> CandidateResult:
+        """``found`` with the bug's name, and a picture of it."""
         if any(law.verdict in (Verdict.CRASH, Verdict.TIMEOUT) for law in laws):
-            return (), None  # each further question may cost a process or a deadline
-        evidence, silent = gather(self.trial)
-        names = name_by_pairs(evidence, self.trial.spec, self.trial.dtype)
+            return found  # each further question may cost a process or a deadline
+        if isinstance(trial, BuilderTrial):
+            return replace(found, diagnosis=name_builder_bugs(laws, trial), built=compare(laws, trial))
+        evidence, silent = gather(trial)
+        names = name_bugs(laws, trial, evidence, silent)
         shown = [law for law in laws if law.counterexample is not None and law.level is Level.MUST]
         drawn = None
-        if shown and shown[0].verdict is Verdict.FAIL and "CONTRACT-1" not in self.trial.failed:
+        if shown and shown[0].verdict is Verdict.FAIL and "CONTRACT-1" not in trial.failed:
             assert shown[0].counterexample is not None
-            drawn = picture(self.trial, Recipe.from_json(shown[0].counterexample.recipe))
+            drawn = picture(trial, Recipe.from_json(shown[0].counterexample.recipe))
             if drawn is not None and drawn.found == drawn.expected:
                 drawn = None  # the pairs are right, so it is something else that is wrong
-        return names or name_by_symptom(laws, self.trial, evidence, silent), drawn
+        return replace(found, diagnosis=names, pairing=drawn)
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self.started, 3)
@@ -292,7 +293,7 @@ class LawBroken(Exception):
 class LawItem(pytest.Item):
     """One law asked of one candidate."""
 
-    def __init__(self, *, run: Run, entry: Entry, law: Law, **kwargs: Any) -> None:
+    def __init__(self, *, run: Run, entry: Entry, law: Law[Any, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.run = run
         self.entry = entry
@@ -320,11 +321,12 @@ class LawItem(pytest.Item):
                 pytest.xfail(result.message)
             raise LawBroken(result.message)
 
-    def _ask(self, hearing: OpenHearing, trial: Trial) -> LawResult:
+    def _ask(self, hearing: OpenHearing, trial: AnyTrial) -> LawResult:
         profile, seed = self.run.plan.profile, self.run.plan.seed
         result = ask(self.law, trial, profile, seed, lambda: self.run.reporter.tell(CaseJudged(self.entry.name)))
         hearing.laws.append(result)
-        self.user_properties.append((_LAW, json.dumps({"candidate": self.entry.name, "result": asdict(result)})))
+        told = {"candidate": self.entry.name, "planned": planned(self.law, profile), "result": asdict(result)}
+        self.user_properties.append((_LAW, json.dumps(told)))
         return result
 
     def _conclude(self, hearing: OpenHearing) -> CandidateResult:

@@ -10,14 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from .recipe import Count, Ids, Mask, Recipe, Regime, ShiftLabels, Stride
+from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams, Stride
+
+R = TypeVar("R")
 
 # Field -> its values, simplest first. A value that is not listed is the least simple of all.
 _LADDERS: dict[str, tuple[Any, ...]] = {
     "documents": (1, 2),
     "boundaries_ignored": (False, True),
+    "streams": (Streams.BOTH, Streams.FIRST, Streams.SECOND),
+    "delay": (Delay.NONE, Delay.STEP),
+    "hollow": (Hollow.NONE, Hollow.LAST, Hollow.FIRST),
     "ids": (Ids.COUNTING, Ids.SEEDED),
     "count": (Count.ABSENT, Count.VALID),
     "shift_labels": (ShiftLabels.ABSENT, ShiftLabels.PADDED),
@@ -35,7 +40,7 @@ class Effort:
     seconds: float = 8.0
 
 
-def shrink(recipe: Recipe, still_fails: Callable[[Recipe], bool], effort: Effort) -> Recipe:
+def shrink(recipe: R, still_fails: Callable[[R], bool], effort: Effort, simpler_than: Callable[[R], Iterator[R]]) -> R:
     """The simplest recipe reached from ``recipe`` on which ``still_fails`` holds. ``recipe`` itself is known to
     fail."""
     deadline = time.monotonic() + effort.seconds
@@ -44,7 +49,7 @@ def shrink(recipe: Recipe, still_fails: Callable[[Recipe], bool], effort: Effort
     improved = True
     while improved:
         improved = False
-        for simpler in simplifications(recipe):
+        for simpler in simpler_than(recipe):
             if simpler in tried:
                 continue
             tried.add(simpler)
@@ -65,6 +70,9 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
         documents=1,
         boundaries_ignored=False,
         extra=min(recipe.extra, 1),
+        streams=Streams.BOTH,
+        delay=Delay.NONE,
+        hollow=Hollow.NONE,
         ids=Ids.COUNTING,
         count=Count.ABSENT,
         shift_labels=ShiftLabels.ABSENT,
@@ -73,10 +81,13 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
         label_dtype="int64",
         seed=0,
     )
-    for rows, length in ((1, 2), (1, 3), (2, 2), (2, 3)):
-        if rows <= recipe.rows and length <= recipe.length:
-            for classes in (7, 2):
-                yield replace(plain, rows=rows, length=length, classes=min(recipe.classes, classes))
+    for codebooks in sorted({min(recipe.codebooks, most) for most in (1, 2, 3)}):
+        for rows, length in ((1, 2), (1, 3), (2, 2), (2, 3)):
+            if rows <= recipe.rows and length <= recipe.length:
+                small = replace(plain, rows=rows, length=length, codebooks=codebooks)
+                # An id for every label place and a few to spare, for laws that read places; else as few as can be.
+                for classes in (max(rows * length * codebooks + 3, 7), 2):
+                    yield replace(small, classes=min(recipe.classes, classes))
     yield plain
     for rows in _below(recipe.rows, 1):
         yield replace(recipe, rows=rows, masks=recipe.masks[:rows])
@@ -84,6 +95,8 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
             yield replace(recipe, rows=rows, masks=recipe.masks[-rows:])
     for length in _below(recipe.length, 1):
         yield replace(recipe, length=length)
+    for codebooks in _below(recipe.codebooks, 1):
+        yield replace(recipe, codebooks=codebooks)
     for masks in _simpler_masks(recipe.masks):
         yield replace(recipe, masks=masks)
     for name, ladder in _LADDERS.items():

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shiftproof.reference.builders import BUILDERS
+
+from .builder_cases import BuilderRecipe
 from .candidate import Candidate, UsageError
 from .recipe import Recipe, digest
 from .spelling import nearest
@@ -24,7 +27,7 @@ class Stored:
     law: str
     features: tuple[str, ...]
     message: str
-    recipe: Recipe
+    recipe: Recipe | BuilderRecipe
 
     @property
     def id(self) -> str:
@@ -61,7 +64,8 @@ def load(id: str, folder: Path = FOLDER) -> Stored:
         for key in ("dtypes", "devices"):
             declared[key] = tuple(declared[key])
         data["features"] = tuple(data["features"])
-        data["recipe"] = Recipe.from_json(dict(data["recipe"]))
+        kind = BuilderRecipe if data["spec"] in BUILDERS else Recipe
+        data["recipe"] = kind.from_json(dict(data["recipe"]))
         return Stored(candidate=Candidate(**declared), **data)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} cannot be read back ({error}); delete it and run check again") from None

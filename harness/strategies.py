@@ -13,9 +13,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from shiftproof.reference.spec import Denominator, Documents, Extra, LossSpec
+from shiftproof.reference.spec import Axis, Denominator, Documents, Extra, Heads, LossSpec
 
-from .recipe import Count, Ids, Mask, Recipe, ShiftLabels
+from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams
 
 Space = Mapping[str, tuple[Any, ...]]
 """Field of a recipe -> its choices, simplest first."""
@@ -44,6 +44,12 @@ def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Spac
         "seed": tuple(range(1000)),
         "dtype": (dtype,),
     }
+    if any(of.score.label_smoothing for of in spec.terms):
+        # Of two classes, a smoothed target of high probability has the gradient of the other one.
+        choices["classes"] = tuple(classes for classes in choices["classes"] if classes > 2)
+    if term.classes is not None:
+        choices["classes"] = (term.classes,)
+    choices |= _of_heads(spec)
     if term.documents is not Documents.NONE:
         choices["documents"] = (2, 1, 3)
         choices["boundaries_ignored"] = (False, False, True)
@@ -62,6 +68,44 @@ def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Spac
     if term.accepts_shift_labels and "shift_labels" in takes:
         choices["shift_labels"] = (ShiftLabels.ABSENT, ShiftLabels.PADDED, ShiftLabels.SHARDED)
     return choices
+
+
+def _of_heads(spec: LossSpec) -> dict[str, tuple[Any, ...]]:
+    """The choices that only specs with codebooks, other heads or several streams have."""
+    heads = {term.heads for term in spec.terms} - {Heads.ONE}
+    if not heads:
+        return {}
+    across = max((term.shift for term in spec.terms if term.axis is Axis.CODEBOOK), default=0)
+    fixed = next((term.codebooks for term in spec.terms if term.codebooks), None)
+    choices: dict[str, tuple[Any, ...]] = {
+        # Every case has K times as many pairs, and K = S is common: swapped layouts cannot hide behind their shapes.
+        "rows": (1, 2, 3),
+        "length": (2, 3, 4, 5, 6, 8, 11),
+        "codebooks": (fixed,) if fixed else tuple(k for k in (2, 3, 4, 1, 8) if k > across),
+    }
+    if Heads.CODEBOOKS in heads:
+        choices["delay"] = (Delay.NONE, Delay.STEP, Delay.AFTER_FIRST)
+        choices["hollow"] = (Hollow.NONE, Hollow.NONE, Hollow.LAST, Hollow.FIRST, Hollow.ALTERNATE)
+    if has_streams(spec):
+        choices["streams"] = (Streams.BOTH, Streams.BOTH, Streams.FIRST, Streams.SECOND)
+    return choices
+
+
+def has_streams(spec: LossSpec) -> bool:
+    """Whether the terms are scored on labels of their own, so that one stream can be empty and the other not."""
+    return len(spec.labels) > 1 or any(term.heads is Heads.FIRST for term in spec.terms)
+
+
+def fits(choices: Space, recipe: Recipe) -> bool:
+    """Whether a recipe simpler than all of the space is still a case of its spec: smaller, yes, but with the count, the
+    extra logits, the classes and the codebooks that the spec needs."""
+    for name in ("classes", "codebooks", "extra"):
+        drawn, value = choices.get(name), getattr(recipe, name)
+        if drawn and (value < min(drawn) if len(drawn) > 1 else value != drawn[0]):
+            return False
+    if recipe.documents > 1 and recipe.boundaries_ignored not in choices.get("boundaries_ignored", (False, True)):
+        return False
+    return recipe.count in choices.get("count", (Count.ABSENT,))
 
 
 def recipes(choices: Space) -> st.SearchStrategy[Recipe]:
@@ -83,14 +127,37 @@ def killers(choices: Space) -> list[Recipe]:
     simplest = Recipe(**{name: values[0] for name, values in choices.items()})
     mixed = (Mask.NONE, Mask.PROMPT, Mask.HOLES, Mask.PADDING)
     several = max(choices.get("documents", (1,)))
+    books = choices.get("codebooks", (1,))
+    three, square = (k if k in books else books[0] for k in (3, 4))
+    wide = choices["classes"][0] if len(choices["classes"]) == 1 else 0
     cases = [
-        replace(simplest, rows=2, length=4, classes=11),
-        replace(simplest, rows=4, length=7, classes=128, masks=mixed, documents=several, seed=1),
-        replace(simplest, rows=3, length=9, classes=29, masks=(Mask.NONE, Mask.ALL, Mask.FIRST), seed=2),
-        replace(simplest, rows=5, length=8, classes=3, masks=mixed, ids=Ids.SEEDED, documents=several, seed=3),
-        replace(simplest, rows=3, length=9, classes=101, masks=(Mask.NONE,), ids=Ids.EDGES, seed=4),
-        replace(simplest, rows=2, length=13, classes=128, masks=(Mask.HOLES, Mask.LEFT), documents=several, seed=5),
+        replace(simplest, rows=2, length=4, classes=wide or 29, codebooks=three),
+        replace(simplest, rows=4, length=7, classes=wide or 128, masks=mixed, documents=several, seed=1),
+        replace(simplest, rows=3, length=9, classes=wide or 29, masks=(Mask.NONE, Mask.ALL, Mask.FIRST), seed=2),
+        replace(simplest, rows=5, length=8, classes=wide or 3, masks=mixed, ids=Ids.SEEDED, documents=several, seed=3),
+        replace(simplest, rows=3, length=9, classes=wide or 101, masks=(Mask.NONE,), ids=Ids.EDGES, seed=4),
+        replace(
+            simplest,
+            rows=2,
+            length=13,
+            classes=wide or 128,
+            masks=(Mask.HOLES, Mask.LEFT),
+            documents=several,
+            codebooks=three,
+            seed=5,
+        ),
     ]
+    if not wide:  # beyond 15 bits of class id
+        cases.append(replace(simplest, rows=1, length=4, classes=32771, ids=Ids.EDGES, codebooks=min(books)))
+    if "codebooks" in choices:
+        cases[1] = replace(cases[1], rows=2, codebooks=square, length=5)
+        cases[2:2] = [
+            replace(cases[0], length=square, codebooks=square, masks=mixed[:2], ids=Ids.SEEDED, seed=6),
+            replace(cases[0], rows=3, length=5, masks=mixed, delay=choices.get("delay", (Delay.NONE,))[-1], seed=7),
+        ]
+    for name in ("hollow", "streams"):
+        _, *others = dict.fromkeys(choices.get(name, (None,)))
+        cases += [replace(cases[1], **{name: value}) for value in others]
     for name in ("count", "shift_labels", "extra"):
         values = choices.get(name, ())
         cases += [replace(cases[1], **{name: value}) for value in values[1:]]
@@ -118,7 +185,11 @@ LARGE = (
 def large(choices: Space, seed: int) -> list[Recipe]:
     """One case of each large size, the rest of its fields drawn plainly."""
     drawn = plain(choices, seed)
+    few = min(choices.get("codebooks", (1,)))  # each codebook is as large again
+    fixed = choices["classes"][0] if len(choices["classes"]) == 1 else None
     return [
-        replace(recipe, rows=size.rows, length=size.length, classes=size.classes, ids=Ids.SEEDED)
+        replace(
+            recipe, rows=size.rows, length=size.length, classes=fixed or size.classes, codebooks=few, ids=Ids.SEEDED
+        )
         for size, recipe in zip(LARGE, drawn, strict=False)
     ]

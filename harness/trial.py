@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,13 +14,14 @@ from torch import Tensor
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
-from shiftproof.reference.spec import LossSpec, Reduction
+from shiftproof.reference.spec import Compute, LossSpec, Reduction
 
-from .arguments import Binding, values_for
+from .arguments import Binding, lay_back, values_for
 from .candidate import Candidate
 from .cases import Case, build_case
-from .compare import Bounds, Precision, derive_bounds
+from .compare import Bounds, derive_bounds
 from .recipe import Recipe
+from .source import LOSS_RECIPES
 from .strategies import Space, space
 from .verdict import Verdict
 from .worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
@@ -36,7 +38,7 @@ class Caller(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an outcome is no loss. ``kind`` stays the same while a case shrinks, ``message`` need not."""
+    """Why an outcome is no answer. ``kind`` stays the same while a case shrinks, ``message`` need not."""
 
     verdict: Verdict
     kind: str
@@ -51,7 +53,8 @@ class Observation:
         problem: why there is no loss to look at; then all below is None.
         value: the loss; under reduction none, the sum of what was returned.
         returned: the loss as it was returned, float64, any shape; ``dtype`` is the dtype that it had.
-        gradient: [B, L, V] float64 at the logits, or None where none flowed.
+        gradients: float64, at each of the spec's logits, in the batch's shapes; 0 at those that none flowed to, and
+            None where none flowed to any.
         mutated: our names of the arguments that were written to.
     """
 
@@ -60,12 +63,14 @@ class Observation:
     value: float | None = None
     returned: Tensor | None = None
     dtype: torch.dtype = torch.float32
-    gradient: Tensor | None = None
+    gradients: Mapping[str, Tensor] | None = None
     mutated: tuple[str, ...] = ()
 
 
 class Trial:
     """A candidate, its spec and a worker that runs it; laws ask it for observations."""
+
+    source = LOSS_RECIPES
 
     def __init__(
         self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
@@ -76,7 +81,7 @@ class Trial:
         self.caller = caller
         self.dtype = dtype
         self.device = device
-        self.precision = Precision(candidate.precision)
+        self.compute = Compute(candidate.precision or spec.compute)
         self.space: Space = space(spec, frozenset(binding.names), dtype)
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.calls = 0
@@ -95,7 +100,7 @@ class Trial:
         started = time.perf_counter()
         batch = change(case.batch)
         pairing = build_pairing(case.spec, batch)
-        changed = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch.logits))
+        changed = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))
         self.seconds_in_oracle += time.perf_counter() - started
         return changed
 
@@ -104,41 +109,46 @@ class Trial:
         key = (recipe, upstream, grad_mode)
         if key not in self._seen:
             observation = self.observe(self.case(recipe), upstream, grad_mode)
-            if observation.case.batch.logits.numel() > 50_000:
+            if sum(map(math.prod, observation.case.pairing.shapes.values())) > 50_000:
                 return observation
             if len(self._seen) > 2000:
                 self._seen.clear()
             self._seen[key] = observation
         return self._seen[key]
 
-    def observe(self, case: Case, upstream: float = 1.0, grad_mode: str = "enabled") -> Observation:
-        """Call the candidate on a case and read what it did. Never remembered."""
+    def observe(
+        self, case: Case, upstream: float | Tensor = 1.0, grad_mode: str = "enabled", backwards: int = 1
+    ) -> Observation:
+        """Call the candidate on a case and read what it did, going ``backwards`` so many times. Never remembered."""
         tensors, scalars = values_for(case, self.binding)
-        logits = self.binding.names.get("logits", "")
-        wanted = self.candidate.gradient and grad_mode == "enabled" and logits in tensors
+        logits = {name: self.binding.names[name] for name in case.spec.logits if self.binding.takes(name)}
+        wanted = self.candidate.gradient and grad_mode == "enabled"
         call = Call(
             tensors=tensors,
             scalars=scalars,
-            layouts={logits: str(case.recipe.stride)} if logits in tensors else {},
-            gradients=(logits,) if wanted else (),
+            layouts={theirs: str(case.recipe.stride) for theirs in logits.values()},
+            gradients=tuple(logits.values()) if wanted else (),
             upstream=upstream,
             grad_mode=grad_mode,
+            backwards=backwards,
         )
         self.calls += 1
         return self._read(case, self.caller.call(call), logits)
 
     def bounds(self, observation: Observation) -> Bounds:
         """How far a right candidate may be from the oracle here."""
-        return derive_bounds(observation.case, self.precision, observation.dtype)
+        return derive_bounds(observation.case, self.compute, observation.dtype)
 
-    def _read(self, case: Case, outcome: Outcome, logits: str) -> Observation:
+    def _read(self, case: Case, outcome: Outcome, logits: Mapping[str, str]) -> Observation:
         if not isinstance(outcome, Returned):
-            return Observation(case, _problem(outcome))
+            return Observation(case, problem_of(outcome))
         back = {theirs: ours for ours, theirs in self.binding.names.items()}
         wrong = _wrong_shape(case, outcome)
         if wrong is not None:
             return Observation(case, wrong)
-        gradient = outcome.gradients.get(logits)
+        given = {name: outcome.gradients.get(theirs) for name, theirs in logits.items()}
+        flowed = any(gradient is not None for gradient in given.values())
+        gradients = {name: _gradient(case, name, given.get(name)) for name in case.spec.logits} if flowed else None
         returned = outcome.value.double()
         return Observation(
             case=case,
@@ -146,12 +156,20 @@ class Trial:
             value=float(returned.sum()),
             returned=returned,
             dtype=outcome.value.dtype if outcome.kind == "tensor" else torch.float64,
-            gradient=None if gradient is None else gradient.double().reshape(case.batch.logits.shape),
+            gradients=gradients,
             mutated=tuple(back.get(name, name) for name in outcome.mutated),
         )
 
 
-def _problem(outcome: Outcome) -> Problem:
+def _gradient(case: Case, name: str, gradient: Tensor | None) -> Tensor:
+    shape = case.pairing.shapes[name]
+    if gradient is None:
+        return torch.zeros(shape, dtype=torch.float64)
+    return lay_back(case.spec, name, gradient.double(), shape)
+
+
+def problem_of(outcome: Outcome) -> Problem:
+    """Why an outcome that is no :class:`Returned` gives nothing to look at."""
     message = outcome.describe()
     match outcome:
         case TimedOut():

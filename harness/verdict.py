@@ -53,8 +53,8 @@ class Counterexample:
 class LawResult:
     """What one law found of one candidate.
 
-    ``cases`` were judged; ``vacuous`` more proved nothing. ``follows`` is the law whose failure this one's is to be
-    expected from.
+    ``cases`` were judged; ``vacuous`` more proved nothing. ``first_failure`` says which of the cases, counted from 1,
+    failed first. ``follows`` is the law whose failure this one's is to be expected from.
     """
 
     id: str
@@ -66,6 +66,7 @@ class LawResult:
     message: str = ""
     seconds: float = 0.0
     counterexample: Counterexample | None = None
+    first_failure: int | None = None
     follows: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,12 +90,26 @@ class NamedBug:
 
 @dataclass(frozen=True)
 class Picture:
-    """One small case drawn: each logit place with the label places expected and found."""
+    """One small case drawn: each logit place with the label places expected and found, (−1, −1) for one off the
+    drawing; ``of`` says which logits."""
 
     recipe: dict[str, Any]
+    of: str
     labels: list[list[int]]
     expected: list[dict[str, Any]]
     found: list[dict[str, Any]]
+    drawing: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What should have been built and what was, on one small case: ``expected`` and ``found`` are rows along the last
+    axis; ``of`` is the spec."""
+
+    recipe: dict[str, Any]
+    of: str
+    expected: list[list[int]]
+    found: list[list[int]]
     drawing: str
 
 
@@ -110,7 +125,8 @@ class CandidateResult:
     verdict: Overall
     laws: tuple[LawResult, ...] = ()
     diagnosis: tuple[NamedBug, ...] = ()
-    pairing: Picture | None = None
+    pairing: Picture | None = None  # of a loss
+    built: Comparison | None = None  # of a label builder
     message: str = ""
     expect: str = "conforms"
     expected_diagnosis: str | None = None
@@ -143,6 +159,7 @@ class CandidateResult:
         fields["laws"] = tuple(law_from_json(law) for law in fields["laws"])
         fields["diagnosis"] = tuple(NamedBug(**{**bug, "also": tuple(bug["also"])}) for bug in fields["diagnosis"])
         fields["pairing"] = Picture(**fields["pairing"]) if fields["pairing"] else None
+        fields["built"] = Comparison(**fields["built"]) if fields["built"] else None
         return cls(**fields)
 
 
@@ -170,6 +187,7 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
         verdict=Overall.ERROR if broken else overall(together),
         diagnosis=one.diagnosis or other.diagnosis,
         pairing=one.pairing or other.pairing,
+        built=one.built or other.built,
         message=one.message or other.message,
         calls=one.calls + other.calls,
         seconds=max(one.seconds, other.seconds),

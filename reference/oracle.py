@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .batch import Batch
 from .pairing import Pairing
-from .score import cross_entropy
+from .score import evaluate_rows
+
+_ELEMENTS_AT_ONCE = 1 << 20  # of [rows, V] float64: 8 MiB, so that large batches need little beyond their gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,33 +24,57 @@ class Oracle:
         value: the loss, a float; NaN where the spec says so, None where the spec leaves it undefined.
         per_token: [n] float64, the score ℓ of each pair, in the pairing's order.
         lse: [n] float64, logsumexp of each pair's logits.
-        gradient: [B, L, V] float64, of the loss at the logits; exactly 0 where no pair uses a row.
+        gradients: of the loss at each of the spec's logits, by argument, in their shapes, float64; exactly 0 where no
+            pair uses a row.
     """
 
     value: float | None
     per_token: Tensor
     lse: Tensor
-    gradient: Tensor
+    gradients: Mapping[str, Tensor]
 
 
-def evaluate(pairing: Pairing, logits: Tensor) -> Oracle:
-    """The loss over ``pairing`` at ``logits`` [B, L, V], of any floating dtype; all arithmetic is float64.
+def evaluate(pairing: Pairing, batch: Batch) -> Oracle:
+    """The loss over ``pairing`` at the logits of ``batch``, of any floating dtype; all arithmetic is float64.
 
     Pairs divided by nothing have infinite or NaN weights, and so has the value, as in the field.
     """
-    logits = logits.detach()
-    gradient = torch.zeros(pairing.logits_shape, dtype=torch.float64)
-    if not pairing.pairs:
-        nothing = torch.zeros(0, dtype=torch.float64)
-        return Oracle(pairing.empty, nothing, nothing, gradient)
-    rows = torch.tensor([pair.logit[0] for pair in pairing.pairs])
-    positions = torch.tensor([pair.logit[1] for pair in pairing.pairs])
-    targets = torch.tensor([pair.target for pair in pairing.pairs])
-    weights = torch.tensor([pair.weight for pair in pairing.pairs], dtype=torch.float64)
-    scores = cross_entropy(logits[rows, positions].double(), targets)
-    gradient.index_put_((rows, positions), weights[:, None] * scores.gradient, accumulate=True)
-    value = None if pairing.empty is None else _total((weights * scores.loss).tolist()) + pairing.empty
-    return Oracle(value, scores.loss, scores.lse, gradient)
+    per_token = torch.zeros(len(pairing.pairs), dtype=torch.float64)
+    lse = torch.zeros(len(pairing.pairs), dtype=torch.float64)
+    gradients = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in pairing.shapes.items()}
+    for index, term in enumerate(pairing.terms):
+        logits = batch.tensor(term.logits).detach()
+        classes = logits.shape[-1]
+        class_weights = batch.tensor("class_weights").double() if term.score.class_weights else None
+        chosen, rows, targets, weights = of_term(pairing, index)
+        flat, gradient = logits.reshape(-1, classes), gradients[term.logits].view(-1, classes)
+        at_once = max(_ELEMENTS_AT_ONCE // classes, 1)
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            scores = evaluate_rows(flat[rows[part]].double(), targets[part], term.score, class_weights)
+            per_token[chosen[part]], lse[chosen[part]] = scores.loss, scores.lse
+            gradient.index_add_(0, rows[part], scores.gradient.mul_(weights[part, None]))
+    value = None if pairing.empty is None else pairing.empty
+    if value is not None and pairing.pairs:
+        weights = torch.tensor([pair.weight for pair in pairing.pairs], dtype=torch.float64)
+        value += _total((weights * per_token).tolist())
+    return Oracle(value, per_token, lse, gradients)
+
+
+def of_term(pairing: Pairing, term: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pairs of one term: their places in the pairing, their rows of logits flattened to [rows, V], their targets
+    and their weights, each [n]."""
+    shape = pairing.shapes[pairing.terms[term].logits][:-1]
+    found = [(place, pair) for place, pair in enumerate(pairing.pairs) if pair.term == term]
+    places = torch.tensor([pair.logit for _, pair in found], dtype=torch.long).reshape(-1, len(shape))
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    rows = (places * torch.tensor(strides)).sum(1)
+    return (
+        torch.tensor([place for place, _ in found], dtype=torch.long),
+        rows,
+        torch.tensor([pair.target for _, pair in found], dtype=torch.long),
+        torch.tensor([pair.weight for _, pair in found], dtype=torch.float64),
+    )
 
 
 def _total(terms: list[float]) -> float:

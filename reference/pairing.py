@@ -7,15 +7,29 @@ of its own: the reference builds it, mutants change it, and the probe reads it b
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from .batch import Batch, BatchError
-from .spec import Denominator, Documents, Empty, Extra, LossSpec, LossTerm, Reduction, ShiftedBy, Tail
+from .batch import Batch, BatchError, show
+from .spec import (
+    Axis,
+    Combine,
+    Denominator,
+    Documents,
+    Empty,
+    Extra,
+    Heads,
+    LossSpec,
+    LossTerm,
+    Reduction,
+    ShiftedBy,
+    Tail,
+)
 
-Place = tuple[int, int]  # (row, position)
+Place = tuple[int, ...]  # (row, position), or (row, position, codebook or head)
 
 
 class Pair(NamedTuple):
@@ -28,23 +42,37 @@ class Pair(NamedTuple):
     weight: float
 
 
+class Group(NamedTuple):
+    """Pairs that share a denominator, not yet divided, and their share α of the term."""
+
+    pairs: list[Pair]
+    denominator: float
+    share: float
+
+
 @dataclass(frozen=True)
 class Pairing:
     """The pairs of one batch under one spec: the loss is Σ weight · ℓ over them.
 
     Attributes:
+        terms: the terms of the spec, which say what ℓ is and which logits a pair's places are of.
         pairs: every pair that counts, in reading order, its weight already divided by the denominator.
-        logits_shape: (B, L, V) of the batch.
-        empty: what the terms without any pair add to the loss: 0.0, NaN, or None where the spec leaves it undefined.
-        denominators: one a term, after clamp and epsilon.
+        shapes: the shape of each of the spec's logits, by argument: (B, L, V) or (B, L, K, V).
+        empty: what the groups without any pair add to the loss: 0.0, NaN, or None where the spec leaves it undefined.
+        denominators: one a group, after clamp and epsilon.
         output_shape: the shape of the loss: (), or for reduction none that of the label positions kept.
     """
 
+    terms: tuple[LossTerm, ...]
     pairs: tuple[Pair, ...]
-    logits_shape: tuple[int, int, int]
+    shapes: Mapping[str, tuple[int, ...]]
     empty: float | None
     denominators: tuple[float, ...]
     output_shape: tuple[int, ...]
+
+    def of(self, logits: str) -> list[Pair]:
+        """The pairs whose logits are in the argument ``logits``."""
+        return [pair for pair in self.pairs if self.terms[pair.term].logits == logits]
 
 
 def build_pairing(spec: LossSpec, batch: Batch) -> Pairing:
@@ -53,62 +81,140 @@ def build_pairing(spec: LossSpec, batch: Batch) -> Pairing:
     Raises:
         BatchError: when the batch lacks an argument that the spec reads, or has more or fewer logits than it allows.
     """
-    chosen = [select(term, batch, index) for index, term in enumerate(spec.terms)]
-    denominators = [divide_by(term, batch, pairs) for term, pairs in zip(spec.terms, chosen, strict=True)]
-    return assemble(spec, batch, chosen, denominators)
+    for term in spec.terms:
+        _check_fit(term, batch)
+    return assemble(
+        spec, batch, [group(term, batch, select(term, batch, index)) for index, term in enumerate(spec.terms)]
+    )
 
 
-def assemble(spec: LossSpec, batch: Batch, chosen: list[list[Pair]], denominators: list[float]) -> Pairing:
-    """The pairing of the pairs ``chosen`` for each term, each term's divided by its own denominator."""
+def assemble(spec: LossSpec, batch: Batch, groups: list[list[Group]]) -> Pairing:
+    """The pairing of each term's ``groups``, each group divided by its own denominator."""
     pairs: list[Pair] = []
-    for term, of_term, denominator in zip(spec.terms, chosen, denominators, strict=True):
-        for index, logit, label, target, weight in of_term:
-            pairs.append(Pair(index, logit, label, target, _divide(term.weight * weight, denominator)))
-    rows, length, classes = batch.logits.shape
+    for term, of_term in zip(spec.terms, groups, strict=True):
+        divided = [
+            pair._replace(weight=_divide(term.weight * share * pair.weight, denominator))
+            for chosen, denominator, share in of_term
+            for pair in chosen
+        ]
+        pairs += sorted(divided, key=lambda pair: pair.logit) if len(of_term) > 1 else divided
     return Pairing(
+        terms=spec.terms,
         pairs=tuple(pairs),
-        logits_shape=(rows, length, classes),
-        empty=_empty_value(spec, chosen, denominators),
-        denominators=tuple(denominators),
+        shapes={name: tuple(batch.tensor(name).shape) for name in spec.logits},
+        empty=_empty_value(groups, spec.terms),
+        denominators=tuple(of_group.denominator for of_term in groups for of_group in of_term),
         output_shape=_output_shape(spec, batch),
     )
 
 
+def aligned(term: LossTerm, batch: Batch) -> Iterator[tuple[Place, Place]]:
+    """Align: every logit place of a term with its label place, in reading order, whether the label counts or not."""
+    labels = labels_of(term, batch)
+    shift, first = shift_of(term, batch), first_logit(term, batch)
+    rows, length = labels.shape[:2]
+    heads = heads_of(term, batch)
+    for row in range(rows):
+        for position in range(length if term.axis is Axis.CODEBOOK or term.heads is Heads.AHEAD else length - shift):
+            here, there = (row, first + position), (row, position + shift)
+            match term.heads:
+                case Heads.ONE:
+                    yield here, there
+                case Heads.FIRST:
+                    yield here, (*there, 0)
+                case Heads.AHEAD:
+                    for head in range(min(heads, length - position - shift)):
+                        yield (*here, head), (row, position + shift + head)
+                case Heads.CODEBOOKS if term.axis is Axis.TIME:
+                    for book in range(heads):
+                        yield (*here, book), (*there, book)
+                case Heads.CODEBOOKS:
+                    for book in range(heads):
+                        yield (*here, book), (row, position, book + shift)
+
+
 def select(term: LossTerm, batch: Batch, index: int = 0) -> list[Pair]:
     """Align and Select: the pairs of one term that count, with their token weights, not yet divided."""
-    rows, length = batch.labels.shape
-    shift, first = shift_of(term, batch), first_logit(term, batch)
-    labels: list[list[int]] = labels_of(term, batch).tolist()
-    mask: list[list[int]] | None = needed(batch, "loss_mask").tolist() if term.loss_mask else None
-    weights: list[list[float]] | None = needed(batch, "token_weights").tolist() if term.token_weights else None
-    documents: list[list[int]] | None = None if term.documents == "none" else document_ids(term, batch).tolist()
+    rule = Rule(term, batch)
+    weights = batch.tensor("token_weights").tolist() if term.token_weights else None
+    by_book = codebook_weights(term, batch) if term.combine is Combine.FLAT else None
     pairs = []
-    for row in range(rows):
-        for position in range(length - shift):
-            at = position + shift
-            target = labels[row][at]
-            if target == term.ignore_index or target in term.ignored_ids:
-                continue
-            if mask is not None and not mask[row][at]:
-                continue
-            if documents is not None and not _same_document(term, documents[row], position, at):
-                continue
-            weight = 1.0 if weights is None else weights[row][at]
-            pairs.append(Pair(index, (row, first + position), (row, at), target, weight))
+    for logit, label in aligned(term, batch):
+        if not rule.counts(logit, label):
+            continue
+        weight = 1.0 if weights is None else weights[label[0]][label[1]]
+        if by_book is not None:
+            weight *= by_book[logit[2]]
+        pairs.append(Pair(index, logit, label, rule.target(label), weight))
     return pairs
 
 
+class Rule:
+    """Select, for one term of one batch: which of the aligned places count."""
+
+    def __init__(self, term: LossTerm, batch: Batch) -> None:
+        self._term = term
+        self._labels = labels_of(term, batch).tolist()
+        self._never: set[int | None] = {term.ignore_index, *term.ignored_ids}
+        if term.sentinel:
+            self._never.add(batch.tensor(term.logits).shape[-1])
+        if term.ignores_bos:
+            self._never.add(_token(batch, "bos_token_id"))
+        self._mask = batch.tensor("loss_mask").tolist() if term.loss_mask else None
+        self._documents = None if term.documents is Documents.NONE else document_ids(term, batch).tolist()
+        self._inputs = batch.tensor("input_ids").tolist() if term.stops_at_eos else None
+        self._eos = _token(batch, "eos_token_id") if term.stops_at_eos else None
+        self._first = first_logit(term, batch)
+
+    def target(self, label: Place) -> int:
+        """The class that stands at a label place."""
+        return _at(self._labels, label)
+
+    def trains(self, label: Place) -> bool:
+        """Whether the label itself counts, whatever logits it is scored on."""
+        masked = self._mask is not None and not self._mask[label[0]][label[1]]
+        return not masked and self.target(label) not in self._never
+
+    def counts(self, logit: Place, label: Place) -> bool:
+        """Whether these logits are scored on this label."""
+        if not self.trains(label):
+            return False
+        here = logit[1] - self._first
+        if self._inputs is not None and _at(self._inputs, (logit[0], here, *logit[2:])) == self._eos:
+            return False
+        return self._documents is None or _same_document(self._term, self._documents[label[0]], here, label[1])
+
+
+def group(term: LossTerm, batch: Batch, chosen: list[Pair]) -> list[Group]:
+    """Reduce: the pairs of a term in groups, each with what it is divided by and its share α of the term."""
+    if term.combine is Combine.FLAT:
+        return [Group(chosen, divide_by(term, batch, chosen), 1.0)]
+    books: list[list[Pair]] = [[] for _ in range(heads_of(term, batch))]
+    for pair in chosen:
+        books[pair.logit[2]].append(pair)
+    if term.combine is Combine.MEAN_NONEMPTY:
+        books = [book for book in books if book] or [[]]
+    weights = codebook_weights(term, batch) or [1.0] * len(books)
+    over = 1.0 if term.combine is Combine.SUM else math.fsum(weights)
+    return [
+        Group(book, divide_by(term, batch, book), _divide(weight, over))
+        for book, weight in zip(books, weights, strict=True)
+    ]
+
+
 def divide_by(term: LossTerm, batch: Batch, chosen: list[Pair]) -> float:
-    """Reduce: the denominator, given the pairs that count."""
-    rows, length = batch.labels.shape
+    """The denominator of one group, given the pairs that count."""
     total: float
     match term.denominator:
         case Denominator.VALID:
             total = len(chosen)
         case Denominator.POSITIONS:
-            total = rows * (length if term.tail is Tail.IGNORE else max(length - shift_of(term, batch), 0))
+            total = _positions(term, batch)
         case Denominator.WEIGHTS:
             total = math.fsum(pair.weight for pair in chosen)
+        case Denominator.CLASS_WEIGHTS:
+            classes = batch.tensor("class_weights").tolist()
+            total = math.fsum(classes[pair.target] for pair in chosen)
         case Denominator.NUM_ITEMS:
             if batch.num_items_in_batch is None:
                 raise BatchError("this spec divides by num_items_in_batch, and the batch has none; give it one")
@@ -128,53 +234,114 @@ def shift_of(term: LossTerm, batch: Batch) -> int:
 
 
 def labels_of(term: LossTerm, batch: Batch) -> torch.Tensor:
-    """The labels [B, S] that this term is scored on."""
+    """The labels, [B, S] or [B, S, K], that this term is scored on."""
     if term.accepts_shift_labels and batch.shift_labels is not None:
         return batch.shift_labels
-    return batch.labels
+    return batch.tensor(term.labels)
+
+
+def heads_of(term: LossTerm, batch: Batch) -> int:
+    """The number of codebooks or heads of a term's logits; 1 where they have no such axis."""
+    logits = batch.tensor(term.logits)
+    return logits.shape[2] if logits.dim() == 4 else 1
 
 
 def first_logit(term: LossTerm, batch: Batch) -> int:
-    """The position of the logits that belong to the first label position.
+    """The position of the logits that belong to the first label position."""
+    extra = batch.tensor(term.logits).shape[1] - batch.tensor(term.labels).shape[1]
+    return extra if term.extra is Extra.PREFIX else 0
+
+
+def codebook_weights(term: LossTerm, batch: Batch) -> list[float] | None:
+    """w of every codebook or head, or None where the spec has none.
 
     Raises:
-        BatchError: when there are more or fewer logits than the spec allows.
+        BatchError: when there are more or fewer weights than codebooks.
     """
-    extra = batch.logits.shape[1] - batch.labels.shape[1]
-    if extra < 0 or (extra > 0 and term.extra is Extra.NONE):
-        raise BatchError(
-            f"logits have {batch.logits.shape[1]} positions and labels {batch.labels.shape[1]}, "
-            f"which extra={term.extra} does not allow"
-        )
-    return extra if term.extra is Extra.PREFIX else 0
+    if not term.codebook_weights:
+        return None
+    given = term.codebook_weights
+    weights = list(given) if isinstance(given, tuple) else batch.tensor("codebook_weights").tolist()
+    if len(weights) != heads_of(term, batch):
+        raise BatchError(f"{len(weights)} codebook_weights for {heads_of(term, batch)} codebooks; give one a codebook")
+    return [float(weight) for weight in weights]
 
 
 def document_ids(term: LossTerm, batch: Batch) -> torch.Tensor:
     """One id a label position, [B, S]: equal within a document, different across documents; 0 is padding."""
     if term.documents is Documents.SEGMENT_IDS:
-        return needed(batch, "segment_ids")
+        return batch.tensor("segment_ids")
     if term.documents is Documents.POSITION_IDS:
-        ids = needed(batch, "position_ids")
+        ids = batch.tensor("position_ids")
         starts = torch.ones_like(ids, dtype=torch.long)
         starts[:, 1:] = (ids[:, 1:] != ids[:, :-1] + 1).long()
         return starts.cumsum(1)
+    shape = batch.tensor(term.labels).shape[:2]
     if term.documents is Documents.CU_SEQLENS:
-        tokens = torch.arange(batch.labels.numel()).reshape(batch.labels.shape)
-        return torch.bucketize(tokens, needed(batch, "cu_seqlens").long(), right=True)
-    return torch.ones(batch.labels.shape, dtype=torch.long)
+        tokens = torch.arange(shape.numel()).reshape(shape)
+        return torch.bucketize(tokens, batch.tensor("cu_seqlens").long(), right=True)
+    return torch.ones(shape, dtype=torch.long)
 
 
-def needed(batch: Batch, name: str) -> torch.Tensor:
-    """An argument that the spec reads.
+def _check_fit(term: LossTerm, batch: Batch) -> None:
+    """Whether the logits and the labels of a term fit together.
 
     Raises:
-        BatchError: when the batch has none.
+        BatchError: when they have other axes than the spec says, or other extents than each other.
     """
+    logits, labels = batch.tensor(term.logits), labels_of(term, batch)
+    several = term.heads in (Heads.CODEBOOKS, Heads.AHEAD)
+    if logits.dim() != 3 + several:
+        axes = "[B, L, K, V]" if several else "[B, L, V]"
+        raise BatchError(f"{term.logits} are {show(logits)}; expected {axes}, as heads={term.heads} says")
+    if labels.dim() != 2 + (term.heads in (Heads.CODEBOOKS, Heads.FIRST)):
+        axes = "[B, S]" if labels.dim() == 3 else "[B, S, K]"
+        raise BatchError(f"{term.labels} are {show(labels)}; expected {axes}, as heads={term.heads} says")
+    if labels.shape[0] != logits.shape[0]:
+        raise BatchError(f"{term.labels} are {show(labels)}; expected [B, S] with B = {logits.shape[0]}")
+    extra = logits.shape[1] - labels.shape[1]
+    if extra < 0 or (extra > 0 and term.extra is Extra.NONE):
+        raise BatchError(
+            f"{term.logits} have {logits.shape[1]} positions and {term.labels} {labels.shape[1]}, "
+            f"which extra={term.extra} does not allow"
+        )
+    if term.classes is not None and logits.shape[-1] != term.classes:
+        raise BatchError(f"{term.logits} are {show(logits)}; expected V = {term.classes}, as classes says")
+    if term.score.class_weights and batch.tensor("class_weights").shape != logits.shape[-1:]:
+        raise BatchError(
+            f"class_weights are {show(batch.tensor('class_weights'))}; expected [V] with V = {logits.shape[-1]}"
+        )
+    if term.heads is Heads.ONE:
+        return
+    across = term.shift if term.axis is Axis.CODEBOOK else 0
+    books = labels.shape[2] if term.heads is Heads.FIRST else logits.shape[2] + across
+    agree = term.heads is Heads.AHEAD or books == labels.shape[2]
+    if not agree or books != (term.codebooks or books):
+        raise BatchError(
+            f"{term.logits} are {show(logits)} and {term.labels} {show(labels)}: the codebooks do not agree "
+            f"(axis={term.axis}, shift={term.shift}, codebooks={term.codebooks})"
+        )
+
+
+def _token(batch: Batch, name: str) -> int:
     value = getattr(batch, name)
     if value is None:
         raise BatchError(f"this spec reads {name}, and the batch has none; give it one")
-    assert isinstance(value, torch.Tensor)
-    return value
+    return int(value)
+
+
+def _at(nested: Any, place: Place) -> int:
+    for index in place:
+        nested = nested[index]
+    return int(nested)
+
+
+def _positions(term: LossTerm, batch: Batch) -> int:
+    """The label positions that one group of a term spans, ignored ones too."""
+    rows, length = labels_of(term, batch).shape[:2]
+    if term.tail is Tail.TRIM and term.axis is Axis.TIME:
+        length = max(length - shift_of(term, batch), 0)
+    return rows * length * (heads_of(term, batch) if term.combine is Combine.FLAT else 1)
 
 
 def _same_document(term: LossTerm, documents: list[int], position: int, at: int) -> bool:
@@ -192,11 +359,12 @@ def _divide(weight: float, denominator: float) -> float:
     return math.copysign(math.inf, weight) if weight else math.nan
 
 
-def _empty_value(spec: LossSpec, chosen: list[list[Pair]], denominators: list[float]) -> float | None:
-    """The sum of 0/D over the terms without pairs: 0 where there is something to divide by, else as declared."""
+def _empty_value(groups: list[list[Group]], terms: tuple[LossTerm, ...]) -> float | None:
+    """The sum of 0/D over the groups without pairs: 0 where there is something to divide by, else as declared."""
     policies = {
         term.empty
-        for term, pairs, denominator in zip(spec.terms, chosen, denominators, strict=True)
+        for term, of_term in zip(terms, groups, strict=True)
+        for pairs, denominator, _ in of_term
         if not pairs and not denominator
     }
     if Empty.UNDEFINED in policies:
@@ -208,5 +376,5 @@ def _output_shape(spec: LossSpec, batch: Batch) -> tuple[int, ...]:
     term = spec.terms[0]
     if term.reduction is not Reduction.NONE:
         return ()
-    rows, length = batch.labels.shape
+    rows, length = labels_of(term, batch).shape[:2]
     return (rows, length if term.tail is Tail.IGNORE else max(length - shift_of(term, batch), 0))

@@ -1,4 +1,4 @@
-"""The score of one pair, and its gradient, in float64: ℓ(x, y) = logsumexp(x) − x_y."""
+"""The score of one pair, and its gradient, in float64: ℓ(x, y) = logsumexp(x) − x_y, as its ``Score`` modifies it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,91 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .spec import Score, Smoothing
+
+PLAIN = Score()
+
 
 class Scores(NamedTuple):
-    """What scoring n rows gives: ``loss`` [n], ``lse`` [n], and ``gradient`` [n, V] of each loss at its own logits."""
+    """What scoring n rows gives: ``loss`` [n], ``lse`` [n], and ``gradient`` [n, V] of each loss at its own logits.
+
+    ``lse`` is of the logits after scale and softcap; ``gradient`` is at those before.
+    """
 
     loss: Tensor
     lse: Tensor
     gradient: Tensor
 
 
-def cross_entropy(rows: Tensor, targets: Tensor) -> Scores:
-    """Score ``rows`` [n, V] float64 on ``targets`` [n] int64, each in [0, V).
+class Charges(NamedTuple):
+    """What the log-probabilities are multiplied by, as ℓ = target_y·(lse − z_y) + Σ_v every_v·(lse − z_v).
 
-    Logits of −inf off the target have probability 0; NaN in a row makes its loss and gradient NaN.
+    ``target`` [V]: for each class, what it is charged on top when it is the target. ``every`` [V]: what each class is
+    charged whichever the target is; 0 without label smoothing. Both float64.
     """
-    lse = torch.logsumexp(rows, dim=-1)
-    at_target = rows.gather(-1, targets[:, None]).squeeze(-1)
-    gradient = torch.exp(rows - lse[:, None])
-    gradient.scatter_add_(-1, targets[:, None], torch.full_like(lse, -1.0)[:, None])
-    return Scores(lse - at_target, lse, gradient)
+
+    target: Tensor
+    every: Tensor
+
+
+def evaluate_rows(rows: Tensor, targets: Tensor, how: Score = PLAIN, class_weights: Tensor | None = None) -> Scores:
+    """Score ``rows`` [n, V] float64 on ``targets`` [n] int64, each in [0, V). ``class_weights`` are [V].
+
+    Logits of −inf off the target have probability 0 (with label smoothing they cost infinitely much all the same); NaN
+    in a row makes its loss and gradient NaN.
+    """
+    at = targets[:, None]
+    charges = charge(how, rows.shape[-1], class_weights)
+    z = map_logits(rows, how)
+    lse = torch.logsumexp(z, dim=-1)
+    log_p = z - lse[:, None]
+    hard = charges.target[targets]
+    loss = hard * (lse - z.gather(-1, at).squeeze(-1)) + how.z_loss * lse**2
+    if how.label_smoothing:
+        loss = loss - log_p @ charges.every
+    # ∂ℓ/∂z = (Σ_v c_v q_v + 2·z_loss·lse)·p − every − target_y·onehot(y), and ∂ℓ/∂x = ∂ℓ/∂z · dz/dx.
+    gradient = log_p.exp_()
+    at_target = gradient.gather(-1, at).squeeze(-1)
+    gradient *= (hard + charges.every.sum() + 2 * how.z_loss * lse)[:, None]
+    gradient -= charges.every
+    gradient.scatter_add_(-1, at, -hard[:, None])
+    gradient *= slope(rows, how)
+    if how.dft:
+        loss = loss * at_target
+        gradient *= at_target[:, None]
+    return Scores(loss, lse, gradient)
+
+
+def map_logits(rows: Tensor, how: Score) -> Tensor:
+    """z, the logits that are scored: scaled, then capped. ``rows`` itself where neither is done."""
+    z = rows if how.logit_scale == 1 else rows * how.logit_scale
+    return z if how.softcap is None else (z / how.softcap).tanh_().mul_(how.softcap)
+
+
+def slope(rows: Tensor, how: Score) -> Tensor | float:
+    """dz/dx of :func:`map_logits`, for each logit if they are capped."""
+    if how.softcap is None:
+        return how.logit_scale
+    # 1 − tanh² as 1/cosh², which does not cancel where the cap is reached.
+    return (rows * (how.logit_scale / how.softcap)).cosh_().pow_(-2).mul_(how.logit_scale)
+
+
+def charge(how: Score, classes: int, class_weights: Tensor | None = None) -> Charges:
+    """How a target's charges are shared among ``classes`` classes. Smoothing over the others needs two of them.
+
+    Raises:
+        ValueError: when ``how`` has class weights and none are given.
+    """
+    if not how.class_weights:
+        weights = torch.ones(classes, dtype=torch.float64)
+    elif class_weights is None:
+        raise ValueError("the score has class weights; give class_weights [V]")
+    else:
+        weights = class_weights.double()
+    if not how.label_smoothing:
+        return Charges(weights, torch.zeros_like(weights))
+    if how.smoothing_over is Smoothing.ALL:
+        share = how.label_smoothing / classes
+        return Charges((1 - how.label_smoothing) * weights, share * weights)
+    share = how.label_smoothing / (classes - 1)
+    return Charges((1 - how.label_smoothing - share) * weights, share * weights)

@@ -1,6 +1,18 @@
 """The laws, in the order in which they are asked: each family's file registers its own."""
 
-from . import contract, pairs, numbers, conduct, invariance, edges  # noqa: F401, I001  (the order is the order of asking)
-from .base import LAWS, Judgement, Law
+from collections.abc import Mapping  # noqa: I001  (the laws come in the order of asking)
+from typing import Any
 
-__all__ = ["LAWS", "Judgement", "Law"]
+from shiftproof.reference.builders import BuilderSpec
+from shiftproof.reference.spec import LossSpec
+
+from . import contract, pairs, numbers, streams, conduct, invariance, edges  # noqa: F401
+from .base import LAWS, Judgement, Law
+from .builders import BUILDER_LAWS
+
+__all__ = ["BUILDER_LAWS", "LAWS", "Judgement", "Law", "laws_of"]
+
+
+def laws_of(spec: LossSpec | BuilderSpec) -> Mapping[str, Law[Any, Any]]:
+    """All that is asked of candidates under ``spec``."""
+    return BUILDER_LAWS if isinstance(spec, BuilderSpec) else LAWS

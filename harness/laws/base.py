@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
+from ..builder_trial import Built
 from ..recipe import Recipe
+from ..source import R
 from ..strategies import Space
 from ..trial import Observation, Trial
 from ..verdict import Level, Verdict
@@ -37,8 +40,8 @@ def vacuous(null: str) -> Judgement:
     return Judgement(Verdict.VACUOUS, f"the bounds of this case would let a null candidate pass: {null}")
 
 
-def not_answered(observation: Observation) -> Judgement:
-    """The judgement of a case on which the candidate gave no loss."""
+def not_answered(observation: Observation | Built) -> Judgement:
+    """The judgement of a case on which the candidate gave no answer."""
     problem = observation.problem
     assert problem is not None
     return Judgement(problem.verdict, problem.message, frozenset({problem.kind}))
@@ -53,18 +56,19 @@ def trained(
     observation = trial.look(recipe, upstream, grad_mode)
     if observation.problem is not None:
         return not_answered(observation)
-    if gradient and observation.gradient is None:
+    if gradient and observation.gradients is None:
         return failing("no gradient at the logits", "no gradient")
     return observation
 
 
-Check = Callable[[Trial, Recipe], Judgement]
-Focus = Callable[[Recipe], Recipe | None]
+T = TypeVar("T")
+Check = Callable[[T, R], Judgement]
+Focus = Callable[[R], R | None]
 
 
 @dataclass(frozen=True)
-class Law:
-    """One property.
+class Law(Generic[T, R]):
+    """One property of what is on trial in a ``T``, judged on recipes ``R``.
 
     Attributes:
         id: stable, never reused.
@@ -84,55 +88,60 @@ class Law:
     title: str
     level: Level
     source: str
-    check: Check
+    check: Check[T, R]
     budget: int
-    focus: Focus = field(default=lambda recipe: recipe)
+    focus: Focus[R] = field(default=lambda recipe: recipe)
     narrow: Callable[[Space], Space] = field(default=lambda space: space)
     presumes: tuple[str, ...] = ()
     large: bool = False
-    excuse: Callable[[Trial], str | None] = field(default=lambda trial: None)
+    excuse: Callable[[T], str | None] = field(default=lambda trial: None)
     suggests: tuple[str, ...] = ()
 
 
-LAWS: dict[str, Law] = {}
+class Laws(dict[str, Law[T, R]]):
+    """The laws of one kind of candidate, by id, in the order in which they are asked."""
+
+    def law(
+        self,
+        id: str,
+        title: str,
+        *,
+        source: str,
+        budget: int,
+        level: Level = Level.MUST,
+        focus: Focus[R] = lambda recipe: recipe,
+        narrow: Callable[[Space], Space] = lambda space: space,
+        presumes: tuple[str, ...] = ("CONTRACT-1",),
+        large: bool = False,
+        excuse: Callable[[T], str | None] = lambda trial: None,
+        suggests: tuple[str, ...] = (),
+    ) -> Callable[[Check[T, R]], Law[T, R]]:
+        """Register the decorated check as a law."""
+
+        def register(check: Check[T, R]) -> Law[T, R]:
+            if id in self:
+                raise ValueError(f"two laws are called {id}")
+            self[id] = Law(
+                id=id,
+                title=title,
+                level=level,
+                source=source,
+                check=check,
+                budget=budget,
+                focus=focus,
+                narrow=narrow,
+                presumes=presumes,
+                large=large,
+                excuse=excuse,
+                suggests=suggests,
+            )
+            return self[id]
+
+        return register
 
 
-def law(
-    id: str,
-    title: str,
-    *,
-    source: str,
-    budget: int,
-    level: Level = Level.MUST,
-    focus: Focus = lambda recipe: recipe,
-    narrow: Callable[[Space], Space] = lambda space: space,
-    presumes: tuple[str, ...] = ("CONTRACT-1",),
-    large: bool = False,
-    excuse: Callable[[Trial], str | None] = lambda trial: None,
-    suggests: tuple[str, ...] = (),
-) -> Callable[[Check], Law]:
-    """Register the decorated check as a law."""
-
-    def register(check: Check) -> Law:
-        if id in LAWS:
-            raise ValueError(f"two laws are called {id}")
-        LAWS[id] = Law(
-            id=id,
-            title=title,
-            level=level,
-            source=source,
-            check=check,
-            budget=budget,
-            focus=focus,
-            narrow=narrow,
-            presumes=presumes,
-            large=large,
-            excuse=excuse,
-            suggests=suggests,
-        )
-        return LAWS[id]
-
-    return register
+LAWS: Laws[Trial, Recipe] = Laws()
+law = LAWS.law
 
 
 def needs_gradient(trial: Trial) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..compare import compare_tensors, same_value
+from ..compare import different_gradients, same_value
 from ..recipe import Recipe, Stride
 from ..strategies import Space
 from ..trial import Observation, Trial
@@ -36,11 +36,11 @@ def _same(trial: Trial, one: Observation, other: Observation) -> str | None:
     bounds = trial.bounds(one)
     if not same_value(one.value, other.value, 2 * bounds.value):
         return f"the loss was {one.value:.9g} and is {other.value:.9g}"
-    if (one.gradient is None) != (other.gradient is None):
+    if (one.gradients is None) != (other.gradients is None):
         return "the gradient is there only once"
-    if one.gradient is not None and other.gradient is not None:
-        mismatch = compare_tensors(other.gradient, one.gradient, 2 * bounds.gradient)
-        return mismatch.describe("gradient") if mismatch else None
+    if one.gradients is not None and other.gradients is not None:
+        allowed = {name: 2 * bound for name, bound in bounds.gradients.items()}
+        return different_gradients(other.gradients, one.gradients, allowed)
     return None
 
 

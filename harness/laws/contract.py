@@ -21,7 +21,7 @@ def answers(trial: Trial, recipe: Recipe) -> Judgement:
     observation = trial.look(recipe)
     if observation.problem is not None:
         return not_answered(observation)
-    given = observation.case.batch.logits.dtype
+    given = observation.case.batch.tensor(trial.spec.logits[0]).dtype
     if torch.finfo(observation.dtype).eps > torch.finfo(given).eps:
         return failing(
             f"returned a {_name(observation.dtype)} loss for {_name(given)} logits; expected no fewer bits",
@@ -44,7 +44,7 @@ def differentiable(trial: Trial, recipe: Recipe) -> Judgement:
         return not_answered(observation)
     if not observation.case.pairing.pairs:
         return NOT_MEANT
-    if observation.gradient is None:
+    if observation.gradients is None:
         return failing(
             "the loss has no gradient at the logits: nothing can be learnt from it. If it is a metric, declare "
             "gradient = false and its value alone is judged",

@@ -64,9 +64,32 @@ def empty_gradient(trial: Trial, recipe: Recipe) -> Judgement:
     observation = trial.look(recipe)
     if observation.problem is not None:
         return not_answered(observation)
-    if observation.gradient is not None and bool((observation.gradient != 0).any()):
-        worst = observation.gradient.flatten()[(observation.gradient.flatten() != 0).nonzero()[0, 0]]
-        return failing(f"nothing is trained on, and the gradient holds {float(worst):g}", "gradient")
+    for gradient in (observation.gradients or {}).values():
+        if bool((gradient != 0).any()):
+            worst = gradient.flatten()[(gradient.flatten() != 0).nonzero()[0, 0]]
+            return failing(f"nothing is trained on, and the gradient holds {float(worst):g}", "gradient")
+    return PASS
+
+
+@law(
+    "EMPTY-3",
+    "with a codebook or a stream empty the loss is what the spec declares",
+    source="NaN in audiocraft, MusicGen and Parler; Higgs-audio trainers re-average, NeMo keeps ÷ K",
+    budget=15,
+    level=Level.SHOULD,
+    focus=lambda recipe: recipe if recipe.hollow != "none" or recipe.streams != "both" else None,
+    excuse=lambda trial: None if {"hollow", "streams"} & set(trial.space) else "the spec has one stream of one head",
+)
+def empty_part(trial: Trial, recipe: Recipe) -> Judgement:
+    case = trial.case(recipe)
+    if not case.pairing.pairs or case.oracle.value is None:
+        return NOT_MEANT
+    observation = trial.look(recipe)
+    if observation.problem is not None:
+        return not_answered(observation)
+    assert observation.value is not None
+    if not same_value(observation.value, case.oracle.value, trial.bounds(observation).value):
+        return failing(f"the loss is {observation.value:g}; the spec declares {case.oracle.value:g}", "value")
     return PASS
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.spec import Denominator
+from shiftproof.reference.spec import Denominator, LossSpec
 
 from ..compare import compare_tensors, same_value
 from ..recipe import Recipe, ShiftLabels
@@ -31,9 +33,9 @@ _OFFSET_16_BITS = 16.0
     presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     excuse=lambda trial: (
         "the spec counts every position, padding too"
-        if trial.spec.terms[0].denominator is Denominator.POSITIONS
+        if any(term.denominator is Denominator.POSITIONS for term in trial.spec.terms)
         else "the spec has no marker for ignored labels"
-        if trial.spec.terms[0].ignore_index is None and not trial.spec.terms[0].loss_mask
+        if any(term.ignore_index is None and not term.loss_mask for term in trial.spec.terms)
         else None
     ),
     focus=lambda recipe: replace(recipe, shift_labels=ShiftLabels.ABSENT),
@@ -42,7 +44,7 @@ def padding(trial: Trial, recipe: Recipe) -> Judgement:
     before = trained(trial, recipe)
     if isinstance(before, Judgement):
         return before
-    case = trial.variation(before.case, lambda batch: pad(batch, trial.spec.terms[0].ignore_index, recipe.seed))
+    case = trial.variation(before.case, lambda batch: pad(batch, trial.spec, recipe.seed))
     after = trial.observe(case)
     if after.problem is not None:
         return not_answered(after)
@@ -58,18 +60,27 @@ def padding(trial: Trial, recipe: Recipe) -> Judgement:
     return PASS
 
 
-def pad(batch: Batch, ignore_index: int | None, seed: int) -> Batch:
-    """The batch with ignored columns at its end, their logits ordinary numbers."""
-    rows, length = batch.labels.shape
-    noise = bell(seed, 5, (rows, _PADDING, batch.logits.shape[2])) * 3
-
-    def widen(tensor: Tensor | None, fill: int) -> Tensor | None:
-        return None if tensor is None else torch.nn.functional.pad(tensor, (0, _PADDING), value=fill)
-
-    labels = widen(batch.labels, -100 if ignore_index is None else ignore_index)
-    assert labels is not None
-    if ignore_index is None:
-        labels = labels.clamp_min(0)  # a mask says what is ignored, and the label under it is any legal id
+def pad(batch: Batch, spec: LossSpec, seed: int) -> Batch:
+    """The batch with ignored columns at the end of every array, their logits ordinary numbers."""
+    rows, length = batch.tensor("labels").shape[:2]
+    changed: dict[str, Any] = {}
+    for index, name in enumerate(spec.logits):
+        logits = batch.tensor(name)
+        noise = bell(seed, 5 + 10 * index, (logits.shape[0], _PADDING, *logits.shape[2:])) * 3
+        changed[name] = torch.cat([logits, noise.to(logits.dtype)], dim=1)
+    for name in spec.labels:
+        ignored = next(term.ignore_index for term in spec.terms if term.labels == name)
+        # Where a mask says what is ignored, the label under it is any legal id.
+        changed[name] = _widen(batch.tensor(name), 0 if ignored is None else ignored)
+    for name, fill in (
+        ("loss_mask", 0),
+        ("token_weights", 1),
+        ("segment_ids", 0),
+        ("attention_mask", 0),
+        ("input_ids", batch.pad_token_id or 0),
+    ):
+        value = getattr(batch, name)
+        changed[name] = None if value is None else _widen(value, fill)
     positions = batch.position_ids
     if positions is not None:
         last = positions[:, -1:] if length else positions.new_full((rows, 1), -1)
@@ -77,19 +88,12 @@ def pad(batch: Batch, ignore_index: int | None, seed: int) -> Batch:
     ends = batch.cu_seqlens
     if ends is not None and length:
         ends = ends + _PADDING * (ends // length)  # each row's last document takes the padding in
-    return replace(
-        batch,
-        logits=torch.cat([batch.logits, noise.to(batch.logits.dtype)], dim=1),
-        labels=labels,
-        shift_labels=None,
-        loss_mask=widen(batch.loss_mask, 0),
-        token_weights=widen(batch.token_weights, 1),
-        position_ids=positions,
-        segment_ids=widen(batch.segment_ids, 0),
-        cu_seqlens=ends,
-        input_ids=widen(batch.input_ids, batch.pad_token_id or 0),
-        attention_mask=widen(batch.attention_mask, 0),
-    )
+    return replace(batch, shift_labels=None, position_ids=positions, cu_seqlens=ends, **changed)
+
+
+def _widen(tensor: Tensor, fill: int) -> Tensor:
+    """A tensor [B, S] or [B, S, K] with columns of ``fill`` at the end of S."""
+    return torch.nn.functional.pad(tensor, (*(0, 0) * (tensor.dim() - 2), 0, _PADDING), value=fill)
 
 
 @law(
@@ -106,23 +110,30 @@ def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
     if isinstance(before, Judgement):
         return before
     moved = recipe.seed % recipe.rows
+    separate = [name for name, shape in before.case.pairing.shapes.items() if shape[0] == recipe.rows]
 
     def shake(batch: Batch) -> Batch:
-        logits = batch.logits.clone()
-        logits[moved] = (bell(recipe.seed, 6, tuple(logits[moved].shape)) * 3).to(logits.dtype)
-        return replace(batch, logits=logits)
+        shaken: dict[str, Any] = {}
+        for index, name in enumerate(separate):
+            logits = batch.tensor(name).clone()
+            noise = bell(recipe.seed, 6 + 10 * index, tuple(logits[moved].shape))
+            logits[moved] = (noise * 3).to(logits.dtype)
+            shaken[name] = logits
+        return replace(batch, **shaken)
 
     after = trial.observe(trial.variation(before.case, shake))
     if after.problem is not None:
         return not_answered(after)
-    if before.gradient is None or after.gradient is None:
+    if before.gradients is None or after.gradients is None:
         return failing("no gradient at the logits", "no gradient")
     others = [row for row in range(recipe.rows) if row != moved]
-    allowed = (trial.bounds(before).gradient + trial.bounds(after).gradient)[others]
-    mismatch = compare_tensors(after.gradient[others], before.gradient[others], allowed)
-    if mismatch is None:
-        return PASS
-    return failing(f"row {moved} has other logits: {mismatch.describe('gradient of the other rows')}", "leak")
+    bounds = trial.bounds(before).gradients, trial.bounds(after).gradients
+    for name in separate:
+        allowed = (bounds[0][name] + bounds[1][name])[others]
+        mismatch = compare_tensors(after.gradients[name][others], before.gradients[name][others], allowed)
+        if mismatch is not None:
+            return failing(f"row {moved} has other logits: {mismatch.describe('gradient of the other rows')}", "leak")
+    return PASS
 
 
 @law(
@@ -132,6 +143,11 @@ def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
     budget=30,
     presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1", "STABLE-1"),
     suggests=("offset-cancel",),
+    excuse=lambda trial: (
+        "a softcap or a z-loss does see a constant"
+        if any(term.score.softcap or term.score.z_loss for term in trial.spec.terms)
+        else None
+    ),
 )
 def additive_constant(trial: Trial, recipe: Recipe) -> Judgement:
     if not trial.case(recipe).pairing.pairs:
@@ -140,9 +156,12 @@ def additive_constant(trial: Trial, recipe: Recipe) -> Judgement:
     offset = _OFFSET.get(recipe.dtype, _OFFSET_16_BITS)
 
     def raise_rows(batch: Batch) -> Batch:
-        rows, length, _ = batch.logits.shape
-        steps = signs[torch.arange(rows * length) % 3].reshape(rows, length, 1) * offset
-        return replace(batch, logits=(batch.logits.double() + steps).to(batch.logits.dtype))
+        raised: dict[str, Any] = {}
+        for name, shape in trial.case(recipe).pairing.shapes.items():
+            logits = batch.tensor(name)
+            steps = signs[torch.arange(math.prod(shape[:-1])) % 3].reshape(*shape[:-1], 1) * offset
+            raised[name] = (logits.double() + steps).to(logits.dtype)
+        return replace(batch, **raised)
 
     observation = trial.observe(trial.variation(trial.case(recipe), raise_rows))
     if observation.problem is not None:

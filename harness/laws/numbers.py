@@ -8,14 +8,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.pairing import Pairing, first_logit
 from shiftproof.reference.spec import Reduction
 
-from ..compare import compare_tensors, dead_gradient_bound, dead_value_bound, same_value
+from ..cases import Case
+from ..compare import compare_tensors, different_gradients, same_value
+from ..liveness import dead_gradient_bound, dead_value_bound
 from ..recipe import Recipe, Regime
 from ..strategies import Space
 from ..trial import Observation, Trial
 from ..verdict import Level, Verdict
-from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, trained, vacuous
+from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
 
 _UPSTREAM = (0.5, 3.0, -2.0, 7.0)
 
@@ -30,8 +34,8 @@ def judge_value(trial: Trial, observation: Observation) -> Judgement:
     expected = case.oracle.value
     assert observation.value is not None
     assert observation.returned is not None
-    if expected is None:
-        return NOT_MEANT
+    if expected is None or (math.isnan(expected) and has_empty_group(case)):
+        return NOT_MEANT  # what nothing divided by nothing is, is for the laws on the edges
     bounds = trial.bounds(observation)
     if case.spec.terms[0].reduction is Reduction.NONE:
         right, allowed = _spread(observation, case.oracle.per_token), _spread(observation, bounds.per_token)
@@ -45,17 +49,22 @@ def judge_value(trial: Trial, observation: Observation) -> Judgement:
     return vacuous(null) if null else PASS
 
 
+def has_empty_group(case: Case) -> bool:
+    """Whether a codebook, a stream or the whole has no pair, and the spec says that its mean is NaN."""
+    return case.pairing.empty is None or math.isnan(case.pairing.empty)
+
+
 def judge_gradient(trial: Trial, observation: Observation, upstream: float = 1.0) -> Judgement:
     """The gradient against ``upstream`` times the oracle's, element by element; vacuous where a null would pass."""
     case = observation.case
-    if observation.gradient is None:
+    if observation.gradients is None:
         return failing("no gradient at the logits", "no gradient")
     bounds = trial.bounds(observation)
-    mismatch = compare_tensors(
-        observation.gradient, case.oracle.gradient * upstream, bounds.gradient * max(abs(upstream), 1.0)
-    )
-    if mismatch is not None:
-        return failing(mismatch.describe("gradient"), "gradient")
+    expected = {name: gradient * upstream for name, gradient in case.oracle.gradients.items()}
+    allowed = {name: bound * max(abs(upstream), 1.0) for name, bound in bounds.gradients.items()}
+    difference = different_gradients(observation.gradients, expected, allowed)
+    if difference is not None:
+        return failing(difference, "gradient")
     null = dead_gradient_bound(case, bounds)
     return vacuous(null) if null else PASS
 
@@ -73,7 +82,7 @@ def _spread(observation: Observation, per_pair: Tensor) -> Tensor:
     """One number a pair -> one a label position that the output has, 0 where nothing is scored."""
     case = observation.case
     dense = torch.zeros(case.pairing.output_shape, dtype=torch.float64)
-    first = case.batch.logits.shape[1] - case.batch.labels.shape[1] if case.spec.terms[0].extra == "prefix" else 0
+    first = first_logit(case.spec.terms[0], case.batch)
     for pair, number in zip(case.pairing.pairs, per_pair.tolist(), strict=True):
         dense[pair.logit[0], pair.logit[1] - first] = number
     return dense
@@ -128,14 +137,19 @@ def zero_where_ignored(trial: Trial, recipe: Recipe) -> Judgement:
     looked = trained(trial, recipe, gradient=True)
     if isinstance(looked, Judgement):
         return looked
-    assert looked.gradient is not None
-    idle = torch.ones(looked.gradient.shape[:2], dtype=torch.bool)
-    for pair in looked.case.pairing.pairs:
-        idle[pair.logit] = False
-    if not bool(idle.any()):
-        return NOT_MEANT
-    mismatch = compare_tensors(looked.gradient[idle], torch.zeros_like(looked.gradient[idle]), 0.0)
-    return PASS if mismatch is None else failing(mismatch.describe("gradient of ignored rows"), "ignored rows")
+    assert looked.gradients is not None
+    judgement = NOT_MEANT
+    for name, gradient in looked.gradients.items():
+        idle = torch.ones(gradient.shape[:-1], dtype=torch.bool)
+        for pair in looked.case.pairing.of(name):
+            idle[pair.logit] = False
+        if not bool(idle.any()):
+            continue
+        mismatch = compare_tensors(gradient[idle], torch.zeros_like(gradient[idle]), 0.0)
+        if mismatch is not None:
+            return failing(mismatch.describe("gradient of ignored rows"), "ignored rows")
+        judgement = PASS
+    return judgement
 
 
 @law(
@@ -160,6 +174,68 @@ def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
 
 
 @law(
+    "GRAD-4",
+    "under reduction none, each token's own incoming gradient scales its row",
+    source="Liger#680, #968: every row was scaled by the first row's",
+    budget=40,
+    narrow=_ordinary,
+    excuse=lambda trial: (
+        needs_gradient(trial) or (None if trial.spec.terms[0].reduction is Reduction.NONE else "its loss is one number")
+    ),
+    presumes=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
+    suggests=("upstream-row-0",),
+)
+def scales_row_by_row(trial: Trial, recipe: Recipe) -> Judgement:
+    case = trial.case(recipe)
+    if not case.pairing.pairs:
+        return NOT_MEANT
+    shape = case.pairing.output_shape
+    upstream = 1.0 + torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape) % 5 / 2
+    observation = trial.observe(case, upstream)
+    if observation.problem is not None:
+        return not_answered(observation)
+    pairing = weighted_by(upstream, case)
+    scaled = replace(case, pairing=pairing, oracle=evaluate(pairing, case.batch))
+    return judge_gradient(trial, replace(observation, case=scaled))
+
+
+def weighted_by(upstream: Tensor, case: Case) -> Pairing:
+    """The pairs of a case whose losses have an incoming gradient each, ``upstream`` in the shape of the output."""
+    first = first_logit(case.spec.terms[0], case.batch)
+    return replace(
+        case.pairing,
+        pairs=tuple(
+            pair._replace(weight=pair.weight * float(upstream[pair.logit[0], pair.logit[1] - first]))
+            for pair in case.pairing.pairs
+        ),
+    )
+
+
+@law(
+    "GRAD-5",
+    "going backward again, where that is possible, gives the same gradient again",
+    source="Liger rescales the gradient that it kept in place, so that the second time it is scaled twice",
+    budget=30,
+    narrow=_ordinary,
+    excuse=needs_gradient,
+    presumes=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3"),
+    suggests=("second-backward",),
+)
+def backward_again(trial: Trial, recipe: Recipe) -> Judgement:
+    case = trial.case(recipe)
+    if not case.pairing.pairs:
+        return NOT_MEANT
+    upstream = _UPSTREAM[recipe.seed % len(_UPSTREAM)]
+    observation = trial.observe(case, upstream, backwards=2)
+    if observation.problem is not None:
+        return PASS if observation.problem.verdict is Verdict.ERROR else not_answered(observation)
+    judgement = judge_gradient(trial, observation, 2 * upstream)
+    if judgement.verdict is Verdict.FAIL:
+        return replace(judgement, message=f"backward twice, {upstream:g} coming in: {judgement.message}")
+    return judgement
+
+
+@law(
     "STABLE-1",
     "logits of ±1e4 give the oracle's value and gradient",
     source="exp overflows fp32 above 88; log(softmax) underflows",
@@ -180,6 +256,11 @@ def huge_logits(trial: Trial, recipe: Recipe) -> Judgement:
     budget=40,
     focus=lambda recipe: replace(recipe, regime=Regime.MINUS_INF, classes=max(recipe.classes, 3)),
     presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
+    excuse=lambda trial: (
+        "label smoothing charges every class, those of probability 0 infinitely"
+        if any(term.score.label_smoothing for term in trial.spec.terms)
+        else None
+    ),
 )
 def minus_infinity(trial: Trial, recipe: Recipe) -> Judgement:
     looked = trained(trial, recipe)

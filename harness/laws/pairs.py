@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from shiftproof.reference.pairing import Pairing, Place
+from shiftproof.reference.score import map_logits
 
-from ..probe import UNCLEAR, Positions, predict, probe_value, read_gradient, read_positions
+from ..cases import classes_of
+from ..probe import UNCLEAR, Positions, Scored, Site, predict, probe_value, read_gradients, read_positions, site_of
 from ..recipe import Ids, Recipe, Regime
 from ..trial import Observation, Trial
 from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
@@ -28,29 +31,44 @@ def calm(recipe: Recipe) -> Recipe:
 
 def one_id_a_place(recipe: Recipe) -> Recipe:
     """A calm case with an id for every label place, or, where there are too many, base-V digits of the place."""
-    places = recipe.rows * recipe.length
+    places = recipe.rows * recipe.length * recipe.codebooks
     wide = max(recipe.classes, places + 3) if places <= _ONE_PROBE else recipe.classes
     return replace(calm(recipe), classes=max(wide, 2), ids=Ids.COUNTING, digit=0)
 
 
 def positions_of(trial: Trial, recipe: Recipe) -> Positions | Observation:
     """The label places that each logit row was scored on, or the observation that gave no loss or no gradient."""
-    places = max(recipe.rows * recipe.length, 2)
-    digits = max(1, math.ceil(round(math.log(places, recipe.classes), 9)))
+    case = trial.case(recipe)
+    labels = {name: tuple(case.batch.tensor(name).shape) for name in trial.spec.labels}
+    classes = {name: classes_of(trial.spec, name, recipe) for name in labels}
+    digits = max(_digits(math.prod(shape), classes[name]) for name, shape in labels.items())
     scored = []
     for digit in range(digits):
         observation = trial.look(replace(recipe, ids=Ids.COUNTING, digit=digit))
-        if observation.problem is not None or observation.gradient is None:
+        if observation.problem is not None or observation.gradients is None:
             return observation
-        scored.append(read_gradient(observation.gradient, observation.case.batch.logits))
-    return read_positions(scored, recipe.classes, (recipe.rows, recipe.length))
+        scored.append(read_gradients(observation.gradients, case.pairing, observation.case.batch))
+    found: dict[Site, tuple[Place, ...]] = {}
+    for term in trial.spec.terms:
+        shape = labels[term.labels]
+        used = _digits(math.prod(shape), classes[term.labels])
+        own: list[Scored] = [
+            {site: of for site, of in read.items() if site[0] == term.logits} for read in scored[:used]
+        ]
+        found |= read_positions(own, classes[term.labels], shape)
+    return found
+
+
+def _digits(places: int, classes: int) -> int:
+    return max(1, math.ceil(round(math.log(max(places, 2), classes), 9)))
 
 
 def expected_positions(pairing: Pairing) -> Positions:
     """The label places that each logit row must be scored on."""
-    expected: dict[Place, tuple[Place, ...]] = {}
+    expected: dict[Site, tuple[Place, ...]] = {}
     for pair in pairing.pairs:
-        expected[pair.logit] = tuple(sorted((*expected.get(pair.logit, ()), pair.label)))
+        site = site_of(pairing, pair)
+        expected[site] = tuple(sorted((*expected.get(site, ()), pair.label)))
     return expected
 
 
@@ -77,12 +95,12 @@ def judge_positions(found: Positions, expected: Positions) -> Judgement:
     """Compare two position maps; the features are the ways in which labels were moved, lost or added."""
     features: set[str] = set()
     wrong: list[str] = []
-    for place in sorted({*found, *expected}):
-        theirs, right = found.get(place, ()), expected.get(place, ())
+    for site in sorted({*found, *expected}):
+        theirs, right = found.get(site, ()), expected.get(site, ())
         if theirs in (right, (UNCLEAR,)):  # a matter of classes is for SELECT-1
             continue
         features.add(_kind_of_difference(theirs, right))
-        wrong.append(f"logits {show(place)} are scored on {_shows(theirs)}, not on {_shows(right)}")
+        wrong.append(f"{show(site)} are scored on {_shows(theirs)}, not on {_shows(right)}")
     if not wrong:
         return PASS
     return failing(f"{len(wrong)} of {len({*found, *expected})} logit rows: {wrong[0]}", *features)
@@ -93,11 +111,13 @@ def _kind_of_difference(theirs: tuple[Place, ...], right: tuple[Place, ...]) -> 
         return "missing"
     if not right:
         return "added"
-    (row, position), (right_row, right_position) = theirs[0], right[0]
+    (row, position, *book), (right_row, right_position, *right_book) = theirs[0], right[0]
     if row < 0:
         return "moved: off the batch"
     if row != right_row:
         return "moved: another row"
+    if book != right_book:
+        return "moved: another codebook"
     return f"moved: {position - right_position:+d}" if abs(position - right_position) <= 2 else "moved: far"
 
 
@@ -107,19 +127,18 @@ def _kind_of_difference(theirs: tuple[Place, ...], right: tuple[Place, ...]) -> 
     source="ΔL = Σ_i W_ij·(x_i[a] − x_i[b]) when the label at place j changes from a to b",
     budget=12,
     presumes=("CONTRACT-1", "ALIGN-1"),
-    focus=lambda recipe: replace(
-        calm(recipe),
-        rows=min(recipe.rows, 2),
-        length=min(recipe.length, 4),
-        classes=min(recipe.rows, 2) * (min(recipe.length, 4) + recipe.extra) + 3,
-        ids=Ids.COUNTING,
-        dtype="float32",
+    focus=lambda recipe: _few_places(recipe),
+    excuse=lambda trial: (
+        "its gradient says the same, at once"
+        if trial.candidate.gradient
+        else "with class weights or DFT, a label's class changes its own weight"
+        if any(term.score.class_weights or term.score.dft for term in trial.spec.terms)
+        else None
     ),
-    excuse=lambda trial: None if not trial.candidate.gradient else "its gradient says the same, at once",
 )
 def pairs_by_value(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
-    if not case.pairing.pairs or "labels" not in trial.binding.names or recipe.shift_labels != "absent":
+    if not case.pairing.pairs or recipe.shift_labels != "absent":
         return NOT_MEANT
     found = read_by_value(trial, recipe)
     if isinstance(found, Observation):
@@ -127,29 +146,51 @@ def pairs_by_value(trial: Trial, recipe: Recipe) -> Judgement:
     return judge_positions(places_only(found), expected_positions(case.pairing))
 
 
-def places_only(weights: Mapping[Place, Mapping[Place, float]]) -> Positions:
+def _few_places(recipe: Recipe) -> Recipe:
+    """So few logit rows that there are more classes than rows, and few evaluations for all of them."""
+    rows, length, codebooks = min(recipe.rows, 2), min(recipe.length, 4), min(recipe.codebooks, 2)
+    if codebooks > 1:
+        rows, length = min(rows, 1), min(length, 3)
+    return replace(
+        calm(recipe),
+        rows=rows,
+        length=length,
+        codebooks=codebooks,
+        classes=rows * (length + recipe.extra) * (2 * codebooks) + 3
+        if codebooks > 1
+        else rows * (length + recipe.extra) + 3,
+        ids=Ids.COUNTING,
+        dtype="float32",
+    )
+
+
+def places_only(weights: Mapping[Site, Mapping[Place, float]]) -> Positions:
     """The label places of weights read by value."""
     return {at: tuple(sorted(of_row)) for at, of_row in weights.items()}
 
 
-def read_by_value(trial: Trial, recipe: Recipe) -> dict[Place, dict[Place, float]] | Observation:
+def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]] | Observation:
     """The weight of every label place on every logit row, from values alone; or the observation that gave no loss."""
     case = trial.case(recipe)
     stuck: list[Observation] = []
+    found: dict[Site, dict[Place, float]] = {}
+    for name in trial.spec.labels:
 
-    def evaluate(labels: torch.Tensor) -> float:
-        changed = trial.variation(case, lambda batch: replace(batch, labels=labels))
-        observation = trial.observe(changed)
-        if observation.problem is not None or observation.value is None:
-            stuck.append(observation)
-            return math.nan
-        return observation.value
+        def evaluate(labels: torch.Tensor, name: str = name) -> float:
+            changed: dict[str, Any] = {name: labels}
+            observation = trial.observe(trial.variation(case, lambda batch: replace(batch, **changed)))
+            if observation.problem is not None or observation.value is None:
+                stuck.append(observation)
+                return math.nan
+            return observation.value
 
-    ignored = trial.spec.terms[0].ignore_index
-    rows, length = case.batch.labels.shape
-    valid = [(r, t) for r in range(rows) for t in range(length) if int(case.batch.labels[r, t]) != ignored]
-    weights = probe_value(evaluate, case.batch.logits, case.batch.labels, valid)
-    return stuck[0] if stuck else weights
+        terms = [term for term in trial.spec.terms if term.labels == name]
+        labels = case.batch.tensor(name)
+        classes = classes_of(trial.spec, name, recipe)
+        legal = (labels >= 0) & (labels < classes) & (labels != (terms[0].ignore_index or -1))
+        logits = {term.logits: map_logits(case.batch.tensor(term.logits).double(), term.score) for term in terms}
+        found |= probe_value(evaluate, logits, labels, [tuple(place) for place in legal.nonzero().tolist()])
+    return stuck[0] if stuck else found
 
 
 @law(
@@ -166,17 +207,17 @@ def targets_exact(trial: Trial, recipe: Recipe) -> Judgement:
     observation = trained(trial, recipe, gradient=True)
     if isinstance(observation, Judgement):
         return observation
-    assert observation.gradient is not None
+    assert observation.gradients is not None
     case = observation.case
-    found = read_gradient(observation.gradient, case.batch.logits)
+    found = read_gradients(observation.gradients, case.pairing, case.batch)
     expected = predict(case.pairing)
     features: set[str] = set()
     wrong: list[str] = []
-    for place in sorted({*found, *expected}):
-        theirs, right = set(found.get(place, {})), set(expected.get(place, {}))
+    for site in sorted({*found, *expected}):
+        theirs, right = set(found.get(site, {})), set(expected.get(site, {}))
         if theirs != right:
             features.add("missing" if not theirs else "added" if not right else "other class")
-            wrong.append(f"logits {show(place)} are scored on {_classes(theirs)}, not on {_classes(right)}")
+            wrong.append(f"{show(site)} are scored on {_classes(theirs)}, not on {_classes(right)}")
     return failing(f"{len(wrong)} logit rows: {wrong[0]}", *features) if wrong else PASS
 
 
@@ -194,31 +235,35 @@ def weights_exact(trial: Trial, recipe: Recipe) -> Judgement:
     observation = trained(trial, recipe, gradient=True)
     if isinstance(observation, Judgement):
         return observation
-    assert observation.gradient is not None
+    assert observation.gradients is not None
     case = observation.case
-    found = read_gradient(observation.gradient, case.batch.logits)
-    at = torch.tensor([(*pair.logit, pair.target) for pair in case.pairing.pairs]).unbind(1)
-    allowed = trial.bounds(observation).gradient[at].tolist()
+    found = read_gradients(observation.gradients, case.pairing, case.batch)
+    bounds = trial.bounds(observation).gradients
     wrong: list[str] = []
-    for pair, loss, most in zip(case.pairing.pairs, case.oracle.per_token.tolist(), allowed, strict=True):
-        weight = found.get(pair.logit, {}).get(pair.target)
-        miss = -math.expm1(-loss)  # 1 − p at the target: what the weight is multiplied by in the gradient
-        if weight is None or abs(weight - pair.weight) * miss > most:
-            wrong.append(f"logits {show(pair.logit)} have weight {_number(weight)}, not {_number(pair.weight)}")
+    for pair in case.pairing.pairs:
+        site = site_of(case.pairing, pair)
+        weight = found.get(site, {}).get(pair.target)
+        # What the weight is multiplied by in the gradient at the target: the bound is on their product.
+        right = float(case.oracle.gradients[site[0]][pair.logit][pair.target])
+        most = float(bounds[site[0]][pair.logit][pair.target])
+        if weight is None or abs(weight / pair.weight - 1) * abs(right) > most:
+            wrong.append(f"{show(site)} have weight {_number(weight)}, not {_number(pair.weight)}")
     if not wrong:
         return PASS
     return failing(f"{len(wrong)} of {len(case.pairing.pairs)} pairs: {wrong[0]}", "weight")
 
 
-def show(place: Place) -> str:
-    """A place in words that need no legend."""
-    return f"[{place[0]}, {place[1]}]"
+def show(site: Site) -> str:
+    """A place in words that need no legend: ``logits [0, 2]``, ``audio_logits [0, 2, codebook 1]``."""
+    name, *place = site
+    row, position, *book = place
+    return f"{name} [{row}, {position}{f', codebook {book[0]}' if book else ''}]"
 
 
 def _shows(places: tuple[Place, ...]) -> str:
     if not places:
         return "nothing"
-    return " and ".join("what is no label" if row < 0 else f"label {show((row, at))}" for row, at in places)
+    return " and ".join("what is no label" if place[0] < 0 else show(("label", *place)) for place in places)
 
 
 def _classes(targets: set[int]) -> str:

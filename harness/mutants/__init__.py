@@ -1,10 +1,14 @@
 """Known-wrong losses, each named after its bug, with the real case it re-enacts."""
 
+from .ahead import AHEAD
 from .alignment import ALIGNMENT
 from .base import Mutant, Variant
+from .codebooks import CODEBOOKS
 from .normalisation import NORMALISATION
 from .selection import SELECTION
 
-MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*ALIGNMENT, *SELECTION, *NORMALISATION)}
+MUTANTS: dict[str, Mutant] = {
+    mutant.name: mutant for mutant in (*ALIGNMENT, *SELECTION, *NORMALISATION, *CODEBOOKS, *AHEAD)
+}
 
 __all__ = ["MUTANTS", "Mutant", "Variant"]

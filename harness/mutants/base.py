@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.pairing import Pair, Pairing, assemble, divide_by, select
+from shiftproof.reference.pairing import Group, Pair, Pairing, Rule, assemble, divide_by, select
 from shiftproof.reference.spec import LossSpec, LossTerm
 
 Wrong = Callable[[LossSpec, Batch], Pairing | None]
@@ -31,6 +32,9 @@ class Mutant:
         tells: the smallest input on which it differs from the right loss.
         seen: where it happened.
         variants: the ways in which it is written.
+        needs: what a spec must have for it, where not every spec has it.
+        whole: whether it is written for a whole spec of any kind; else for one text loss, logits [B, L, V] and labels
+            [B, S], and ``views.py`` finds those in larger specs.
     """
 
     name: str
@@ -38,19 +42,30 @@ class Mutant:
     tells: str
     seen: str
     variants: tuple[Variant, ...]
+    whole: bool = False
+    needs: str = ""
 
 
-def mutant(name: str, *, formula: str, tells: str, seen: str) -> Callable[[Wrong], Mutant]:
+def mutant(
+    name: str, *, formula: str, tells: str, seen: str, whole: bool = False, needs: str = ""
+) -> Callable[[Wrong], Mutant]:
     """Make a mutant of one function of (spec, batch)."""
 
     def make(wrong: Wrong) -> Mutant:
-        return Mutant(name, formula, tells, seen, (Variant("", wrong),))
+        return Mutant(name, formula, tells, seen, (Variant("", wrong),), whole, needs)
 
     return make
 
 
 def family(
-    name: str, over: Iterable[object], *, formula: str, tells: str, seen: str
+    name: str,
+    over: Iterable[object],
+    *,
+    formula: str,
+    tells: str,
+    seen: str,
+    whole: bool = False,
+    needs: str = "",
 ) -> Callable[[Callable[..., Pairing | None]], Mutant]:
     """Make a mutant of one function of (spec, batch, value) for every value of ``over``."""
 
@@ -58,7 +73,7 @@ def family(
         def variant(value: object) -> Variant:
             return Variant(str(value), lambda spec, batch: wrong(spec, batch, value))
 
-        return Mutant(name, formula, tells, seen, tuple(variant(value) for value in over))
+        return Mutant(name, formula, tells, seen, tuple(variant(value) for value in over), whole, needs)
 
     return make
 
@@ -79,7 +94,13 @@ def repaired(
 ) -> Pairing:
     """The pairing of other pairs (not yet divided), over their own denominator unless one is given."""
     total = divide_by(term or spec.terms[0], batch, pairs) if denominator is None else denominator
-    return assemble(spec, batch, [pairs], [total])
+    return assemble(spec, batch, [[Group(pairs, total, 1.0)]])
+
+
+@lru_cache(maxsize=1024)
+def rule_of(term: LossTerm, batch: Batch) -> Rule:
+    """What counts in a batch, made once for the many places that a mutant asks about."""
+    return Rule(term, batch)
 
 
 def right_pairs(spec: LossSpec, batch: Batch) -> list[Pair]:

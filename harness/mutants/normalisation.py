@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, labels_of, needed, shift_of
+from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, labels_of, shift_of
 from shiftproof.reference.spec import Denominator, LossSpec, Reduction, ShiftedBy
 
 from .base import Mutant, family, mutant, repaired, right_pairs
@@ -52,7 +52,7 @@ def _trained_labels(spec: LossSpec, batch: Batch, first: int) -> int:
     labels = labels_of(term, batch)[:, first:]
     kept = labels != term.ignore_index if term.ignore_index is not None else labels == labels
     if term.loss_mask:
-        kept = kept & needed(batch, "loss_mask")[:, first:].bool()
+        kept = kept & batch.tensor("loss_mask")[:, first:].bool()
     return int(kept.sum())
 
 
@@ -62,9 +62,10 @@ def _trained_labels(spec: LossSpec, batch: Batch, first: int) -> int:
     formula="÷ every position, ignored or not",
     tells="one ignored label",
     seen="Paddle#47418",
+    needs="a mean",
 )
 def denominator_all(spec: LossSpec, batch: Batch, tail: str) -> Pairing | None:
-    rows, length = batch.labels.shape
+    rows, length = batch.tensor("labels").shape
     if tail == "trimmed tail":
         length = max(length - shift_of(spec.terms[0], batch), 0)
     return (
@@ -77,6 +78,7 @@ def denominator_all(spec: LossSpec, batch: Batch, tail: str) -> Pairing | None:
     formula="÷ (N + rows): the labels are counted before the shift, position 0 too",
     tells="y_0 valid",
     seen="transformers#46204, Trainer 4.46–5.9",
+    needs="a mean, and a loss that shifts",
 )
 def overcount_rows(spec: LossSpec, batch: Batch) -> Pairing | None:
     if not _averages(spec) or not shift_of(spec.terms[0], batch):
@@ -90,6 +92,7 @@ def overcount_rows(spec: LossSpec, batch: Batch) -> Pairing | None:
     formula="÷ (N − rows): labels[..., 1:] are counted for a decoder whose labels are aligned",
     tells="y_0 valid",
     seen="transformers#46903",
+    needs="a mean, and labels that the loss does not shift",
 )
 def undercount_aligned(spec: LossSpec, batch: Batch) -> Pairing | None:
     if not _averages(spec) or spec.terms[0].shifted_by is ShiftedBy.LOSS:
@@ -103,6 +106,7 @@ def undercount_aligned(spec: LossSpec, batch: Batch) -> Pairing | None:
     formula="num_items_in_batch is accepted and not used",
     tells="a count other than N",
     seen="transformers#47688 (49 classes)",
+    needs="num_items_in_batch",
 )
 def count_ignored(spec: LossSpec, batch: Batch) -> Pairing | None:
     if spec.terms[0].denominator not in (Denominator.NUM_ITEMS, Denominator.NUM_ITEMS_OR_VALID):
@@ -116,6 +120,7 @@ def count_ignored(spec: LossSpec, batch: Batch) -> Pairing | None:
     formula="the mean of the rows' means",
     tells="2 rows of unequal counts",
     seen="a policy in some trainers, wrong where not declared",
+    needs="a mean",
 )
 def row_mean(spec: LossSpec, batch: Batch) -> Pairing | None:
     return _grouped(spec, batch, lambda pair: pair.logit[0], None, sum_up=False)
@@ -123,7 +128,7 @@ def row_mean(spec: LossSpec, batch: Batch) -> Pairing | None:
 
 def _micro_batch(batch: Batch, parts: int) -> tuple[Callable[[Pair], int], int]:
     """Rows cut into ``parts`` as torch.chunk does: which part a pair is in, and how many parts there are."""
-    rows = batch.labels.shape[0]
+    rows = batch.tensor("labels").shape[0]
     size = max(-(-rows // parts), 1)
     return (lambda pair: pair.logit[0] // size), max(-(-rows // size), 1)
 
@@ -134,6 +139,7 @@ def _micro_batch(batch: Batch, parts: int) -> tuple[Callable[[Pair], int], int]:
     formula="(1/G) Σ mean_i over G micro-batches",
     tells="2 micro-batches of unequal counts",
     seen="transformers#34191, unsloth#1134",
+    needs="a mean",
 )
 def mean_of_means(spec: LossSpec, batch: Batch, parts: int) -> Pairing | None:
     group_of, groups = _micro_batch(batch, parts)
@@ -146,6 +152,7 @@ def mean_of_means(spec: LossSpec, batch: Batch, parts: int) -> Pairing | None:
     formula="Σ mean_i over G micro-batches: G times too much",
     tells="2 micro-batches",
     seen="transformers#37766, #47688",
+    needs="a mean",
 )
 def sum_of_means(spec: LossSpec, batch: Batch, parts: int) -> Pairing | None:
     group_of, groups = _micro_batch(batch, parts)
@@ -158,23 +165,43 @@ def sum_of_means(spec: LossSpec, batch: Batch, parts: int) -> Pairing | None:
     formula="the mean over ranks, which take rows in turn, of their local means",
     tells="2 ranks of unequal counts",
     seen="transformers#34242",
+    needs="a mean",
 )
 def rank_mean_of_means(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | None:
     return _grouped(spec, batch, lambda pair: pair.logit[0] % ranks, ranks, sum_up=False)
 
 
-@family("double-divide", (2, 4, 8), formula="÷ G once more", tells="any input", seen="unsloth-zoo#1023")
+@family(
+    "double-divide",
+    (2, 4, 8),
+    formula="÷ G once more",
+    tells="any input",
+    seen="unsloth-zoo#1023",
+    needs="a mean",
+)
 def double_divide(spec: LossSpec, batch: Batch, times: int) -> Pairing | None:
     return _scaled(spec, batch, 1 / times)
 
 
-@family("world-size-missing", (2, 4, 8), formula="× 1/W", tells="any input", seen="torchtune#2172")
+@family(
+    "world-size-missing",
+    (2, 4, 8),
+    formula="× 1/W",
+    tells="any input",
+    seen="torchtune#2172",
+    needs="a mean",
+)
 def world_size_missing(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | None:
     return _scaled(spec, batch, 1 / ranks)
 
 
 @family(
-    "cp-undercount", (2, 4, 8), formula="× W: each rank divides by its own share", tells="any input", seen="verl#5983"
+    "cp-undercount",
+    (2, 4, 8),
+    formula="× W: each rank divides by its own share",
+    tells="any input",
+    seen="verl#5983",
+    needs="a mean",
 )
 def cp_undercount(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | None:
     return _scaled(spec, batch, float(ranks))
@@ -186,6 +213,7 @@ def cp_undercount(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | None:
     formula="÷ (N − boundaries), where the boundaries' labels are not in N anyway",
     tells="2 packed documents",
     seen="unsloth-zoo#1066",
+    needs="a mean, and position_ids",
 )
 def packed_double_subtract(spec: LossSpec, batch: Batch, times: int) -> Pairing | None:
     if batch.position_ids is None or not _averages(spec):
@@ -200,7 +228,7 @@ def packed_double_subtract(spec: LossSpec, batch: Batch, times: int) -> Pairing 
 def _chunk_of(spec: LossSpec, batch: Batch, size: int) -> tuple[Callable[[Pair], int], int]:
     """Which chunk of ``size`` flattened pairs (tail trimmed) a pair is in, and how many chunks there are."""
     term = spec.terms[0]
-    rows, length = batch.labels.shape
+    rows, length = batch.tensor("labels").shape
     first, kept = first_logit(term, batch), max(length - shift_of(term, batch), 0)
     return (lambda pair: (pair.logit[0] * kept + pair.logit[1] - first) // size), -(-rows * kept // size)
 
@@ -211,6 +239,7 @@ def _chunk_of(spec: LossSpec, batch: Batch, size: int) -> tuple[Callable[[Pair],
     formula="Σ of the means of chunks of tokens",
     tells="2 chunks",
     seen="NeMo Automodel#3803",
+    needs="a mean",
 )
 def chunk_mean_sum(spec: LossSpec, batch: Batch, size: int) -> Pairing | None:
     group_of, chunks = _chunk_of(spec, batch, size)
@@ -223,6 +252,7 @@ def chunk_mean_sum(spec: LossSpec, batch: Batch, size: int) -> Pairing | None:
     formula="the mean of the means of chunks of tokens",
     tells="2 chunks of unequal counts",
     seen="NeMo Automodel#3803",
+    needs="a mean",
 )
 def chunk_mean_mean(spec: LossSpec, batch: Batch, size: int) -> Pairing | None:
     group_of, chunks = _chunk_of(spec, batch, size)
@@ -235,9 +265,10 @@ def chunk_mean_mean(spec: LossSpec, batch: Batch, size: int) -> Pairing | None:
     formula="÷ the configured G on a short last window",
     tells="steps mod G ≠ 0",
     seen="LLaMA-Factory#10705",
+    needs="a mean",
 )
 def tail_accumulation(spec: LossSpec, batch: Batch, window: int) -> Pairing | None:
-    left_over = batch.labels.shape[0] % window
+    left_over = batch.tensor("labels").shape[0] % window
     return _scaled(spec, batch, left_over / window if left_over else 1.0)
 
 

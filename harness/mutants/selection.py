@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, needed, select, shift_of
+from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, select, shift_of
 from shiftproof.reference.spec import Documents, LossSpec, ShiftedBy
 
 from .base import Mutant, family, mutant, repaired, respecified, right_pairs
@@ -29,6 +29,7 @@ def _every_position(spec: LossSpec, batch: Batch, ignored_as: int | None = None)
     formula="ignored labels are scored, as class 0",
     tells="one ignored label",
     seen="Liger#974",
+    needs="labels that are ignored",
 )
 def ignore_unused(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
     ignored = spec.terms[0].ignore_index
@@ -45,10 +46,11 @@ def ignore_unused(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
     formula="−100 counts from the end and means class V−100",
     tells="V=100, one ignored label",
     seen="optax#1185",
+    needs="a negative ignore_index and 100 classes",
 )
 def negative_label_wrap(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
     ignored = spec.terms[0].ignore_index
-    classes = batch.logits.shape[2]
+    classes = batch.tensor("logits").shape[2]
     if ignored is None or ignored >= 0 or classes + ignored < 0:
         return None
     pairs = _every_position(spec, batch, ignored_as=classes + ignored)
@@ -78,7 +80,7 @@ def eos_masked(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="transformers#23530, trl#976",
 )
 def hardcoded_ignore(spec: LossSpec, batch: Batch, dropped: int | str) -> Pairing | None:
-    return _without(spec, batch, batch.logits.shape[2] - 1 if dropped == "V−1" else int(dropped))
+    return _without(spec, batch, batch.tensor("logits").shape[2] - 1 if dropped == "V−1" else int(dropped))
 
 
 @mutant(
@@ -86,6 +88,7 @@ def hardcoded_ignore(spec: LossSpec, batch: Batch, dropped: int | str) -> Pairin
     formula="prompt tokens are scored: the mask is rebuilt from padding alone, or not used",
     tells="any prompt",
     seen="TRL ORPO 0.12–0.13",
+    needs="a mask, or input_ids beside the labels",
 )
 def prompt_included(spec: LossSpec, batch: Batch) -> Pairing | None:
     term = spec.terms[0]
@@ -93,7 +96,7 @@ def prompt_included(spec: LossSpec, batch: Batch) -> Pairing | None:
         return respecified(spec, batch, loss_mask=False)
     if shift_of(term, batch) != term.shift or not term.shift or batch.input_ids is None:
         return None
-    real: list[list[int]] = needed(batch, "attention_mask").tolist()
+    real: list[list[int]] = batch.tensor("attention_mask").tolist()
     tokens: list[list[int]] = batch.input_ids.tolist()
     pairs = [
         pair._replace(target=tokens[pair.label[0]][pair.label[1]])
@@ -109,6 +112,7 @@ def prompt_included(spec: LossSpec, batch: Batch) -> Pairing | None:
     formula="the last token of document A predicts the first of B",
     tells="2 packed documents, B's first label valid",
     seen="trl#4170 (0.22.2–0.23.0), torchtune 0.6.1",
+    needs="documents that no pair crosses",
 )
 def cross_document(spec: LossSpec, batch: Batch, padding: str) -> Pairing | None:
     term = spec.terms[0]
@@ -120,7 +124,7 @@ def cross_document(spec: LossSpec, batch: Batch, padding: str) -> Pairing | None
     everything = respecified(spec, batch, documents=Documents.NONE)
     if padding == "padding scored" or term.documents is not Documents.SEGMENT_IDS:
         return everything
-    real = needed(batch, "segment_ids") != 0
+    real = batch.tensor("segment_ids") != 0
     first = first_logit(term, batch)
     pairs = [
         pair
@@ -136,11 +140,12 @@ def cross_document(spec: LossSpec, batch: Batch, padding: str) -> Pairing | None
     formula="the segment id is used as the mask, so document n weighs n times as much",
     tells="2 documents",
     seen="MaxText#4756",
+    needs="segment_ids",
 )
 def segment_weight(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
     if spec.terms[0].documents is not Documents.SEGMENT_IDS:
         return None
-    segments = needed(batch, "segment_ids")
+    segments = batch.tensor("segment_ids")
     pairs = [pair._replace(weight=pair.weight * int(segments[pair.label])) for pair in right_pairs(spec, batch)]
     total = sum(pair.weight for pair in pairs) if over == "÷ Σ weights" else None
     return repaired(spec, batch, pairs, denominator=total)

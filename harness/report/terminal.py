@@ -85,8 +85,11 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
     if worst is not None:
         lines.append(_counterexample(worst))
     if result.pairing is not None and result.verdict is Overall.FAILS:
-        lines.append(Text(f"\n  pairing, labels {result.pairing.labels}", style="bold"))
+        lines.append(Text(f"\n  pairing of {result.pairing.of}, labels {result.pairing.labels}", style="bold"))
         lines.append(Text("\n".join("    " + line for line in result.pairing.drawing.splitlines())))
+    if result.built is not None and result.verdict is Overall.FAILS:
+        lines.append(Text(f"\n  built under {result.built.of}", style="bold"))
+        lines.append(Text("\n".join("    " + line for line in result.built.drawing.splitlines())))
     if worst is not None:
         lines.append(_names(result.diagnosis))
         if worst.counterexample is not None:
@@ -142,7 +145,8 @@ def _in_short(result: CandidateResult) -> str:
 
 
 def _headline(result: CandidateResult) -> Text:
-    where = "" if (result.device, result.dtype) == ("cpu", "float32") else f" · {result.device} {result.dtype}"
+    usual = result.device == "cpu" and result.dtype in ("float32", "int64")
+    where = "" if usual else f" · {result.device} {result.dtype}"
     text = Text()
     text.append(result.candidate, style="bold")
     text.append(f" against {result.spec}{where}: " if result.spec else ": ")

@@ -17,7 +17,10 @@ from .load import Loaded
 from .memory import MemoryLimit, is_out_of_memory
 from .tracebacks import exception_message, exception_traceback
 
-_EXPECTED = 'a tensor, a number, a tuple or list that begins with one, a dict with "loss", or an object with .loss'
+_EXPECTED = (
+    'a tensor, a number, a tuple or list that begins with one, a dict with "loss" or "labels", or an object with .loss'
+)
+_KEYS = ("loss", "labels")  # of a mapping, in the order in which they are looked for
 
 _GRAD_MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "enabled": torch.enable_grad,
@@ -70,6 +73,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
     """
     watch = _Stopwatch(device)
     phase: Phase = "call"
+    lists = {name: list(value) for name, value in call.scalars.items() if isinstance(value, list)}  # its own copies
     with _GRAD_MODES[call.grad_mode]():
         try:
             arguments = prepare(call.tensors, call.layouts, call.gradients, device)
@@ -80,7 +84,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
         # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
         try:
             positional, keywords = bind(
-                loaded.description.parameters, {**call.scalars, **arguments.handed}, loaded.defaults
+                loaded.description.parameters, {**call.scalars, **lists, **arguments.handed}, loaded.defaults
             )
             with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
                 with watch:
@@ -92,7 +96,8 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                     upstream = _upstream(call.upstream, value)
                     phase = "backward"
                     with watch:
-                        torch.autograd.backward((value,), (upstream,))
+                        for left in reversed(range(call.backwards)):
+                            torch.autograd.backward((value,), (upstream,), retain_graph=left > 0)
         except (SystemExit, KeyboardInterrupt):
             raise
         except _NotALoss as error:
@@ -104,7 +109,8 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             kind=kind,
             requires_grad=value.requires_grad,
             gradients=_gradients(arguments, call.gradients),
-            mutated=arguments.mutated(),
+            # By repr, since a candidate may have put things into a list that cannot be compared.
+            mutated=(*arguments.mutated(), *(name for name in lists if repr(lists[name]) != repr(call.scalars[name]))),
             seconds=watch.seconds,
         )
     return Answer(returned, watch.seconds)
@@ -133,7 +139,7 @@ def _is_cuda_error(error: BaseException) -> bool:
 
 
 def _loss(result: Any) -> tuple[torch.Tensor, ValueKind]:
-    """The loss in what a candidate returned. Raises _NotALoss."""
+    """The loss, or the labels, in what a candidate returned. Raises _NotALoss."""
     found, place = result, ""
     if not isinstance(result, torch.Tensor) and _number(result) is None:
         found, place = _unwrap(result)
@@ -147,14 +153,14 @@ def _loss(result: Any) -> tuple[torch.Tensor, ValueKind]:
 
 
 def _unwrap(result: Any) -> tuple[Any, str]:
-    """What lies where a loss is looked for in a composite result, and words for that place. Raises _NotALoss."""
+    """What lies where an answer is looked for in a composite result, and words for that place. Raises _NotALoss."""
     if isinstance(result, Mapping):
-        if "loss" not in result:
-            keys = ", ".join(repr(key) for key in list(result)[:8])
-            raise _NotALoss(
-                f'returned {_describe(result)} without "loss" (it has {keys or "no keys"}); expected {_EXPECTED}'
-            )
-        return result["loss"], f'{_describe(result)} whose "loss" is'
+        for key in _KEYS:
+            if key in result:
+                return result[key], f'{_describe(result)} whose "{key}" is'
+        keys = ", ".join(repr(key) for key in list(result)[:8])
+        what = f'{_describe(result)} without "loss" or "labels" (it has {keys or "no keys"})'
+        raise _NotALoss(f"returned {what}; expected {_EXPECTED}")
     if hasattr(result, "loss"):  # before sequences, so that the field of a named tuple counts
         return result.loss, f"{_describe(result)} whose .loss is"
     if isinstance(result, (tuple, list)) and result:

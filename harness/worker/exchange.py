@@ -32,7 +32,7 @@ class Call:
     """Argument name -> CPU tensor, of any shape and dtype."""
 
     scalars: Mapping[str, Scalar] = field(default_factory=dict)
-    """Argument name -> plain number, string, bool or None."""
+    """Argument name -> plain number, string, bool, list of integers or None."""
 
     layouts: Mapping[str, str] = field(default_factory=dict)
     """Argument name -> how the tensor lies in memory (`arguments.py` has the four ways); "contiguous" where not named.
@@ -46,6 +46,9 @@ class Call:
 
     grad_mode: str = "enabled"
     """"enabled", "no_grad" or "inference"; only the first has a backward."""
+
+    backwards: int = 1
+    """How many times to go backward from the value; what comes of it is added up, as autograd does."""
 
     def __post_init__(self) -> None:
         both = sorted(set(self.tensors) & set(self.scalars))
@@ -64,6 +67,8 @@ class Call:
                 raise ValueError(f"gradient wanted for {name!r}, which is no tensor of this call")
             if not self.tensors[name].is_floating_point():
                 raise ValueError(f"gradient wanted for {name!r}, whose dtype {self.tensors[name].dtype} has none")
+        if self.backwards < 1:
+            raise ValueError(f"backwards must be at least 1, got {self.backwards}")
         if self.grad_mode not in GRAD_MODES:
             raise ValueError(f"grad_mode must be one of {', '.join(GRAD_MODES)}, got {self.grad_mode!r}")
 
@@ -95,7 +100,8 @@ class Returned(Outcome):
     value does not depend on it, and everywhere if there was no backward."""
 
     mutated: tuple[str, ...]
-    """The tensor arguments that the candidate or its backward wrote to, compared bit by bit."""
+    """The tensors, compared bit by bit, and the lists among the arguments that the candidate or its backward wrote
+    to."""
 
     seconds: float
     """Wall time of call and backward in the candidate's process, the device synchronised, transport excluded."""

@@ -19,7 +19,7 @@ HELLO = "shiftproof_worker"
 LONGEST_LINE = 16 << 20
 """Bytes. A longer line is no message of ours, and reading on would let a broken worker fill the harness's memory."""
 
-Scalar = int | float | str | bool | None
+Scalar = int | float | str | bool | list[int] | None
 
 
 class ProtocolError(RuntimeError):
@@ -78,12 +78,14 @@ def decode_scalar(value: Any) -> Scalar:
     """The inverse of `encode_scalar`.
 
     Raises:
-        ProtocolError: `value` is neither a JSON scalar nor such an object.
+        ProtocolError: `value` is neither a JSON scalar, nor an array of integers, nor such an object.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dict) and value.get("float") in ("nan", "inf", "-inf"):
         return float(value["float"])
+    if isinstance(value, list) and all(type(item) is int for item in value):
+        return value
     raise ProtocolError(f"expected a scalar, got {value!r}")
 
 

@@ -39,6 +39,7 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         "gradients": list(call.gradients),
         "upstream": upstream,
         "grad_mode": call.grad_mode,
+        "backwards": call.backwards,
     }
 
 
@@ -58,6 +59,7 @@ def decode_call(body: Mapping[str, Any]) -> Call:
         gradients=tuple(body["gradients"]),
         upstream=upstream,
         grad_mode=body["grad_mode"],
+        backwards=int(body.get("backwards", 1)),
     )
 
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from shiftproof.harness.arguments import ALIASES, ARGUMENTS, Binding, UnknownArgument, bind, values_for
+from shiftproof.harness.arguments import (
+    ALIASES,
+    ARGUMENTS,
+    Binding,
+    UnknownArgument,
+    bind,
+    lay_back,
+    lay_out,
+    misfit,
+    values_for,
+)
 from shiftproof.harness.cases import build_case
 from shiftproof.harness.recipe import Count, Recipe, ShiftLabels
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.profiles import PROFILES
+from shiftproof.reference.spec import Extra
 
 REQUIRED, OPTIONAL = True, False
 RECIPE = Recipe(2, 3, 5)
@@ -30,9 +42,12 @@ def test_names_of_ours_are_taken_as_they_are_and_in_order() -> None:
     assert not bound.takes("num_items_in_batch")
 
 
-@pytest.mark.parametrize(("alias", "ours"), [("input", "logits"), ("target", "labels"), ("targets", "labels")])
+@pytest.mark.parametrize(
+    ("alias", "ours"),
+    [("input", "logits"), ("target", "labels"), ("targets", "labels"), ("medusa_logits", "mtp_logits")],
+)
 def test_well_known_names_mean_the_same(alias: str, ours: str) -> None:
-    other = "labels" if ours == "logits" else "logits"
+    other = "logits" if ours == "labels" else "labels"
     assert binding(alias, other).names == {ours: alias, other: other}
 
 
@@ -102,7 +117,10 @@ def test_a_candidate_that_accepts_any_keyword_can_be_renamed_to_any() -> None:
 
 
 def test_arguments_are_the_batchs_fields_and_a_few_constants() -> None:
-    assert set(ARGUMENTS) - {field.name for field in fields(Batch)} == {"vocab_size", "ignore_index", "reduction"}
+    assert set(ARGUMENTS) - {field.name for field in fields(Batch)} == {
+        *("vocab_size", "audio_vocab_size", "num_codebooks"),
+        *("ignore_index", "reduction", "label_smoothing", "lse_square_scale", "softcap", "logit_scale"),
+    }
     assert {field.name for field in fields(Batch)} <= set(ARGUMENTS)
     assert all(name == argument.name and argument.meaning for name, argument in ARGUMENTS.items())
     assert set(ALIASES.values()) <= set(ARGUMENTS)
@@ -117,7 +135,7 @@ def test_values_come_under_the_candidates_own_names() -> None:
     assert scalars == {"vocab_size": 5}
 
 
-@pytest.mark.parametrize("name", [name for name, a in ARGUMENTS.items() if "[B, S" in a.meaning])
+@pytest.mark.parametrize("name", [name for name, a in ARGUMENTS.items() if "[B, S" in a.meaning or "labels" in name])
 def test_a_flat_spec_flattens_rows_into_one(name: str) -> None:
     recipe = Recipe(2, 3, 5)
     flat, _ = values_for(build_case(PROFILES["liger"], recipe), binding("logits", "labels", name))
@@ -163,3 +181,136 @@ def test_what_a_case_has_is_given_even_if_optional() -> None:
 def test_constants_are_the_specs(profile: str, expected: dict[str, object]) -> None:
     bound = bind("m:f", [("logits", REQUIRED), ("ignore_index", OPTIONAL), ("reduction", OPTIONAL)], {})
     assert values_for(build_case(PROFILES[profile], RECIPE), bound)[1] == expected
+
+
+def test_the_scores_constants_are_given_where_they_change_anything() -> None:
+    names = ("label_smoothing", "lse_square_scale", "softcap", "logit_scale")
+    bound = bind("m:f", [("logits", REQUIRED), *((name, OPTIONAL) for name in names)], {})
+    given = {
+        profile: values_for(build_case(PROFILES[profile], RECIPE), bound)[1]
+        for profile in ("torchtune", "liger.smoothing", "liger.z_loss", "nanochat", "fla.scaled")
+    }
+    assert given == {
+        "torchtune": {},
+        "liger.smoothing": {"label_smoothing": 0.1},
+        "liger.z_loss": {"lse_square_scale": 0.01},
+        "nanochat": {"softcap": 15.0},
+        "fla.scaled": {"softcap": 20.0, "logit_scale": 0.5},
+    }
+
+
+def test_sizes_of_each_stream_are_given() -> None:
+    bound = bind("m:f", [("logits", REQUIRED), ("vocab_size", OPTIONAL), ("audio_vocab_size", OPTIONAL)], {})
+    assert values_for(build_case(PROFILES["higgs.hf"], SEVERAL), bound)[1] == {"vocab_size": 7, "audio_vocab_size": 9}
+    assert values_for(build_case(PROFILES["dia"], SEVERAL), bound)[1] == {"vocab_size": 7}
+    books = bind("m:f", [("logits", REQUIRED), ("num_codebooks", REQUIRED)], {})
+    assert values_for(build_case(PROFILES["dia"], SEVERAL), books)[1] == {"num_codebooks": 3}
+
+
+# --- Layouts ----------------------------------------------------------------------------------------------------------
+
+SEVERAL = Recipe(2, 4, 7, codebooks=3)
+
+# What is not written b, s, k, v, worked by hand from there.
+LAID_OUT: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
+    ("higgs.boson", "audio_logits"): lambda x: x[0],
+    ("higgs.boson", "audio_labels"): lambda y: y[0].T,
+    ("higgs.mean_nonempty", "audio_logits"): lambda x: x[0],
+    ("higgs.mean_nonempty", "audio_labels"): lambda y: y[0].T,
+    ("csm", "depth_logits"): lambda x: x.flatten(0, 1),
+    ("qwen3_tts", "depth_logits"): lambda x: x.flatten(0, 1),
+    ("moshi", "audio_logits"): lambda x: x.flatten(0, 1),
+    ("moshi", "audio_labels"): lambda y: y.flatten(0, 1),
+    ("moshi.finetune", "audio_logits"): lambda x: x.transpose(1, 2),
+    ("moshi.finetune", "audio_labels"): lambda y: y.transpose(1, 2),
+    ("musicgen", "logits"): lambda x: x.transpose(1, 2),
+    ("parler", "logits"): lambda x: x.transpose(1, 2),
+    ("dia", "logits"): lambda x: x.transpose(1, 2).flatten(0, 1),
+    ("dia", "labels"): lambda y: y.transpose(1, 2).flatten(0, 1),
+    **{
+        (profile, "mtp_logits"): lambda x: x.movedim(2, 0)
+        for profile in ("medusa", "megatron.mtp", "torchtitan.mtp", "maxtext.mtp")
+    },
+    **{
+        (name, argument): lambda x: x.flatten(0, 1)
+        for name, spec in PROFILES.items()
+        if spec.layout_of("labels" if "labels" in spec.labels else spec.labels[0]) == "(b s)"
+        for argument in ("logits", "labels")
+    },
+}
+
+
+def recipe_for(profile: str, rows: int = 2, length: int = 4) -> Recipe:
+    extra = {Extra.NONE: 0, Extra.PREFIX: 2, Extra.SUFFIX: 1}[PROFILES[profile].terms[0].extra]
+    return replace(SEVERAL, rows=rows, length=length, extra=extra, count=Count.VALID)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_argument_is_laid_out_as_the_spec_says(profile: str) -> None:
+    spec = PROFILES[profile]
+    case = build_case(spec, recipe_for(profile))
+    names = (*spec.logits, *spec.labels)
+    tensors, _ = values_for(case, binding(*names))
+    assert set(tensors) == set(names)
+    for name in names:
+        by_hand = LAID_OUT.get((profile, name), lambda tensor: tensor)(case.batch.tensor(name))
+        assert torch.equal(tensors[name], by_hand), name
+        assert tensors[name].is_contiguous()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(("rows", "length"), [(2, 4), (1, 1), (0, 4), (3, 0), (0, 0)])
+def test_gradients_are_laid_back(profile: str, rows: int, length: int) -> None:
+    spec = PROFILES[profile]
+    case = build_case(spec, recipe_for(profile, rows, length))
+    for name in spec.logits:
+        logits = case.batch.tensor(name)
+        back = lay_back(spec, name, lay_out(spec, name, logits), tuple(logits.shape))
+        assert torch.equal(back, logits), name
+
+
+@pytest.mark.parametrize("profile", ["dia", "musicgen", "parler", "csm", "moshi"])
+def test_what_travels_with_the_labels_is_laid_out_as_they_are(profile: str) -> None:
+    case = build_case(PROFILES[profile], SEVERAL)
+    tensors, _ = values_for(case, binding("logits", "labels", "input_ids", "loss_mask", "position_ids"))
+    assert tensors["input_ids"].shape == tensors["labels"].shape
+    assert tensors["loss_mask"].shape == tensors["position_ids"].shape == (2, 4)
+
+
+# --- Misfits ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_candidate_that_requires_another_stream_is_told_what_the_spec_reads() -> None:
+    bound = binding("logits", "labels", "audio_logits")
+    assert misfit("m:f", bound, PROFILES["hf.causal_lm"]) == (
+        "m:f requires audio_logits, which hf.causal_lm has not: it reads logits, labels; "
+        "give a spec that has it, or rename"
+    )
+    assert misfit("m:f", bound, PROFILES["higgs.hf"]) is not None, "it takes no audio_labels"
+
+
+def test_a_candidate_that_lacks_a_stream_is_told_how_to_rename() -> None:
+    assert misfit("m:f", bind("m:f", [("x", REQUIRED), ("labels", REQUIRED)], {"logits": "x"}), PROFILES["csm"]) == (
+        "csm reads depth_logits, and m:f has no such parameter (it takes x, labels); "
+        'rename = { depth_logits = "…" } says which it is'
+    )
+    told = misfit("m:f", binding("logits", "labels"), PROFILES["medusa"])
+    assert told == (
+        "m:f requires logits, which medusa has not: it reads mtp_logits, labels; give a spec that has it, or rename"
+    )
+
+
+def test_an_optional_stream_is_no_misfit() -> None:
+    bound = bind("m:f", [("logits", REQUIRED), ("labels", REQUIRED), ("audio_logits", OPTIONAL)], {})
+    assert misfit("m:f", bound, PROFILES["hf.causal_lm"]) is None
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_candidate_that_asks_for_what_the_spec_reads_fits(profile: str) -> None:
+    spec = PROFILES[profile]
+    assert misfit("m:f", binding(*spec.logits, *spec.labels), spec) is None
+
+
+@pytest.mark.parametrize("only", ["logits", "labels"])
+def test_under_one_stream_one_of_the_two_still_will_do(only: str) -> None:
+    assert misfit("m:f", binding(only), PROFILES["torchtune"]) is None

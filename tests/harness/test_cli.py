@@ -126,7 +126,7 @@ WRONG = {
     "eos_masked": Known(1, 3),
     "prompt_included": Known(1, 3),
     "cross_document": Known(1, 3, "packed.position_ids"),
-    "segment_weight": Known(2, 3, "packed.segment_ids"),
+    "segment_weight": Known(2, 6, "packed.segment_ids"),  # 2×3 or 1×6
     "all_ignored_nan_gradient": Known(1, 1),
     # normalisation
     "denominator_all": Known(1, 3),
@@ -141,8 +141,8 @@ WRONG = {
     "rank_mean_of_means": Known(1, 2),
     "world_size_missing": Known(1, 2),
     "cp_undercount": Known(1, 2),
-    "chunk_mean_sum": Known(2, 4),  # five pairs, for a second chunk of four
-    "chunk_mean_mean": Known(2, 4),
+    "chunk_mean_sum": Known(2, 6),  # five pairs, for a second chunk of four: 2×4 or 1×6
+    "chunk_mean_mean": Known(2, 6),
     "tail_accumulation": Known(1, 2),
 }
 _AT_ONCE = 5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,13 @@ import pytest
 
 from shiftproof.harness.candidate import resolve
 from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.diagnose import Evidence, agreement, gather, name_by_pairs, name_by_symptom, picture
+from shiftproof.harness.diagnose import Evidence, explains, gather, name_bugs, name_by_pairs, name_by_symptom, picture
 from shiftproof.harness.docket import Entry, Hearing, Options
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.mutants import MUTANTS
+from shiftproof.harness.mutants import MUTANTS, Variant
 from shiftproof.harness.mutants.symptoms import SYMPTOMS
-from shiftproof.harness.probe import predict
+from shiftproof.harness.mutants.views import variants_under
+from shiftproof.harness.probe import Site, predict
 from shiftproof.harness.recipe import Mask, Recipe, Regime
 from shiftproof.harness.strategies import killers, space
 from shiftproof.harness.trial import Observation, Problem, Trial
@@ -48,22 +52,65 @@ def names(evidence: list[Evidence], spec: LossSpec) -> set[str]:
 
 
 # Specs under which every mutant of pairs can be had, the likeliest first.
-SPECS = ("hf.causal_lm", "masked", "packed.position_ids", "packed.segment_ids", "hf.seq2seq", "hf.prefix_lm")
+SPECS = (
+    *("hf.causal_lm", "masked", "packed.position_ids", "packed.segment_ids", "hf.seq2seq", "hf.prefix_lm"),
+    *("higgs.hf", "higgs.mean_nonempty", "moss_ttsd", "musicgen", "moshi", "megatron.mtp", "parler"),
+    "hf.label_smoother",
+)
+MTP = PROFILES["megatron.mtp"]
+PACKED_MTP = replace(
+    MTP,
+    name="packed.mtp",
+    terms=(replace(MTP.terms[0], documents="position_ids"),),  # type: ignore[arg-type]
+)
+
+
+@lru_cache
+def cases_under(spec: LossSpec) -> list[Case]:
+    return cases_of(spec)
+
+
+def shown_by(variant: Variant, spec: LossSpec) -> list[Evidence]:
+    """What a loss with this bug would show on the hand-made cases that it can be had on."""
+    found = [(case, variant.wrong(spec, case.batch)) for case in cases_under(spec)]
+    known = [(case, pairing) for case, pairing in found if pairing is not None]
+    return evidence_of([case for case, _ in known], [pairing for _, pairing in known])
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_every_mutant_is_found_by_its_pairs(name: str) -> None:
-    for spec in map(PROFILES.__getitem__, SPECS):
-        for variant in MUTANTS[name].variants:
-            cases = cases_of(spec)
-            wrong = [variant.wrong(spec, case.batch) for case in cases]
-            known = [(case, pairing) for case, pairing in zip(cases, wrong, strict=True) if pairing is not None]
-            evidence = evidence_of([case for case, _ in known], [pairing for _, pairing in known])
-            right = all(agreement([seen], [seen.case.pairing], 1e-3)[0] == 1.0 for seen in evidence)
-            if len(known) >= 3 and not right:
+    for spec in (*map(PROFILES.__getitem__, SPECS), PACKED_MTP):
+        for variant in variants_under(MUTANTS[name], spec):
+            evidence = shown_by(variant, spec)
+            right = explains(evidence, lambda case: case.pairing, 1e-3)
+            if len(evidence) >= 3 and not right:
                 assert name in names(evidence, spec)
                 return
     pytest.fail(f"no spec of {SPECS} tells {name} from right")
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "detail"),
+    [
+        ("higgs.hf", "double-shift", ""),
+        ("higgs.hf", "double-shift", "in audio"),
+        ("higgs.boson", "no-shift", "in text"),
+        ("csm", "roll-wrap", "in backbone"),
+        ("csm", "codebook-axis-shift", "−1"),
+        ("musicgen", "codebook-micro", ""),
+        ("moshi", "codebook-macro", "over all codebooks"),
+        ("moss_ttsd", "layout-swap", "viewed"),
+        ("torchtitan.mtp", "mtp-scale", ""),
+        ("medusa", "head-off-by-one", "nearer"),
+    ],
+)
+def test_bugs_of_streams_and_codebooks_are_told_with_where_they_are(spec: str, name: str, detail: str) -> None:
+    takes = PROFILES[spec]
+    (variant,) = [variant for variant in variants_under(MUTANTS[name], takes) if variant.detail == detail]
+    (found,) = name_by_pairs(shown_by(variant, takes), takes, "float32")
+    assert name in (found.mutant, *found.also)
+    if found.mutant == name:
+        assert found.detail == detail
 
 
 def test_what_is_right_has_no_name() -> None:
@@ -78,7 +125,7 @@ def test_without_evidence_there_is_no_name() -> None:
 
 def test_what_nobody_knows_has_no_name() -> None:
     spec = PROFILES["hf.causal_lm"]
-    evidence = [Evidence(case, {(0, 0): {0: 0.123}}) for case in cases_of(spec)]
+    evidence = [Evidence(case, {("logits", 0, 0): {0: 0.123}}) for case in cases_of(spec)]
     assert names(evidence, spec) == set()
 
 
@@ -92,21 +139,27 @@ def test_one_case_that_disagrees_is_enough_to_take_a_name_away() -> None:
     assert "double-shift" not in names([*evidence[:-1], odd], spec)
 
 
-def test_agreement_is_a_share_of_what_could_be_compared() -> None:
+def test_all_that_can_be_compared_must_agree() -> None:
     cases = cases_of(PROFILES["hf.causal_lm"])[:4]
     evidence = evidence_of(cases, [case.pairing for case in cases])
+
+    def given(*pairings: Pairing | None) -> bool:
+        known = dict(zip([case.recipe for case in cases], pairings, strict=True))
+        return explains(evidence, lambda case: known[case.recipe], 1e-3)
+
     right = [case.pairing for case in cases]
-    assert agreement(evidence, right, 1e-3) == (1.0, 4)
-    assert agreement(evidence, [*right[:3], None], 1e-3) == (1.0, 3)
-    assert agreement(evidence, [*right[:3], right[0]], 1e-3) == (0.75, 4)
-    assert agreement([], [], 1e-3) == (0.0, 0)
+    assert given(*right)
+    assert given(*right[:3], None), "three are enough"
+    assert not given(*right[:2], None, None), "two are not"
+    assert not given(*right[:3], right[0])
+    assert not given(None, None, None, None)
 
 
 @pytest.mark.parametrize(("factor", "same"), [(1.0005, True), (1.002, False), (-1.0, False)])
 def test_weights_agree_within_what_the_dtype_can_tell(factor: float, same: bool) -> None:
     (case, *_) = cases_of(PROFILES["hf.causal_lm"])
     scored = {at: {c: w * factor for c, w in row.items()} for at, row in predict(case.pairing).items()}
-    assert (agreement([Evidence(case, scored)], [case.pairing], 1e-3)[0] == 1.0) is same
+    assert explains([Evidence(case, scored)], lambda case: case.pairing, 1e-3) is same
 
 
 def trial_of(function: str, spec: str = "hf.causal_lm", gradient: bool = True) -> Trial:
@@ -156,18 +209,18 @@ def failed(id: str) -> LawResult:
     return LawResult(id, "t", Level.MUST, Verdict.FAIL, cases=3, message="…")
 
 
-def symptoms(*ids: str, evidence: tuple[Evidence, ...] = ()) -> list[str]:
+def symptoms(*ids: str) -> list[str]:
     """The names given where these laws failed and the others held."""
     trial: Any = trial_of("misbehaving.py:one_percent_off")
     trial.failed.update(ids)
     results = [failed(id) if id in ids else LawResult(id, "t", Level.MUST, Verdict.PASS, cases=3) for id in LAWS]
-    return [bug.mutant for bug in name_by_symptom(results, trial, list(evidence), [])]
+    return [bug.mutant for bug in name_by_symptom(results, trial, [], [])]
 
 
 @pytest.mark.parametrize("id", [law.id for law in LAWS.values() if len(law.suggests) == 1])
 def test_a_law_that_fails_alone_names_its_bug(id: str) -> None:
     assert symptoms(id) == list(LAWS[id].suggests)
-    assert symptoms(id)[0] in SYMPTOMS
+    assert symptoms(id)[0] in {**SYMPTOMS, **MUTANTS}
 
 
 def test_a_law_that_points_two_ways_names_none() -> None:
@@ -183,16 +236,28 @@ def test_nothing_failed_and_nothing_is_named() -> None:
     assert symptoms() == []
 
 
-def test_pairs_without_a_gradient_under_a_right_value() -> None:
-    case = cases_of(PROFILES["hf.causal_lm"])[0]
-    right = predict(case.pairing)
-    first = next(iter(right))
-    lacking = Evidence(case, {place: weights for place, weights in right.items() if place != first})
-    assert symptoms("ALIGN-1", evidence=(lacking,)) == ["detached-part"]
-    assert symptoms("ALIGN-1", evidence=(Evidence(case, {}),)) == ["detached-part"]
-    assert symptoms("ALIGN-1", "VALUE-1", evidence=(lacking,)) == []
-    elsewhere = Evidence(case, {**lacking.scored, first: {10: 0.1}})
-    assert symptoms("ALIGN-1", evidence=(lacking, elsewhere)) == []
+@pytest.mark.parametrize("profile", ["hf.causal_lm", "higgs.hf", "csm"])
+def test_pairs_without_a_gradient_under_a_right_value(profile: str) -> None:
+    spec = PROFILES[profile]
+    cases = cases_of(spec)[:4]
+
+    def named(evidence: list[Evidence], *ids: str) -> list[str]:
+        trial: Any = trial_of("misbehaving.py:one_percent_off")
+        trial.spec = spec
+        trial.failed.update(ids)
+        return [bug.mutant for bug in name_bugs([], trial, evidence, [])]
+
+    def without(lost: Callable[[Site], bool]) -> list[Evidence]:
+        kept = [{site: of for site, of in predict(case.pairing).items() if not lost(site)} for case in cases]
+        return [Evidence(case, scored) for case, scored in zip(cases, kept, strict=True)]
+
+    assert named(without(lambda site: site[1:3] == (0, 0)), "ALIGN-1") == ["detached-part"]
+    assert named(without(lambda site: site[0] == spec.logits[-1]), "ALIGN-1") == ["detached-part"]
+    assert named(without(lambda _: True), "ALIGN-1") == ["detached-part"]
+    assert "detached-part" not in named(without(lambda site: site[1:3] == (0, 0)), "ALIGN-1", "VALUE-1")
+    lacking = without(lambda site: site[1:3] == (0, 0))
+    elsewhere = Evidence(cases[0], {**lacking[0].scored, (spec.logits[0], 0, 0): {10: 0.1}})
+    assert "detached-part" not in named([*lacking[1:], elsewhere], "ALIGN-1")
 
 
 def test_torchs_own_words_about_lengths() -> None:

@@ -41,6 +41,10 @@ def identified(target: str) -> Identity:
         ("right.py:per_token", "per_token"),
         ("right.py:prefix_logits", "hf.prefix_lm"),
         ("right.py:preshifted_short", "higgs.text"),
+        ("right_audio.py:musicgen_loop", "musicgen"),
+        ("right_audio.py:higgs_mean_nonempty_loop", "higgs.mean_nonempty"),
+        ("right_audio.py:csm_flat", "csm"),
+        ("right_audio.py:torchtitan_mtp", "torchtitan.mtp"),
     ],
 )
 def test_what_is_right(target: str, profile: str) -> None:
@@ -111,4 +115,4 @@ def pair(at: tuple[int, int], *labels: tuple[int, int]) -> dict[str, object]:
     ],
 )
 def test_targets_found(found: list[dict[str, object]], said: str) -> None:
-    assert targets_found(Picture({}, [[0, 1, 2], [3, 4, 5]], [], found, "")) == said
+    assert targets_found(Picture({}, "logits", [[0, 1, 2], [3, 4, 5]], [], found, "")) == said

@@ -15,7 +15,7 @@ from shiftproof.harness.judge import PROFILES, Profile, ask, drawn_by_hypothesis
 from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
 from shiftproof.harness.recipe import Recipe, Regime
 from shiftproof.harness.store import load
-from shiftproof.harness.strategies import killers
+from shiftproof.harness.strategies import killers, recipes
 from shiftproof.harness.trial import Trial
 from shiftproof.harness.verdict import Level, Verdict
 from shiftproof.reference.profiles import PROFILES as SPECS
@@ -90,15 +90,16 @@ def test_a_seed_fixes_the_recipes(trial: Trial) -> None:
 
 
 def test_hypothesis_draws_the_same_for_the_same_seed(trial: Trial) -> None:
-    assert drawn_by_hypothesis(trial.space, 20, 5) == drawn_by_hypothesis(trial.space, 20, 5)
-    assert drawn_by_hypothesis(trial.space, 20, 5) != drawn_by_hypothesis(trial.space, 20, 6)
+    assert drawn_by_hypothesis(recipes(trial.space), 20, 5) == drawn_by_hypothesis(recipes(trial.space), 20, 5)
+    assert drawn_by_hypothesis(recipes(trial.space), 20, 5) != drawn_by_hypothesis(recipes(trial.space), 20, 6)
 
 
 def test_large_cases_only_where_the_law_wants_them(trial: Trial) -> None:
     small, large = Asked(), Asked()
     ask(law_of(small), trial, QUICK, 0)
     ask(law_of(large, large=True), trial, QUICK, 0)
-    assert max(recipe.classes for recipe in small.recipes) <= 257
+    assert max(recipe.length for recipe in small.recipes) <= 17
+    assert max(recipe.length for recipe in large.recipes) > 4000
     assert max(recipe.classes for recipe in large.recipes) > 65536
 
 

@@ -10,12 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shiftproof.harness.recipe import Count, Ids, Mask, Recipe, Regime, ShiftLabels, Stride, digest
+from shiftproof.harness.recipe import (
+    Count,
+    Delay,
+    Hollow,
+    Ids,
+    Mask,
+    Recipe,
+    Regime,
+    ShiftLabels,
+    Streams,
+    Stride,
+    digest,
+)
 
 # Every field is drawn from its own type, a field that is added tomorrow too; some hold only a part of their type.
 LEGAL: dict[str, Any] = {
     **dict.fromkeys(("rows", "length", "extra", "digit", "seed"), st.integers(0, 2**63 - 1)),
-    **dict.fromkeys(("classes", "documents"), st.integers(1)),
+    **dict.fromkeys(("classes", "codebooks", "documents"), st.integers(1)),
     "masks": st.lists(st.sampled_from(Mask), min_size=1).map(tuple),
     "dtype": st.sampled_from(["float32", "bfloat16", "float16", "float64"]),
     "label_dtype": st.sampled_from(["int64", "int32"]),
@@ -26,10 +38,14 @@ OTHERWISE: dict[str, Any] = {
     "rows": 9,
     "length": 9,
     "classes": 9,
+    "codebooks": 9,
     "masks": (Mask.NONE, Mask.ALL),
     "documents": 2,
     "boundaries_ignored": True,
     "extra": 1,
+    "streams": Streams.NEITHER,
+    "delay": Delay.STEP,
+    "hollow": Hollow.ALTERNATE,
     "ids": Ids.EDGES,
     "digit": 1,
     "count": Count.GLOBAL,
@@ -87,6 +103,18 @@ def test_fields_that_differ_are_listed_in_field_order() -> None:
     assert list(recipe.to_json()) == ["rows", "length", "classes", "masks", "documents", "stride", "dtype", "seed"]
 
 
+def test_codebooks_show_in_the_text_where_there_are_any() -> None:
+    recipe = Recipe(
+        codebooks=4, streams=Streams.SECOND, delay=Delay.AFTER_FIRST, hollow=Hollow.LAST, ids=Ids.SEEDED, seed=3
+    )
+    assert recipe.canonical() == (
+        '{"classes":2,"codebooks":4,"delay":"after_first","dtype":"float32","hollow":"last","ids":"seeded","length":2,'
+        '"rows":1,"seed":3,"streams":"second"}'
+    )
+    fields_in_order = ["rows", "length", "classes", "codebooks", "streams", "delay", "hollow", "ids", "dtype", "seed"]
+    assert list(recipe.to_json()) == fields_in_order
+
+
 def test_an_absent_field_is_the_simplest() -> None:
     assert Recipe.from_json({"rows": 3}) == Recipe(rows=3)
     assert Recipe.from_json({}) == Recipe()
@@ -97,7 +125,17 @@ def test_an_unknown_field_is_named_among_those_there_are() -> None:
         Recipe.from_json({"row": 3})
 
 
-@pytest.mark.parametrize("data", [{"ids": "counted"}, {"regime": "loud"}, {"masks": ["none", "some"]}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"ids": "counted"},
+        {"regime": "loud"},
+        {"masks": ["none", "some"]},
+        {"streams": "audio"},
+        {"delay": "late"},
+        {"hollow": "middle"},
+    ],
+)
 def test_an_unknown_value_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is not a valid"):
         Recipe.from_json(data)
@@ -111,6 +149,8 @@ def test_an_unknown_value_is_refused(data: dict[str, Any]) -> None:
         {"length": 2.0},
         {"classes": 0},
         {"documents": 0},
+        {"codebooks": 0},
+        {"codebooks": 2.0},
         {"extra": None},
         {"digit": -1},
         {"seed": True},

@@ -30,7 +30,7 @@ def wide(seed: int) -> Recipe:
 
 
 def used_places(case: Case) -> Tensor:
-    used = torch.zeros(case.pairing.logits_shape[:2], dtype=torch.bool)
+    used = torch.zeros(case.pairing.shapes["logits"][:2], dtype=torch.bool)
     for pair in case.pairing.pairs:
         used[pair.logit] = True
     return used
@@ -76,7 +76,7 @@ def test_bell_is_roughly_standard_normal() -> None:
         (Regime.HUGE, "float32", "b0e0dce25e808f7b"),
         (Regime.HUGE, "bfloat16", "77f7d2581b0a55c5"),
         (Regime.HUGE, "float16", "5dca8ee841f81274"),
-        (Regime.MINUS_INF, "float32", "efda3b711a83bfb6"),
+        (Regime.MINUS_INF, "float32", "bd935928a694a608"),
         (Regime.NAN_IGNORED, "float32", "6c97b30aecf18c16"),
         (Regime.NAN_VALID, "float32", "0941264d44baabc4"),
     ],
@@ -198,7 +198,7 @@ def test_nan_ignored_is_in_every_unused_row_and_no_other() -> None:
     assert torch.equal(case.batch.logits.isnan().all(-1), ~used)
     assert bool(case.batch.logits[used].isfinite().all())
     assert math.isfinite(case.oracle.value or 0)
-    assert bool(case.oracle.gradient.isfinite().all())
+    assert bool(case.oracle.gradients["logits"].isfinite().all())
 
 
 def test_nan_valid_is_in_one_used_row_which_the_seed_chooses() -> None:

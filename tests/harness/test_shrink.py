@@ -10,7 +10,7 @@ import pytest
 
 from shiftproof.harness import shrink as shrink_module
 from shiftproof.harness.arguments import ARGUMENTS
-from shiftproof.harness.recipe import Count, Ids, Mask, Recipe, Regime, ShiftLabels, Stride
+from shiftproof.harness.recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams, Stride
 from shiftproof.harness.shrink import Effort, shrink, simplifications
 from shiftproof.harness.strategies import killers, plain, space
 from shiftproof.reference.profiles import PROFILES
@@ -19,10 +19,14 @@ BIG = Recipe(
     rows=5,
     length=17,
     classes=257,
+    codebooks=8,
     masks=(Mask.HOLES, Mask.NONE, Mask.LAST_ONLY, Mask.PADDING),
     documents=3,
     boundaries_ignored=True,
     extra=5,
+    streams=Streams.SECOND,
+    delay=Delay.AFTER_FIRST,
+    hollow=Hollow.ALTERNATE,
     ids=Ids.EDGES,
     count=Count.GLOBAL,
     shift_labels=ShiftLabels.SHARDED,
@@ -36,7 +40,7 @@ PLENTY = Effort(attempts=10_000, seconds=60)
 
 def shrunk(recipe: Recipe, predicate: Callable[[Recipe], bool], effort: Effort = PLENTY) -> Recipe:
     assert predicate(recipe)
-    return shrink(recipe, predicate, effort)
+    return shrink(recipe, predicate, effort, simplifications)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,16 @@ def shrunk(recipe: Recipe, predicate: Callable[[Recipe], bool], effort: Effort =
         (lambda r: r.stride is not Stride.CONTIGUOUS, {"stride": Stride.TRANSPOSED}),
         (lambda r: r.label_dtype == "int32", {"label_dtype": "int32"}),
         (lambda r: r.seed >= 1, {"seed": 1}),
+        (lambda r: r.codebooks >= 2, {"codebooks": 2}),
+        (lambda r: r.codebooks >= 6, {"codebooks": 6}),
+        (lambda r: 2 <= r.codebooks <= r.length, {"codebooks": 2, "length": 2}),
+        (lambda r: r.codebooks >= 3 and r.length >= 3 and r.rows >= 2, {"codebooks": 3, "length": 3, "rows": 2}),
+        (lambda r: r.streams is not Streams.BOTH, {"streams": Streams.FIRST}),
+        (lambda r: r.streams is Streams.SECOND, {"streams": Streams.SECOND}),
+        (lambda r: r.delay is not Delay.NONE, {"delay": Delay.STEP}),
+        (lambda r: r.delay is Delay.AFTER_FIRST and r.codebooks > 1, {"delay": Delay.AFTER_FIRST, "codebooks": 2}),
+        (lambda r: r.hollow is not Hollow.NONE, {"hollow": Hollow.LAST}),
+        (lambda r: r.hollow is Hollow.ALTERNATE, {"hollow": Hollow.ALTERNATE}),
     ],
 )
 def test_everything_but_what_fails_becomes_simplest(predicate: Callable[[Recipe], bool], left: dict[str, Any]) -> None:
@@ -73,7 +87,7 @@ def test_a_recipe_that_nothing_simpler_fails_like_stays() -> None:
     assert shrunk(BIG, lambda r: r == BIG) == BIG
 
 
-@pytest.mark.parametrize("profile", ["hf.causal_lm", "packed.cu_seqlens", "hf.prefix_lm"])
+@pytest.mark.parametrize("profile", ["hf.causal_lm", "packed.cu_seqlens", "hf.prefix_lm", "moshi", "csm"])
 def test_what_comes_back_fails(profile: str) -> None:
     choices = space(PROFILES[profile], frozenset(ARGUMENTS))
     for index, recipe in enumerate([*killers(choices), *islice(plain(choices, 0), 20)]):
@@ -93,7 +107,7 @@ def test_attempts_are_counted_and_no_recipe_is_tried_twice() -> None:
             asked.append(recipe)
             return recipe.rows >= 4
 
-        shrink(BIG, fails, Effort(attempts, seconds=60))
+        shrink(BIG, fails, Effort(attempts, seconds=60), simplifications)
         assert len(asked) == attempts
         assert len(set(asked)) == len(asked)
         assert BIG not in asked
@@ -104,11 +118,38 @@ def test_the_usual_effort_reaches_the_usual_minimum() -> None:
     assert (found.rows, found.length, found.classes, found.masks) == (2, 3, 2, (Mask.NONE,))
 
 
+@pytest.mark.parametrize(
+    ("predicate", "expected"),
+    [
+        (lambda r: r.codebooks >= 2 and r.rows * r.length >= 2, (1, 2, 2)),
+        (lambda r: r.codebooks >= 3 and r.length >= 2, (1, 2, 3)),
+        (lambda r: r.codebooks >= 2 and r.rows >= 2 and r.length >= 3, (2, 3, 2)),
+        (lambda r: r.codebooks >= 3 and r.rows >= 2 and r.length >= 3, (2, 3, 3)),
+    ],
+)
+def test_a_failure_of_codebooks_gets_there_boldly(
+    predicate: Callable[[Recipe], bool], expected: tuple[int, int, int]
+) -> None:
+    asked: list[Recipe] = []
+
+    def fails(recipe: Recipe) -> bool:
+        asked.append(recipe)
+        # As laws ask that read places: with an id for each.
+        return predicate(recipe) and recipe.classes >= min(recipe.rows * recipe.length * recipe.codebooks + 3, 257)
+
+    found = shrunk(BIG, fails, Effort(seconds=60))
+    assert (found.rows, found.length, found.codebooks) == expected
+    assert found.classes <= 21
+    assert (found.streams, found.delay, found.hollow) == (Streams.BOTH, Delay.NONE, Hollow.NONE)
+    near = next(index for index, r in enumerate(asked) if predicate(r) and (r.rows, r.length, r.codebooks) == expected)
+    assert near <= 26, "among the first that are tried"
+
+
 def test_time_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
     monkeypatch.setattr(shrink_module.time, "monotonic", lambda: next(clock))
     asked: list[Recipe] = []
-    shrink(BIG, lambda recipe: bool(asked.append(recipe)), Effort(attempts=1000, seconds=5))
+    shrink(BIG, lambda recipe: bool(asked.append(recipe)), Effort(attempts=1000, seconds=5), simplifications)
     assert len(asked) == 5
 
 
@@ -123,4 +164,5 @@ def test_every_simplification_is_a_recipe_that_can_be_written_down() -> None:
         assert simpler.rows >= 1
         assert simpler.length >= 1
         assert simpler.classes >= 2
+        assert simpler.codebooks >= 1
         assert simpler.masks

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from shiftproof.harness.arguments import ARGUMENTS
 from shiftproof.harness.cases import build_batch, build_case
-from shiftproof.harness.recipe import Count, Ids, Mask, Recipe, Regime, ShiftLabels
-from shiftproof.harness.strategies import Space, killers, large, plain, recipes, space
+from shiftproof.harness.recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
+from shiftproof.harness.strategies import Space, fits, killers, large, plain, recipes, space
+from shiftproof.reference.pairing import select
 from shiftproof.reference.profiles import PROFILES
+from shiftproof.reference.spec import Axis, Heads
 
 ALL = frozenset(ARGUMENTS)
 BASIC = frozenset({"logits", "labels"})
@@ -94,6 +96,13 @@ def test_a_failure_shrinks_to_its_own_fields_alone(
         ("packed.cu_seqlens", BASIC | {"cu_seqlens"}, {"documents", "boundaries_ignored"}),
         ("hf.prefix_lm", BASIC, {"extra"}),
         ("higgs.text", BASIC, {"extra"}),
+        ("medusa", BASIC, {"codebooks"}),
+        ("torchtitan.mtp", BASIC, {"codebooks", "count"}),
+        ("dia", BASIC, {"codebooks", "delay", "hollow"}),
+        ("musicgen", BASIC, {"codebooks", "delay", "hollow", "extra"}),
+        ("higgs.boson", BASIC, {"codebooks", "delay", "hollow", "streams"}),
+        ("csm", BASIC, {"codebooks", "delay", "hollow", "streams"}),
+        ("moshi.finetune", BASIC, {"codebooks", "delay", "hollow", "streams"}),
     ],
 )
 def test_only_fields_that_matter_are_drawn(profile: str, takes: frozenset[str], further: set[str]) -> None:
@@ -135,7 +144,10 @@ def test_killers_can_be_built_and_are_all_different(profile: str) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_killers_hold_what_kills(profile: str) -> None:
     cases = killers(space(PROFILES[profile], ALL))
-    assert any(len(set(r.masks)) == len(r.masks) == r.rows >= 4 for r in cases), "every row a different mask"
+    books = any(term.heads is Heads.CODEBOOKS for term in PROFILES[profile].terms)
+    # Codebook k takes the masks from the k-th on.
+    lines = {r: r.rows + (r.codebooks - 1 if books else 0) for r in cases}
+    assert any(len(set(r.masks)) == len(r.masks) >= 4 <= lines[r] for r in cases), "every row a different mask"
     assert any(r.classes < 4 for r in cases)
     assert any(r.classes > 100 for r in cases), "−100 wraps from V = 100 on"
     assert any(Mask.ALL in r.masks for r in cases), "a row without a label that counts"
@@ -163,6 +175,112 @@ def test_killers_keep_the_first_label_and_vary_the_arguments() -> None:
     assert {r.shift_labels for r in cases} == set(ShiftLabels)
     packed = killers(space(PROFILES["packed.cu_seqlens"], ALL))
     assert {r.documents for r in packed} == {2, 3}
+
+
+CODEBOOKS = [name for name, spec in PROFILES.items() if any(term.heads is not Heads.ONE for term in spec.terms)]
+STREAMS = [name for name in CODEBOOKS if "streams" in space(PROFILES[name], BASIC)]
+
+
+def test_specs_of_one_head_draw_nothing_of_codebooks() -> None:
+    for name in set(PROFILES) - set(CODEBOOKS):
+        assert not {"codebooks", "delay", "hollow", "streams"} & set(space(PROFILES[name], ALL))
+
+
+@pytest.mark.parametrize("profile", CODEBOOKS)
+def test_codebooks_are_drawn_as_many_as_there_are_frames(profile: str) -> None:
+    drawn = list(islice(plain(space(PROFILES[profile], ALL), 0), 300))
+    square = [recipe for recipe in drawn if recipe.codebooks == recipe.length]
+    assert len(square) >= 15, "K = S hides a swapped layout from its shapes"
+    assert {recipe.codebooks for recipe in square} >= {2, 3, 4}
+    assert any(recipe.codebooks == recipe.length >= 3 for recipe in killers(space(PROFILES[profile], ALL)))
+
+
+@pytest.mark.parametrize("profile", CODEBOOKS)
+def test_codebooks_are_never_fewer_than_the_shift_along_them(profile: str) -> None:
+    spec = PROFILES[profile]
+    across = [term.shift for term in spec.terms if term.axis is Axis.CODEBOOK]
+    assert min(space(spec, ALL)["codebooks"]) == (max(across) + 1 if across else 1)
+
+
+def test_a_fixed_number_of_codebooks_is_the_only_choice() -> None:
+    spec = PROFILES["dia"]
+    fixed = replace(spec, terms=(replace(spec.terms[0], codebooks=9),))
+    assert space(fixed, ALL)["codebooks"] == (9,)
+    assert {recipe.codebooks for recipe in killers(space(fixed, ALL))} == {9}
+
+
+@pytest.mark.parametrize("profile", CODEBOOKS)
+def test_killers_have_three_codebooks_or_more(profile: str) -> None:
+    cases = killers(space(PROFILES[profile], ALL))
+    assert sum(recipe.codebooks >= 3 for recipe in cases) >= len(cases) / 2
+    # One with an id of its own for every place, so that all that is moved between three codebooks shows.
+    places = [r for r in cases if r.ids is Ids.COUNTING and r.codebooks >= 3]
+    assert any(r.rows * r.length * r.codebooks <= r.classes for r in places)
+
+
+@pytest.mark.parametrize("profile", [name for name in CODEBOOKS if "hollow" in space(PROFILES[name], BASIC)])
+def test_killers_delay_codebooks_and_leave_some_empty(profile: str) -> None:
+    cases = killers(space(PROFILES[profile], ALL))
+    assert {recipe.hollow for recipe in cases} == set(Hollow)
+    assert {recipe.delay for recipe in cases} > {Delay.NONE}
+    spec = PROFILES[profile]
+    term_of = next(index for index, term in enumerate(spec.terms) if term.heads is Heads.CODEBOOKS)
+    for recipe in cases:
+        if recipe.hollow is Hollow.LAST and recipe.streams is Streams.BOTH:
+            batch = build_batch(spec, recipe)
+            books = {pair.label[2] for pair in select(spec.terms[term_of], batch)}
+            assert books
+            assert recipe.codebooks - 1 not in books
+
+
+@pytest.mark.parametrize("profile", STREAMS)
+def test_killers_leave_each_stream_out(profile: str) -> None:
+    spec = PROFILES[profile]
+    trained = {
+        recipe.streams: {pair.term for pair in build_case(spec, recipe).pairing.pairs}
+        for recipe in killers(space(spec, ALL))
+    }
+    assert trained[Streams.BOTH] == {0, 1}
+    assert trained[Streams.FIRST] == {0}
+    assert trained[Streams.SECOND] == {1}
+    assert Streams.NEITHER not in trained  # what is empty altogether has laws of its own
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_all_that_is_drawn_fits(profile: str) -> None:
+    choices = space(PROFILES[profile], ALL)
+    assert all(fits(choices, recipe) for recipe in [*killers(choices), *islice(plain(choices, 0), 50)])
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes", "fit"),
+    [
+        ("torchtune", {"rows": 1, "length": 1, "classes": 2}, True),
+        ("torchtune", {"documents": 2}, False),  # their boundaries must be ignored
+        ("torchtune", {"documents": 2, "boundaries_ignored": True}, True),
+        ("packed.position_ids", {"documents": 2}, True),
+        ("torchtune", {"count": Count.VALID}, False),
+        ("torchtitan", {"count": Count.VALID}, True),
+        ("torchtitan", {}, False),  # it divides by a count
+        ("higgs.text", {}, False),
+        ("higgs.text", {"extra": 1}, True),
+        ("hf.prefix_lm", {"extra": 0}, True),
+        ("dia", {"codebooks": 1}, True),
+        ("csm", {"codebooks": 1}, False),  # one codebook leaves no depth
+        ("csm", {"codebooks": 2}, True),
+    ],
+)
+def test_a_simpler_recipe_fits_if_it_leaves_out_nothing_needed(
+    profile: str, changes: dict[str, object], fit: bool
+) -> None:
+    assert fits(space(PROFILES[profile], ALL), replace(Recipe(), **changes)) is fit  # type: ignore[arg-type]
+
+
+def test_classes_that_the_spec_fixes_fit_alone() -> None:
+    spec = PROFILES["torchtune"]
+    fixed = space(replace(spec, terms=(replace(spec.terms[0], classes=64),)), BASIC)
+    assert fits(fixed, Recipe(classes=64))
+    assert not fits(fixed, Recipe(classes=7))
 
 
 def test_large_cases_are_past_16_bits_and_past_every_chunk() -> None:

@@ -16,6 +16,7 @@ from shiftproof.harness.trial import Trial
 from shiftproof.harness.verdict import Verdict
 from shiftproof.harness.worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
 from shiftproof.reference.profiles import PROFILES
+from shiftproof.reference.spec import Compute
 
 RECIPE = Recipe(rows=2, length=3, classes=5, seed=1)
 
@@ -70,14 +71,14 @@ def test_names_are_the_candidates_own_on_the_way_there_and_ours_on_the_way_back(
     observation = trial.look(RECIPE)
     assert caller.calls[0].gradients == ("x",)
     assert observation.mutated == ("labels", "logits")
-    assert observation.gradient is not None
-    assert observation.gradient.dtype is torch.float64
+    assert observation.gradients["logits"] is not None
+    assert observation.gradients["logits"].dtype is torch.float64
 
 
 @pytest.mark.parametrize(("gradient", "mode"), [(False, "enabled"), (True, "no_grad"), (True, "inference")])
 def test_no_gradient_is_wanted_where_there_can_be_none(gradient: bool, mode: str) -> None:
     caller = Scripted(returned(ONE))
-    assert trial_of(caller, gradient=gradient).look(RECIPE, grad_mode=mode).gradient is None
+    assert trial_of(caller, gradient=gradient).look(RECIPE, grad_mode=mode).gradients is None
     assert caller.calls[0].gradients == ()
     assert caller.calls[0].grad_mode == mode
 
@@ -168,3 +169,71 @@ def test_a_variation_has_its_own_right_answer() -> None:
 def test_the_space_follows_from_what_is_asked_for() -> None:
     assert "count" not in trial_of(Scripted()).space
     assert "count" in trial_of(Scripted(), ("logits", "labels", "num_items_in_batch")).space
+
+
+# --- Several streams --------------------------------------------------------------------------------------------------
+
+STREAMS = ("logits", "labels", "audio_logits", "audio_labels")
+SEVERAL = replace(RECIPE, codebooks=2)
+
+
+def test_every_stream_is_given_and_its_gradient_wanted() -> None:
+    caller = Scripted(returned(ONE))
+    trial = trial_of(caller, (*STREAMS[:3], "codes"), spec="higgs.boson", rename={"audio_labels": "codes"})
+    trial.observe(trial.case(replace(SEVERAL, stride=Stride.STRIDED)))
+    (call,) = caller.calls
+    assert {name: tuple(tensor.shape) for name, tensor in call.tensors.items()} == {
+        "logits": (2, 3, 5),
+        "labels": (2, 3),
+        "audio_logits": (6, 2, 7),
+        "codes": (2, 6),
+    }
+    assert call.gradients == ("logits", "audio_logits")
+    assert dict(call.layouts) == {"logits": "strided", "audio_logits": "strided"}
+
+
+def test_gradients_come_back_in_the_batchs_shapes() -> None:
+    caller = Scripted()
+    trial = trial_of(caller, STREAMS, spec="moshi.finetune")
+    trial.case(SEVERAL)
+    laid_out = torch.arange(2 * 2 * 3 * 7.0).reshape(2, 2, 3, 7)  # b k s v
+    caller.outcomes = [returned(ONE, gradients={"logits": torch.ones(2, 3, 5), "audio_logits": laid_out})]
+    gradients = trial.look(SEVERAL).gradients
+    assert gradients is not None
+    assert torch.equal(gradients["audio_logits"], laid_out.double().transpose(1, 2))
+    assert torch.equal(gradients["logits"], torch.ones(2, 3, 5, dtype=torch.float64))
+
+
+def test_logits_that_no_gradient_flowed_to_have_one_of_zeros() -> None:
+    caller = Scripted(returned(ONE, gradients={"logits": torch.ones(2, 3, 5), "audio_logits": None}))
+    gradients = trial_of(caller, STREAMS, spec="higgs.hf").look(SEVERAL).gradients
+    assert gradients is not None
+    assert gradients["audio_logits"].shape == (2, 3, 2, 7)
+    assert int(gradients["audio_logits"].count_nonzero()) == 0
+
+
+@pytest.mark.parametrize("given", [{}, {"logits": None, "audio_logits": None}])
+def test_where_no_gradient_flowed_at_all_there_is_none(given: dict[str, None]) -> None:
+    assert trial_of(Scripted(returned(ONE, gradients=given)), STREAMS, spec="higgs.hf").look(SEVERAL).gradients is None
+
+
+def test_what_was_written_to_is_called_by_our_name_for_it() -> None:
+    caller = Scripted(returned(ONE, mutated=("codes",)))
+    trial = trial_of(caller, (*STREAMS[:3], "codes"), spec="higgs.hf", rename={"audio_labels": "codes"})
+    assert trial.look(SEVERAL).mutated == ("audio_labels",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "precision", "compute"),
+    [
+        ("torchtune", None, Compute.STRICT),
+        ("torch.cross_entropy", None, Compute.NATIVE),
+        ("torch.cross_entropy", "strict", Compute.STRICT),
+        ("torchtune", "native", Compute.NATIVE),
+    ],
+)
+def test_arithmetic_is_the_specs_unless_the_candidate_says(spec: str, precision: str | None, compute: Compute) -> None:
+    bound = bind("text", [("logits", True), ("labels", True)], {})
+    candidate = Candidate("text", "m:f", spec=spec, precision=precision)
+    trial = Trial(candidate, PROFILES[spec], bound, Scripted(), dtype="bfloat16", device="cpu")
+    assert trial.compute is compute

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from shiftproof.harness.docket import Hearing, Options, enter
 from shiftproof.harness.judge import PROFILES, Profile, ask
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.verdict import Level, Overall, overall
+from shiftproof.reference.profiles import PROFILES as SPECIFIED
+from shiftproof.reference.spec import LossSpec, LossTerm, Score
 
 RIGHT = Path(__file__).parents[2] / "candidates" / "right.py"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -42,20 +46,47 @@ def _public_names() -> list[str]:
     return [node.name for node in defined if not node.name.startswith("_") and not node.decorator_list]
 
 
-NAMES = _public_names()
+ORDINARY = _public_names()
+
+
+def _table(file: str, name: str) -> dict[str, Any]:
+    """A constant of a file of candidates."""
+    spec = importlib.util.spec_from_file_location(file, RIGHT.parent / f"{file}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: dict[str, Any] = getattr(module, name)
+    return found
+
+
+def _scored(name: str) -> LossSpec:
+    score, term = _table("right_scores", "SCORES")[name]
+    return LossSpec(name, (LossTerm(score=Score(**score), **term),), "", "")
+
+
+# file:function -> the spec that it is right under
+SPECS_OF: dict[str, LossSpec] = {
+    **{f"right:{name}": SPECIFIED[SPECS.get(name, "hf.causal_lm")] for name in ORDINARY},
+    **{f"right_audio:{name}": SPECIFIED[spec] for name, spec in _table("right_audio", "RIGHT").items()},
+    **{f"right_scores:{name}": _scored(score) for name, score in _table("right_scores", "RIGHT").items()},
+}
+NAMES = list(SPECS_OF)
 
 
 BRIEF = Profile("brief", 0.25)
+BRIEFER = Profile("briefer", 0.1)  # three times as many losses, of cases twice as large
 
 
 def alarms(name: str, seed: int, profile: Profile) -> list[str]:
     """The MUST laws that call a right loss wrong, with their messages. The dtypes take turns."""
     dtype = DTYPES[(NAMES.index(name) + seed) % len(DTYPES)]
-    candidate = replace(resolve(f"{RIGHT}:{name}", {}), spec=SPECS.get(name, "hf.causal_lm"), dtypes=(dtype,))
+    file, function = name.split(":")
+    candidate = replace(resolve(f"{RIGHT.parent / file}.py:{function}", {}), dtypes=(dtype,), precision="strict")
     hearing = Hearing(enter([candidate])[0], Options(in_process=True))
     try:
         hearing.start()
-        trial = hearing.trial()
+        trial = hearing.trial(SPECS_OF[name])
         results = tuple(ask(law, trial, profile, seed) for law in LAWS.values())
     finally:
         hearing.close()
@@ -64,9 +95,14 @@ def alarms(name: str, seed: int, profile: Profile) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("right:")])
 def test_right_losses_conform_in_every_dtype(name: str, seed: int) -> None:
     assert alarms(name, seed, BRIEF) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("right:")])
+def test_right_losses_of_codebooks_streams_and_scores_conform(name: str) -> None:
+    assert alarms(name, 0, BRIEFER) == []
 
 
 @pytest.mark.slow
@@ -77,4 +113,4 @@ def test_no_false_alarm_in_twenty_seeds(name: str, seed: int) -> None:
 
 
 def test_there_are_a_dozen_of_the_ordinary_loss() -> None:
-    assert len([name for name in NAMES if name not in SPECS]) >= 12
+    assert len([name for name in ORDINARY if name not in SPECS]) >= 12

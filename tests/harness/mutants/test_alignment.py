@@ -28,7 +28,7 @@ def wrong(name: str, detail: str = "", profile: str = "torchtune", recipe: Recip
 def drawn(pairing: Pairing | None) -> str:
     """The target of every logit row: "1 2 3 – | 5 6 7 –"."""
     assert pairing is not None
-    rows, length, _ = pairing.logits_shape
+    rows, length, _ = pairing.shapes["logits"]
     targets = {pair.logit: str(pair.target) for pair in pairing.pairs}
     return " | ".join(" ".join(targets.get((row, at), "–") for at in range(length)) for row in range(rows))
 
@@ -177,11 +177,11 @@ def test_a_mutant_is_what_the_buggy_code_computes(
         masks = (Mask.NONE, Mask.HOLES, Mask.PROMPT, Mask.PADDING)[: seed + 1]
         recipe = Recipe(seed + 2, 7 + seed, 13, masks=masks, ids=Ids.SEEDED, dtype="float64", seed=seed)
         case = build_case(PROFILES["torchtune"], recipe)
-        expected = evaluate(wrong(name, detail, recipe=recipe) or case.pairing, case.batch.logits)
-        leaf = case.batch.logits.clone().requires_grad_()
-        value = code(leaf, case.batch.labels)
+        expected = evaluate(wrong(name, detail, recipe=recipe) or case.pairing, case.batch)
+        leaf = case.batch.tensor("logits").clone().requires_grad_()
+        value = code(leaf, case.batch.tensor("labels"))
         value.backward()
         assert float(value.detach()) == pytest.approx(expected.value, rel=1e-12)
         assert leaf.grad is not None
-        assert torch.allclose(leaf.grad, expected.gradient, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(leaf.grad, expected.gradients["logits"], rtol=1e-9, atol=1e-12)
         assert case.oracle.value != pytest.approx(expected.value)

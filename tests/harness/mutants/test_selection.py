@@ -24,7 +24,7 @@ def wrong(name: str, detail: str = "", profile: str = "torchtune", recipe: Recip
 
 def drawn(pairing: Pairing | None) -> str:
     assert pairing is not None
-    rows, length, _ = pairing.logits_shape
+    rows, length, _ = pairing.shapes["logits"]
     targets = {pair.logit: str(pair.target) for pair in pairing.pairs}
     return " | ".join(" ".join(targets.get((row, at), "–") for at in range(length)) for row in range(rows))
 

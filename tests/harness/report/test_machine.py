@@ -63,6 +63,7 @@ FAILING = replace(
     diagnosis=(NamedBug("roll-wrap", 1.0, "", "the last target is y_0", "verl#6268", ("index-minus-one",)),),
     pairing=Picture(
         recipe=RECIPE,
+        of="logits",
         labels=[[0, 1], [2, 3]],
         expected=[{"logits": [0, 0], "labels": [[0, 1]]}],
         found=[{"logits": [0, 0], "labels": [[0, 1], [-1, 7]]}],

@@ -70,7 +70,7 @@ BAD = replace(
         *(LawResult(f"X-{n}", "x", Level.MUST, Verdict.SKIP, message="no such case") for n in range(5)),
     ),
     diagnosis=(NamedBug("double-shift", 1.0, "k = 2", "CE(z_t, y_{t+2})", "open-instruct#1549", ("another-one",)),),
-    pairing=Picture(RECIPE, [[0, 1, 2]], [], [], DRAWING),
+    pairing=Picture(RECIPE, "logits", [[0, 1, 2]], [], [], DRAWING),
 )
 
 
@@ -121,7 +121,7 @@ def test_one_that_does_not() -> None:
         "smallest counterexample (ALIGN-1)",
         "rows=1, length=3, classes=6, dtype=float32, seed=0",
         message,
-        "pairing, labels [[0, 1, 2]]",
+        "pairing of logits, labels [[0, 1, 2]]",
         *DRAWING.splitlines(),
         "the bug is called double-shift (k = 2)",
         "CE(z_t, y_{t+2})",

@@ -158,7 +158,7 @@ def test_other_values(
         ("none", "returned None; expected a tensor"),
         ("str", "returned the str '0.5'; expected"),
         ("bool", "returned a bool; expected"),
-        ("bare dict", "returned a dict without \"loss\" (it has 'accuracy')"),
+        ("bare dict", 'returned a dict without "loss" or "labels" (it has \'accuracy\')'),
         ("dict of none", 'returned a dict whose "loss" is None; expected'),
         ("bare object", "returned a SimpleNamespace; expected"),
         ("empty tuple", "returned an empty tuple; expected"),

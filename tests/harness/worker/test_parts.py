@@ -38,13 +38,19 @@ def test_answers_to_something_else(message: dict[str, object]) -> None:
         check_answer(message, 1)
 
 
-@pytest.mark.parametrize("value", [0, -(2**70), 1.5, float("inf"), float("-inf"), True, None, "ℓ\n"])
+@pytest.mark.parametrize("value", [0, -(2**70), 1.5, float("inf"), float("-inf"), True, None, "ℓ\n", [], [0, -(2**70)]])
 def test_scalars_survive_a_line(value: object) -> None:
     line = encode_line({"x": encode_scalar(value)})  # type: ignore[arg-type]
     assert line.count(b"\n") == 1
     back = decode_scalar(decode_line(line)["x"])
     assert back == value
     assert type(back) is type(value)
+
+
+@pytest.mark.parametrize("value", [[1.5], [True], [[1]], ["a"], {"float": 1}, {}])
+def test_what_is_no_scalar(value: object) -> None:
+    with pytest.raises(ProtocolError, match="expected a scalar"):
+        decode_scalar(value)
 
 
 def test_a_worker_cannot_claim_what_only_the_harness_can_know() -> None:

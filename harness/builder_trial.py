@@ -1,0 +1,92 @@
+"""One label builder on trial: a case goes in, and what it built comes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from shiftproof.reference.builders import BuilderBatch, BuilderSpec, answer
+
+from .arguments import Binding, hand_over
+from .builder_cases import BuilderCase, BuilderRecipe, build_builder_case, space
+from .candidate import Candidate
+from .source import BUILDER_RECIPES
+from .strategies import Space
+from .trial import Caller, Problem, problem_of
+from .worker.exchange import Call, Returned
+from .worker.protocol import Scalar
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """What a builder did with one case.
+
+    Attributes:
+        problem: why there is nothing to look at; then all below is None.
+        returned: what it built, in its own shape and dtype.
+        mutated: our names of the arguments that were written to.
+    """
+
+    case: BuilderCase
+    problem: Problem | None
+    returned: Tensor | None = None
+    mutated: tuple[str, ...] = ()
+
+
+class BuilderTrial:
+    """A builder, its spec and a worker that runs it; laws ask it what it builds."""
+
+    source = BUILDER_RECIPES
+
+    def __init__(
+        self, candidate: Candidate, spec: BuilderSpec, binding: Binding, caller: Caller, *, device: str
+    ) -> None:
+        self.candidate = candidate
+        self.spec = spec
+        self.binding = binding
+        self.caller = caller
+        self.device = device
+        self.space: Space = space(spec, frozenset(binding.names))
+        self.failed: set[str] = set()  # ids of the laws that failed so far
+        self.calls = 0
+        self.seconds_in_oracle = 0.0
+        self._seen: dict[BuilderRecipe, Built] = {}
+
+    def case(self, recipe: BuilderRecipe) -> BuilderCase:
+        """The case of a recipe under this trial's spec."""
+        started = time.perf_counter()
+        case = build_builder_case(self.spec, recipe)
+        self.seconds_in_oracle += time.perf_counter() - started
+        return case
+
+    def variation(self, case: BuilderCase, change: Callable[[BuilderBatch], BuilderBatch]) -> BuilderCase:
+        """A case whose batch was changed by hand, with its right answer."""
+        started = time.perf_counter()
+        batch = change(case.batch)
+        changed = replace(case, batch=batch, expected=answer(case.spec.build, batch))
+        self.seconds_in_oracle += time.perf_counter() - started
+        return changed
+
+    def look(self, recipe: BuilderRecipe) -> Built:
+        """What the builder makes of a recipe; asked once and remembered."""
+        if recipe not in self._seen:
+            self._seen[recipe] = self.observe(self.case(recipe))
+        return self._seen[recipe]
+
+    def observe(self, case: BuilderCase) -> Built:
+        """Call the builder on a case. Never remembered."""
+
+        def give(name: str) -> Tensor | Scalar:
+            value: Tensor | Scalar | tuple[int, ...] = getattr(case.batch, name)
+            return list(value) if isinstance(value, tuple) else value
+
+        tensors, scalars = hand_over(self.binding, give)
+        self.calls += 1
+        outcome = self.caller.call(Call(tensors, scalars))
+        if not isinstance(outcome, Returned):
+            return Built(case, problem_of(outcome))
+        back = {theirs: ours for ours, theirs in self.binding.names.items()}
+        return Built(case, None, outcome.value, tuple(back.get(name, name) for name in outcome.mutated))

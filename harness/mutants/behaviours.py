@@ -1,0 +1,10 @@
+"""All behaviours, by family."""
+
+from __future__ import annotations
+
+from .behaviour import Behaviour
+from .gradients import GRADIENTS
+from .interface import INTERFACE
+from .numerics import NUMERICS
+
+BEHAVIOURS: tuple[Behaviour, ...] = (*GRADIENTS, *NUMERICS, *INTERFACE)

@@ -1,0 +1,214 @@
+"""The text losses within a larger loss, so that a bug written for one is a bug of any spec.
+
+A codebook is a text stream of its own: its labels are ``labels[..., k]``, or, where all codebooks share a denominator,
+[B, S, K] is B·K rows of S. So is each head that predicts further ahead, and, where the shift runs along the codebooks,
+each frame is a row of K. A :class:`View` is one of these, with the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.pairing import (
+    Pair,
+    Pairing,
+    Place,
+    build_pairing,
+    codebook_weights,
+    divide_by,
+    group,
+    heads_of,
+    select,
+)
+from shiftproof.reference.spec import Axis, Combine, Denominator, Empty, Heads, LossSpec, LossTerm, Reduction
+
+from .base import Mutant, Variant, Wrong
+
+_REMEMBERED = 256  # batches: hundreds of mutants are asked about the same ones in turn
+
+
+@dataclass(frozen=True)
+class View:
+    """One text loss within a term: ``batch`` has its labels [rows, S] and logits of the right shape, ``place`` leads
+    from its places back to the term's, logits first, and ``share`` is its share of the term."""
+
+    spec: LossSpec
+    batch: Batch
+    place: Callable[[Place, bool], Place]
+    share: float
+
+
+def variants_under(mutant: Mutant, spec: LossSpec) -> Iterator[Variant]:
+    """Every way in which a mutant can be had under ``spec``: in all of its terms, and in each alone."""
+    only = spec.terms[0]
+    plain = len(spec.terms) == 1 and only.heads is Heads.ONE and (only.logits, only.labels) == ("logits", "labels")
+    if mutant.whole or plain:
+        yield from mutant.variants
+        return
+    everywhere = tuple(range(len(spec.terms)))
+    scopes = [(everywhere, ""), *(((index,), spec.terms[index].name) for index in everywhere if len(everywhere) > 1)]
+    # Codebooks that share a denominator are rows of one text loss, or text losses of their own that are summed.
+    apart = any(term.heads is Heads.CODEBOOKS and term.combine is Combine.FLAT for term in spec.terms)
+    for variant in mutant.variants:
+        for terms, name in scopes:
+            for each in (False, True) if apart else (False,):
+                parts = (variant.detail, name and f"in {name}", each and "codebook by codebook")
+                yield Variant(", ".join(part for part in parts if part), _within(variant.wrong, terms, each))
+
+
+def _within(wrong: Wrong, terms: tuple[int, ...], apart: bool) -> Wrong:
+    """``wrong`` in every text loss of these terms, the other terms right; None where one of them cannot have it."""
+
+    def lifted(spec: LossSpec, batch: Batch) -> Pairing | None:
+        right = _right(spec, batch)
+        pairs = [pair for pair in right.pairs if pair.term not in terms]
+        for index in terms:
+            term, of_term = spec.terms[index], []
+            for view in views(term, batch, apart):
+                pairing = wrong(view.spec, view.batch)
+                if pairing is None:
+                    return None
+                of_term += [
+                    Pair(index, view.place(at, True), view.place(label, False), target, weight * view.share)
+                    for _, at, label, target, weight in pairing.pairs
+                ]
+            if term.combine is Combine.MEAN_NONEMPTY:  # of the codebooks that the wrong pairs leave
+                over = float(len({pair.logit[2] for pair in of_term})) or 1.0
+            else:
+                over = divide_by(term, batch, of_term) if _shares_denominator(term, apart) else 1.0
+            pairs += [pair._replace(weight=term.weight * pair.weight / over) for pair in of_term if over]
+        inside = [pair for pair in pairs if _is_inside(pair.logit, right.shapes[spec.terms[pair.term].logits])]
+        return replace(right, pairs=tuple(sorted(inside, key=lambda pair: (pair.term, pair.logit))))
+
+    return lifted
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _right(spec: LossSpec, batch: Batch) -> Pairing:
+    return build_pairing(spec, batch)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def views(term: LossTerm, batch: Batch, apart: bool = False) -> tuple[View, ...]:
+    """The text losses that a term is made of; those of codebooks one by one where they are wanted ``apart``."""
+    text = replace(
+        term,
+        weight=1.0,
+        token_weights=term.token_weights or (term.combine is Combine.FLAT and bool(term.codebook_weights)),
+        logits="logits",
+        labels="labels",
+        heads=Heads.ONE,
+        axis=Axis.TIME,
+        combine=Combine.FLAT,
+        codebooks=None,
+        codebook_weights=False,
+    )
+    if _shares_denominator(term, apart):
+        text = replace(
+            text, reduction=Reduction.SUM, denominator=Denominator.ONE, clamp=None, epsilon=0.0, empty=Empty.ZERO
+        )
+    labels = batch.tensor(term.labels)
+    match term.heads:
+        case Heads.ONE:
+            return (_view(term, text, batch, labels, lambda at, _: at),)
+        case Heads.FIRST:
+            return (_view(term, text, batch, labels[..., 0], lambda at, of_logits: at if of_logits else (*at, 0)),)
+        case Heads.AHEAD:
+            return tuple(
+                _view(term, replace(text, shift=term.shift + head), batch, labels, _ahead(head), share)
+                for head, share in enumerate(_shares(term, batch))
+            )
+    if term.axis is Axis.CODEBOOK:
+        length = labels.shape[1]
+        frames = labels.flatten(0, 1)
+        return (_view(term, text, batch, frames, lambda at, _: (*divmod(at[0], length), at[1])),)
+    if term.combine is not Combine.FLAT or apart:
+        return tuple(
+            _view(term, text, batch, labels[..., book], lambda at, _, book=book: (*at, book), share, book)  # type: ignore[misc]
+            for book, share in enumerate(_shares(term, batch))
+        )
+    books = labels.shape[2]
+    rows = labels.transpose(1, 2).flatten(0, 1)
+    return (_view(term, text, batch, rows, lambda at, _: (at[0] // books, at[1], at[0] % books)),)
+
+
+def _shares_denominator(term: LossTerm, apart: bool) -> bool:
+    """Whether text losses that are taken one by one are divided by one number."""
+    one_by_one = term.heads is Heads.AHEAD or (apart and term.heads is Heads.CODEBOOKS and term.axis is Axis.TIME)
+    return one_by_one and term.combine is Combine.FLAT
+
+
+def _ahead(head: int) -> Callable[[Place, bool], Place]:
+    return lambda at, of_logits: (*at, head) if of_logits else at
+
+
+def _shares(term: LossTerm, batch: Batch) -> list[float]:
+    """α of every codebook or head, where it does not depend on which of them have a pair."""
+    if term.combine in (Combine.FLAT, Combine.MEAN_NONEMPTY):
+        return [1.0] * heads_of(term, batch)
+    return [of_book.share for of_book in group(term, batch, select(term, batch))]
+
+
+def _view(
+    term: LossTerm,
+    text: LossTerm,
+    batch: Batch,
+    labels: Tensor,
+    place: Callable[[Place, bool], Place],
+    share: float = 1.0,
+    book: int | None = None,
+) -> View:
+    """The view of ``labels`` [rows, S]; what travels with the batch's labels is laid out as they are, or left out."""
+    logits, whole = batch.tensor(term.logits), batch.tensor(term.labels)
+    frames = term.axis is Axis.CODEBOOK
+    length = labels.shape[1] if frames else logits.shape[1]
+    travels = term.labels == "labels" and not frames
+    books = labels.shape[0] // max(whole.shape[0], 1) or 1
+
+    def beside(name: str) -> Any:
+        value = getattr(batch, name) if travels else None
+        if value is None:
+            return None
+        if value.dim() == 3:
+            value = value[..., book or 0] if books == 1 else value.transpose(1, 2).reshape(labels.shape)
+            return value
+        return value if books == 1 else value.repeat_interleave(books, 0)
+
+    loss_mask, weights = beside("loss_mask"), beside("token_weights")
+    if term.stops_at_eos:
+        starts = beside("input_ids") != batch.eos_token_id
+        loss_mask = starts & loss_mask.bool() if term.loss_mask else starts
+        text = replace(text, stops_at_eos=False, loss_mask=True)
+    if term.combine is Combine.FLAT and term.codebook_weights:
+        of_books = torch.tensor(codebook_weights(term, batch))
+        of_rows = of_books.repeat(whole.shape[0]) if book is None else of_books[book].expand(labels.shape[0])
+        by_book = of_rows[:, None].expand(labels.shape)
+        weights = by_book * weights if term.token_weights else by_book
+    seen = Batch(
+        logits=torch.zeros(()).expand(labels.shape[0], length, logits.shape[-1]),
+        labels=labels,
+        loss_mask=loss_mask,
+        token_weights=weights,
+        position_ids=beside("position_ids"),
+        segment_ids=beside("segment_ids"),
+        cu_seqlens=batch.cu_seqlens if travels and books == 1 else None,
+        input_ids=beside("input_ids"),
+        attention_mask=beside("attention_mask"),
+        class_weights=batch.class_weights,
+        num_items_in_batch=batch.num_items_in_batch,
+        pad_token_id=batch.pad_token_id,
+        bos_token_id=batch.bos_token_id,
+        eos_token_id=batch.eos_token_id,
+    )
+    return View(LossSpec("view", (text,), "", ""), seen, place, share)
+
+
+def _is_inside(place: Place, shape: tuple[int, ...]) -> bool:
+    return all(0 <= at < extent for at, extent in zip(place, shape, strict=False))
