@@ -110,7 +110,7 @@ def in_words(tried: Iterable[Tried]) -> str:
 
 def markdown(table: KillTable) -> str:
     """The table as a document."""
-    run = f"shiftproof {table.version}, profile {table.profile}, {len(table.seeds)} seeds, {table.seconds:.0f} s"
+    run = f"shiftproof {table.version}, profile {table.profile}, {len(table.seeds)} seeds"
     run += "" if table.hand_made else ", without the hand-made cases"
     text = [
         "# Kill table\n",
@@ -140,8 +140,9 @@ def markdown(table: KillTable) -> str:
 def _total(name: str, tried: Sequence[Tried]) -> tuple[str, ...]:
     total = summarise(tried)
     score = "–" if total["score"] is None else f"{100 * total['score']:.4g}%"
+    cases = "–" if total["median"] is None else f"{total['median']:g}"
     counts = (total[key] for key in ("mutants", "killed", "survived", "equivalent"))
-    return (name, *map(str, counts), score, f"{total['median']}", f"{total['worst']}", str(total["wrongly_named"]))
+    return (name, *map(str, counts), score, cases, str(total["worst"] or "–"), str(total["wrongly_named"]))
 
 
 def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

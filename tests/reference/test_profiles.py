@@ -23,7 +23,7 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
 from shiftproof.reference.profiles import PROFILES
-from shiftproof.reference.spec import Compute, LossSpec, LossTerm, Reduction, Score, Tail
+from shiftproof.reference.spec import Compute, LossSpec, LossTerm, Reduction, Score, ShiftedBy, Tail
 
 CANDIDATES = Path(__file__).parents[1] / "candidates"
 
@@ -662,6 +662,13 @@ def test_a_sum_says_that_it_is_one_and_not_a_mean_over_one():
         "per_token",
         "per_token.trimmed",
     }
+
+
+def test_labels_that_the_data_shifted():
+    by_data = {name for name, spec in PROFILES.items() if {term.shifted_by for term in spec.terms} == {ShiftedBy.DATA}}
+    families = ("torch.", "torchtitan", "megatron", "liger", "fla", "nano")
+    others = {"preshifted", "higgs.text", "litgpt", "maxtext.mtp"}
+    assert by_data == others | {name for name in PROFILES if name.startswith(families)}
 
 
 def test_losses_that_cut_their_last_logits_off():
