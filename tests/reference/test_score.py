@@ -187,6 +187,13 @@ def test_scaled_logits():
     assert gradient == approx([-0.375, 0.375])
 
 
+def test_doubled_logits():
+    # Twice (0, ln(3)/2) is (0, ln 3), and its gradient (−3/4, 3/4) doubles.
+    loss, lse, gradient = score([0.0, LN3 / 2], 0, logit_scale=2.0)
+    assert (loss, lse) == (approx(math.log(4)), approx(math.log(4)))
+    assert gradient == approx([-1.5, 1.5])
+
+
 def test_logits_that_are_scored_as_they_are_are_not_copied():
     rows = torch.zeros(2, 3, dtype=torch.float64)
     assert map_logits(rows, Score()) is rows
