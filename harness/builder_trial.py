@@ -13,6 +13,7 @@ from shiftproof.reference.builders import BuilderBatch, BuilderSpec, answer
 from .arguments import Binding, hand_over
 from .builder_cases import BuilderCase, BuilderRecipe, build_builder_case, space
 from .candidate import Candidate
+from .cells import Tally, builder_cells
 from .source import BUILDER_RECIPES
 from .strategies import Space
 from .trial import Caller, Problem, problem_of
@@ -51,6 +52,7 @@ class BuilderTrial:
         self.device = device
         self.space: Space = space(spec, frozenset(binding.names))
         self.failed: set[str] = set()  # ids of the laws that failed so far
+        self.tally = Tally(builder_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
         self._seen: dict[BuilderRecipe, Built] = {}

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, Phase
 from hypothesis.strategies import SearchStrategy
 
 from .candidate import Candidate
+from .coverage import Counted, gaps
 from .laws import Judgement, Law
 from .recipe import digest
 from .shrink import Effort, shrink
 from .source import R, Source
 from .store import Stored
-from .strategies import Space
-from .verdict import Counterexample, LawResult, Verdict
+from .verdict import Counterexample, LawResult, Level, Verdict
 
 _BASIC = ("CONTRACT-1", "CONTRACT-2", "BUILD-1")  # nothing can be said of a candidate that breaks the ones it needs
 _SLOW = (Verdict.CRASH, Verdict.TIMEOUT)
@@ -29,17 +29,21 @@ _CASES_AFTER_FAILURE = 40
 
 @dataclass(frozen=True)
 class Profile:
-    """How many cases: ``factor`` times each law's budget; ``seed`` is fixed where runs must be repeatable."""
+    """How many cases: ``factor`` times each law's budget; ``seed`` is fixed where runs must be repeatable.
+
+    Where it is ``complete``, every cell of the space that can be judged is.
+    """
 
     name: str
     factor: float
     seed: int | None = None
+    complete: bool = False
 
 
 PROFILES: dict[str, Profile] = {
     "quick": Profile("quick", 1.0),
-    "ci": Profile("ci", 2.0, seed=0),
-    "deep": Profile("deep", 20.0),
+    "ci": Profile("ci", 2.0, seed=0, complete=True),
+    "deep": Profile("deep", 20.0, complete=True),
 }
 
 
@@ -48,7 +52,7 @@ class Named(Protocol):
     def name(self) -> str: ...
 
 
-class OnTrial(Protocol):
+class OnTrial(Counted, Protocol):
     """What the judge itself knows of a trial, be it of a loss or of a builder; all else is for laws to know."""
 
     @property
@@ -59,12 +63,6 @@ class OnTrial(Protocol):
 
     @property
     def device(self) -> str: ...
-
-    @property
-    def source(self) -> Source[Any]: ...
-
-    @property
-    def space(self) -> Space: ...
 
     @property
     def failed(self) -> set[str]: ...
@@ -106,7 +104,8 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
     doubtful = follows is not None
     cases = vacuous = since = 0
     failures: list[Failure[R]] = []
-    for recipe in cases_of(law, trial, profile, seed, doubtful):
+    missing = gaps(law, trial) if profile.complete and not doubtful else ()
+    for recipe in chain(cases_of(law, trial, profile, seed, doubtful), missing):
         judgement = law.check(trial, recipe)
         if judgement.verdict is Verdict.SKIP:
             continue
@@ -115,6 +114,7 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
             vacuous += 1
             continue
         cases += 1
+        trial.tally.note(law.id, recipe, law.level is Level.MUST)
         if judgement.verdict.is_failure:
             failures.append(Failure(recipe, judgement))
         since += bool(failures)
@@ -143,7 +143,7 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
 
 
 def planned(law: Law[Any, Any], profile: Profile) -> int:
-    """At most how many cases :func:`ask` will judge."""
+    """How many cases :func:`ask` will judge, but for a few that a complete profile still lacks."""
     return round(law.budget * profile.factor)
 
 

@@ -17,6 +17,7 @@ import torch
 from .builder_diagnose import compare, name_builder_bugs
 from .builder_trial import BuilderTrial
 from .candidate import UsageError
+from .coverage import coverage
 from .diagnose import gather, name_bugs, picture
 from .docket import AnyTrial, Entry, Hearing
 from .judge import ask, planned
@@ -150,7 +151,7 @@ class Run:
                 self._hearing.close()
             hearing = self._open(entry)
             del self._ready[entry.name]
-            self._hearing = OpenHearing(entry, hearing)
+            self._hearing = OpenHearing(entry, hearing, self.plan.profile.complete)
             self.reporter.tell(CandidateStarted(entry.name, self.planned(entry)))
         return self._hearing
 
@@ -219,9 +220,10 @@ class Run:
 class OpenHearing:
     """The candidate that is being heard: its trial, and what its laws have found so far."""
 
-    def __init__(self, entry: Entry, hearing: Hearing) -> None:
+    def __init__(self, entry: Entry, hearing: Hearing, complete: bool) -> None:
         self.entry = entry
         self.hearing = hearing
+        self.complete = complete
         self.laws: list[LawResult] = []
         self.failure: LoadFailure | None = None
         self.trial: AnyTrial | None = None
@@ -251,13 +253,15 @@ class OpenHearing:
             assert self.failure is not None
             return replace(found, message=str(self.failure), seconds=self._seconds())
         laws = tuple(self.laws)
-        verdict = overall(laws)
+        covered = coverage([*laws_of(self.entry.spec).values()], self.trial, self.complete)
+        verdict = overall(laws, covered)
         if verdict is Overall.FAILS:
             found = self._diagnosed(found, self.trial, laws)
         return replace(
             found,
             verdict=verdict,
             laws=laws,
+            coverage=covered,
             calls=self.trial.calls,
             seconds=self._seconds(),
             seconds_in_candidate=round(self.trial.caller.seconds_in_candidate, 3),
@@ -344,7 +348,7 @@ class LawItem(pytest.Item):
 
 
 def _as_hoped(result: CandidateResult) -> bool:
-    return result.expect != "fails" or result.as_expected
+    return result.as_expected if result.expect == "fails" else not result.gaps
 
 
 def _named(result: CandidateResult) -> str:

@@ -189,7 +189,13 @@ def large(choices: Space, seed: int) -> list[Recipe]:
     fixed = choices["classes"][0] if len(choices["classes"]) == 1 else None
     return [
         replace(
-            recipe, rows=size.rows, length=size.length, classes=fixed or size.classes, codebooks=few, ids=Ids.SEEDED
+            recipe,
+            rows=size.rows,
+            length=size.length,
+            classes=fixed or size.classes,
+            codebooks=few,
+            hollow=recipe.hollow if few > 1 else Hollow.NONE,  # were the only codebook empty, nothing would be trained
+            ids=Ids.SEEDED,
         )
         for size, recipe in zip(LARGE, drawn, strict=False)
     ]

@@ -19,6 +19,7 @@ from shiftproof.reference.spec import Compute, LossSpec, Reduction
 from .arguments import Binding, lay_back, values_for
 from .candidate import Candidate
 from .cases import Case, build_case
+from .cells import Tally, loss_cells
 from .compare import Bounds, derive_bounds
 from .recipe import Recipe
 from .source import LOSS_RECIPES
@@ -84,6 +85,7 @@ class Trial:
         self.compute = Compute(candidate.precision or spec.compute)
         self.space: Space = space(spec, frozenset(binding.names), dtype)
         self.failed: set[str] = set()  # ids of the laws that failed so far
+        self.tally = Tally(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
         self._seen: dict[tuple[Recipe, float, str], Observation] = {}

@@ -114,6 +114,51 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """Which cells of the space of cases, structure × regime × dtype × reduction, have been judged.
+
+    ``counts`` has every cell that laws that decide can judge, and how many cases they judged; ``advisory`` those of the
+    other laws. Once ``due_after`` laws have been asked no cell may be missing; None where that is merely told.
+    """
+
+    counts: Mapping[str, int]
+    advisory: Mapping[str, int] = field(default_factory=dict)
+    due_after: int | None = None
+
+    @property
+    def demanded(self) -> int:
+        return len(self.counts)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(cell for cell, cases in self.counts.items() if not cases)
+
+    @property
+    def hit(self) -> int:
+        return self.demanded - len(self.missing)
+
+    def due(self, asked: int) -> tuple[str, ...]:
+        """The cells that should have been judged by now that so many laws have been asked."""
+        return self.missing if self.due_after is not None and asked >= self.due_after else ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"demanded": self.demanded, "hit": self.hit, "missing": list(self.missing), **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Coverage:
+        """Read back what ``to_json`` wrote."""
+        return cls(data["counts"], data["advisory"], data["due_after"])
+
+    def with_that_of(self, other: Coverage) -> Coverage:
+        """The coverage of two parts of one run."""
+
+        def added(one: Mapping[str, int], more: Mapping[str, int]) -> Mapping[str, int]:
+            return {cell: one.get(cell, 0) + more.get(cell, 0) for cell in sorted({*one, *more})}
+
+        return Coverage(added(self.counts, other.counts), added(self.advisory, other.advisory), self.due_after)
+
+
+@dataclass(frozen=True)
 class CandidateResult:
     """Everything found of one candidate, on one device, in one dtype."""
 
@@ -127,6 +172,7 @@ class CandidateResult:
     diagnosis: tuple[NamedBug, ...] = ()
     pairing: Picture | None = None  # of a loss
     built: Comparison | None = None  # of a label builder
+    coverage: Coverage | None = None
     message: str = ""
     expect: str = "conforms"
     expected_diagnosis: str | None = None
@@ -141,6 +187,11 @@ class CandidateResult:
         return sum(law.cases for law in self.laws)
 
     @property
+    def gaps(self) -> tuple[str, ...]:
+        """The cells for whose lack this is no complete judgement."""
+        return self.coverage.due(len(self.laws)) if self.coverage is not None else ()
+
+    @property
     def as_expected(self) -> bool:
         """Whether it got the verdict, and the name, that its declaration expects."""
         if str(self.verdict) != self.expect:
@@ -149,7 +200,8 @@ class CandidateResult:
         return self.expected_diagnosis is None or self.expected_diagnosis in names
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "cases": self.cases, "as_expected": self.as_expected}
+        covered = self.coverage.to_json() if self.coverage is not None else None
+        return {**asdict(self), "coverage": covered, "cases": self.cases, "as_expected": self.as_expected}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CandidateResult:
@@ -160,6 +212,7 @@ class CandidateResult:
         fields["diagnosis"] = tuple(NamedBug(**{**bug, "also": tuple(bug["also"])}) for bug in fields["diagnosis"])
         fields["pairing"] = Picture(**fields["pairing"]) if fields["pairing"] else None
         fields["built"] = Comparison(**fields["built"]) if fields["built"] else None
+        fields["coverage"] = Coverage.from_json(fields["coverage"]) if fields["coverage"] else None
         return cls(**fields)
 
 
@@ -181,13 +234,17 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
     laws = {law.id: law for law in (*one.laws, *other.laws)}
     together = tuple(laws.values())
     broken = Overall.ERROR in (one.verdict, other.verdict)
+    covered = one.coverage or other.coverage
+    if one.coverage is not None and other.coverage is not None:
+        covered = one.coverage.with_that_of(other.coverage)
     return replace(
         one,
         laws=together,
-        verdict=Overall.ERROR if broken else overall(together),
+        verdict=Overall.ERROR if broken else overall(together, covered),
         diagnosis=one.diagnosis or other.diagnosis,
         pairing=one.pairing or other.pairing,
         built=one.built or other.built,
+        coverage=covered,
         message=one.message or other.message,
         calls=one.calls + other.calls,
         seconds=max(one.seconds, other.seconds),
@@ -196,13 +253,16 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
     )
 
 
-def overall(laws: tuple[LawResult, ...]) -> Overall:
-    """The verdict on a candidate from its laws': one failed MUST fails it; nothing judged is inconclusive."""
+def overall(laws: tuple[LawResult, ...], coverage: Coverage | None = None) -> Overall:
+    """The verdict on a candidate from its laws': one failed MUST fails it; nothing judged is inconclusive, and so is a
+    lack of cells that had to be judged."""
     if any(law.verdict.is_failure and law.level is Level.MUST for law in laws):
         return Overall.FAILS
     undecided = (Verdict.INCONCLUSIVE, Verdict.VACUOUS)
     if any(law.verdict in undecided and law.level is Level.MUST for law in laws):
         return Overall.INCONCLUSIVE
     if not any(law.verdict is Verdict.PASS and law.level is Level.MUST for law in laws):
+        return Overall.INCONCLUSIVE
+    if coverage is not None and coverage.due(len(laws)):
         return Overall.INCONCLUSIVE
     return Overall.CONFORMS

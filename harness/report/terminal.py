@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from ..verdict import CandidateResult, LawResult, Level, NamedBug, Overall, Verdict
+from ..verdict import CandidateResult, Coverage, LawResult, Level, NamedBug, Overall, Verdict
 from .events import CandidateJudged, CandidateStarted, CaseJudged, Event, LawJudged, RunFinished, RunStarted
 
 _COLOUR = {
@@ -25,6 +25,7 @@ _SAID = {
     Overall.INCONCLUSIVE: "INCONCLUSIVE",
     Overall.ERROR: "COULD NOT BE JUDGED",
 }
+_CELLS_NAMED = 2
 
 
 class TerminalReport:
@@ -96,6 +97,8 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
             lines.append(Text(f"  again:  shiftproof replay {worst.counterexample.replay}"))
     if result.laws:
         lines.append(Text(f"  {_effort(result)}", style="dim"))
+    if result.coverage is not None:
+        lines.append(_coverage(result.coverage, result.gaps))
     return Group(*lines)
 
 
@@ -140,7 +143,8 @@ def _in_short(result: CandidateResult) -> str:
     if result.diagnosis:
         return ", ".join(bug.mutant for bug in result.diagnosis)
     worst = next((law for law in result.laws if law.verdict.is_failure and law.level is Level.MUST), None)
-    message = worst.message if worst else result.message
+    lacking = f"{len(result.gaps)} cells not judged" if result.gaps else ""
+    message = worst.message if worst else result.message or lacking
     return message if len(message) <= 48 else f"{message[:47]}…" if message else "–"
 
 
@@ -210,6 +214,19 @@ def _names(diagnosis: tuple[NamedBug, ...]) -> Text:
         text.append(f"\n    {bug.formula}\n    it happened in: {bug.seen}")
         if bug.also:
             text.append(f"\n    it cannot be told from: {', '.join(bug.also)}")
+    return text
+
+
+def _coverage(coverage: Coverage, due: tuple[str, ...]) -> Text:
+    """How much of the space was judged. Cells that had to be are all named, of others a few."""
+    text = Text(style="dim")
+    text.append(f"  coverage: {coverage.hit} of {coverage.demanded} cells (structure × regime × dtype × reduction)")
+    if due:
+        text.append("\n  no complete judgement, for want of a case of: " + "; ".join(due), style="not dim yellow")
+    elif coverage.missing:
+        more = len(coverage.missing) - _CELLS_NAMED
+        text.append("\n    not hit: " + "; ".join(coverage.missing[:_CELLS_NAMED]))
+        text.append(f"; and {more} more (--json has them all)" if more > 0 else "")
     return text
 
 

@@ -655,6 +655,42 @@ def test_several_processes_find_the_same(run: Run, files: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_several_processes_cover_the_same(run: Run, files: Path) -> None:
+    pytest.importorskip("xdist")
+    arguments = ("check", "good.py:loss", "--spec", "torchtune", "--json", "r.json", "--seed", "0")
+    found = []
+    for parallel in ((), ("-n", "2")):
+        ran = run(*arguments, "--pytest", "-k", "ALIGN-1 or STABLE", *parallel)
+        assert ran.code == 0
+        found.append(ran.candidates["loss"]["coverage"])
+    assert found[0] == found[1]
+    assert 0 < found[0]["hit"] < found[0]["demanded"]  # the laws that were not asked have cells too
+    assert found[0]["due_after"] is None
+
+
+def test_a_cell_that_no_case_was_drawn_of_is_named_and_leaves_the_verdict_open(files: Path) -> None:
+    """Nothing is drawn beyond the hand-made cases, and nothing fills the gaps."""
+    script = """
+from shiftproof.harness import judge
+from shiftproof.harness.cli import main
+judge.PROFILES["ci"] = judge.Profile("ci", 0.1, seed=0, complete=True)
+judge.gaps = lambda law, trial: ()
+raise SystemExit(main(["check", "good.py:loss", "--spec", "torchtune", "--profile", "ci", "--json", "r.json"]))
+"""
+    command = [sys.executable, "-c", script]
+    ran = subprocess.run(
+        command, cwd=files, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.returncode == 3, ran.stderr
+    assert "INCONCLUSIVE" in ran.stdout
+    assert "no complete judgement, for want of a case of:" in ran.stdout
+    (candidate,) = read_report(files / "r.json")["candidates"]
+    assert candidate["verdict"] == "inconclusive"
+    assert not [law for law in candidate["laws"] if law["level"] == "MUST" and law["verdict"] not in ("pass", "skip")]
+    assert "last label alone × nan_valid × float32 × mean" in candidate["coverage"]["missing"]
+    assert candidate["coverage"]["hit"] + len(candidate["coverage"]["missing"]) == candidate["coverage"]["demanded"]
+
+
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     for what, word in {
         "profiles": "hf.causal_lm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from shiftproof.harness.verdict import (
     CandidateResult,
     Counterexample,
+    Coverage,
     LawResult,
     Level,
     NamedBug,
     Overall,
     Verdict,
+    merge,
     overall,
 )
 
@@ -107,6 +110,20 @@ def test_a_known_bug_must_be_called_by_its_name(diagnosis: tuple[NamedBug, ...],
 def test_the_right_name_does_not_save_the_wrong_verdict() -> None:
     found = result(Overall.CONFORMS, expect="fails", expected_diagnosis="x", diagnosis=(bug("x"),))
     assert not found.as_expected
+
+
+def test_parts_of_a_run_cover_together_what_both_do() -> None:
+    one, other = law(Verdict.PASS), replace(law(Verdict.PASS), id="OTHER-1")
+    parts = [
+        result(Overall.CONFORMS, laws=(one,), coverage=Coverage({"a": 2, "b": 0}, {"n": 1}, due_after=2)),
+        result(Overall.CONFORMS, laws=(other,), coverage=Coverage({"a": 1, "b": 3, "c": 0}, due_after=2)),
+    ]
+    whole = merge(*parts)
+    assert whole.coverage == Coverage({"a": 3, "b": 3, "c": 0}, {"n": 1}, due_after=2)
+    assert (whole.verdict, whole.gaps) == (Overall.INCONCLUSIVE, ("c",))
+    assert merge(result(Overall.ERROR), parts[0]).coverage == parts[0].coverage
+    assert [part.gaps for part in parts] == [(), ()]
+    assert CandidateResult.from_json(whole.to_json()).coverage == whole.coverage
 
 
 def test_json_holds_what_is_derived_too() -> None:

@@ -17,6 +17,7 @@ from shiftproof.harness.report.machine import SCHEMA, JsonReport, as_json, verdi
 from shiftproof.harness.verdict import (
     CandidateResult,
     Counterexample,
+    Coverage,
     LawResult,
     Level,
     NamedBug,
@@ -38,6 +39,11 @@ CONFORMING = CandidateResult(
     laws=(
         LawResult("ALIGN-1", "a law", Level.MUST, Verdict.PASS, cases=129, vacuous=1, seconds=0.25),
         LawResult("ALIGN-2", "another", Level.MUST, Verdict.SKIP, message="its gradient says the same"),
+    ),
+    coverage=Coverage(
+        {"holes × calm × float32 × mean": 3, "left padding × calm × float32 × mean": 0},
+        {"holes × nan_ignored × float32 × mean": 2},
+        due_after=40,
     ),
     calls=200,
     seconds=2.5,
@@ -124,6 +130,12 @@ def test_nothing_is_written_before_the_end(tmp_path: Path) -> None:
     assert not (tmp_path / "report.json").exists()
 
 
+def test_missing_cells_are_named(tmp_path: Path) -> None:
+    covered = written(tmp_path, run_of(CONFORMING))["candidates"][0]["coverage"]
+    assert (covered["demanded"], covered["hit"]) == (2, 1)
+    assert covered["missing"] == ["left padding × calm × float32 × mean"]
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_nan_never_appears(number: float) -> None:
     found = as_json(run_of(replace(FAILING, pairing=replace(FAILING.pairing, recipe={"odd": [number]}))))  # type: ignore[type-var]
@@ -174,6 +186,7 @@ def named_in_schema(definition: str) -> set[str]:
         ("law", LawResult, set()),
         ("bug", NamedBug, set()),
         ("picture", Picture, set()),
+        ("coverage", Coverage, {"demanded", "hit", "missing"}),
     ],
 )
 def test_every_field_is_in_the_schema(definition: str, kind: type, more: set[str]) -> None:

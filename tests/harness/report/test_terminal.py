@@ -22,6 +22,7 @@ from shiftproof.harness.report.terminal import TerminalReport
 from shiftproof.harness.verdict import (
     CandidateResult,
     Counterexample,
+    Coverage,
     LawResult,
     Level,
     NamedBug,
@@ -107,6 +108,23 @@ def test_one_that_conforms() -> None:
         "ALIGN-2 skip its gradient says the same",
         "144 cases (150 calls) in 2.0 s, 72 a second; 50% of the time in the harness, the rest in candidate and oracle",
     ]
+
+
+def test_how_much_of_the_space_was_judged() -> None:
+    def said(counts: dict[str, int], verdict: Overall = Overall.CONFORMS, due_after: int | None = None) -> list[str]:
+        found = replace(GOOD, verdict=verdict, coverage=Coverage(counts, due_after=due_after))
+        return [line for line in lines(shown(CandidateJudged(found), width=300)) if "a second" not in line][5:]
+
+    counted = "coverage: {} of 5 cells (structure × regime × dtype × reduction)"
+    some = dict.fromkeys("abcd", 0) | {"e": 7}
+    assert said(dict.fromkeys("abcde", 1)) == [counted.format(5)]
+    assert said(some) == [counted.format(1), "not hit: a; b; and 2 more (--json has them all)"]
+    assert said(some, Overall.INCONCLUSIVE, due_after=3) == [
+        counted.format(1),
+        "no complete judgement, for want of a case of: a; b; c; d",
+    ]
+    lacking = replace(GOOD, verdict=Overall.INCONCLUSIVE, coverage=Coverage(some, due_after=3))
+    assert "4 cells not judged" in shown(finished(GOOD, lacking))
 
 
 def test_one_that_does_not() -> None:
