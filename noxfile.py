@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PACKAGE_DIR = PYPROJECT["tool"]["setuptools"]["package-dir"]
 CONSTRAINTS = "constraints.txt"  # relative, because pip splits what it reads from the environment at spaces
+PARALLEL = ("-n", "auto", "--maxprocesses", "8")
 
 
 def session(*, default: bool = False, posargs: bool = False) -> Callable[[Callable[[nox.Session], None]], object]:
@@ -48,8 +49,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests, but for the slow and those that need a GPU or other people's libraries; arguments go to pytest."""
     install(session, "test")
     session.env["OMP_NUM_THREADS"] = "1"
-    parallel = ("-n", "auto", "--maxprocesses", "8")
-    session.run("pytest", *parallel, "-m", "not slow and not gpu and not peers", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "not slow and not gpu and not peers", *session.posargs)
 
 
 @session(posargs=True)
@@ -63,7 +63,8 @@ def conformance(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Run the tests that take minutes; arguments go to pytest."""
     install(session, "test")
-    session.run("pytest", "-m", "slow", *session.posargs)
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("pytest", *PARALLEL, "-m", "slow", *session.posargs)
 
 
 @session(posargs=True)

@@ -28,6 +28,7 @@ class Tried:
         law: the MUST law that needed the fewest cases, under the first seed.
         firsts: how many cases of that law it took, one number a seed; empty unless killed.
         counterexample: the smallest recipe on which that law fails, and ``size`` its B·S·V (times K).
+        easy: on how many of the easy inputs (easy.py) it gives the right value and gradient.
         named: the names that the diagnosis gives, the first one first; ``is_named`` whether the right one is among
             them (roll-wrap and index-minus-one are the same pairs, so each comes with the other).
     """
@@ -42,6 +43,7 @@ class Tried:
     firsts: tuple[int, ...] = ()
     counterexample: Mapping[str, Any] | None = None
     size: int | None = None
+    easy: int | None = None
     named: tuple[str, ...] = ()
     seconds: float = 0.0
 

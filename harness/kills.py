@@ -33,6 +33,7 @@ from .candidate import Candidate
 from .cases import Case, build_batch, build_case
 from .compare import Bounds, derive_bounds
 from .diagnose import gather, name_bugs
+from .easy import easy_inputs, right_on
 from .judge import PROFILES, Failure, Profile, cases_of, shrunk
 from .kill_table import Fate, KillTable, Tried
 from .laws import LAWS, Judgement, Law
@@ -259,6 +260,7 @@ def try_subject(subject: Subject, bench: Bench, seeds: Sequence[int]) -> Tried:
         firsts=tuple(count for _, count, _ in kills),
         counterexample=smallest.recipe.to_json(),
         size=smallest.recipe.size * smallest.recipe.codebooks,
+        easy=right_on(trial, easy_inputs(trial.space)),
         named=names(subject, trial, law, failure.recipe),
     )
 

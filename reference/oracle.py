@@ -54,7 +54,7 @@ def evaluate(pairing: Pairing, batch: Batch) -> Oracle:
             scores = evaluate_rows(flat[rows[part]].double(), targets[part], term.score, class_weights)
             per_token[chosen[part]], lse[chosen[part]] = scores.loss, scores.lse
             gradient.index_add_(0, rows[part], scores.gradient.mul_(weights[part, None]))
-    value = None if pairing.empty is None else pairing.empty
+    value = pairing.empty
     if value is not None and pairing.pairs:
         weights = torch.tensor([pair.weight for pair in pairing.pairs], dtype=torch.float64)
         value += _total((weights * per_token).tolist())

@@ -97,7 +97,7 @@ def assemble(spec: LossSpec, batch: Batch, groups: list[list[Group]]) -> Pairing
             for chosen, denominator, share in of_term
             for pair in chosen
         ]
-        pairs += sorted(divided, key=lambda pair: pair.logit) if len(of_term) > 1 else divided
+        pairs += sorted(divided, key=lambda pair: pair.logit)
     return Pairing(
         terms=spec.terms,
         pairs=tuple(pairs),
@@ -345,10 +345,10 @@ def _positions(term: LossTerm, batch: Batch) -> int:
 
 
 def _same_document(term: LossTerm, documents: list[int], position: int, at: int) -> bool:
-    # Labels that the data shifted hold the next token: it is the token's document that counts, not its column's.
+    # Labels that the data shifted hold the next token: it is the token's document that counts, not its column's. The
+    # token after the last column goes on with the last document.
     token = at + (term.shifted_by is ShiftedBy.DATA)
-    here = documents[position]
-    there = documents[token] if token < len(documents) else here
+    here, there = documents[position], documents[min(token, len(documents) - 1)]
     return here == there and here != 0
 
 

@@ -357,21 +357,29 @@ _profile(
     (("mtp_logits", "k b s v"),),
     Compute.NATIVE,
 )
+_MEGATRON_MTP = LossTerm(
+    name="mtp",
+    weight=0.1,
+    logits="mtp_logits",
+    heads=Heads.AHEAD,
+    shift=1,
+    shifted_by=ShiftedBy.DATA,
+    ignore_index=None,
+    loss_mask=True,
+    combine=Combine.MEAN,
+)
 _profile(
     "megatron.mtp",
-    LossTerm(
-        name="mtp",
-        weight=0.1,
-        logits="mtp_logits",
-        heads=Heads.AHEAD,
-        shift=1,
-        shifted_by=ShiftedBy.DATA,
-        ignore_index=None,
-        loss_mask=True,
-        combine=Combine.MEAN,
-    ),
+    _MEGATRON_MTP,
     "λ/D Σ_d Σ_t m_{t+d} ℓ(x^d_t, y_{t+d}) / Σ_t m_{t+d}, λ = 0.1, y shifted by the data, d from 1",
     "Megatron-LM core/transformer/multi_token_prediction.py",
+    (("mtp_logits", "k b s v"),),
+)
+_profile(
+    "megatron.mtp.packed",
+    replace(_MEGATRON_MTP, documents=Documents.CU_SEQLENS),
+    "as megatron.mtp, over the pairs whose next token is of the document of t; cu_seqlens over the flattened batch",
+    "Megatron-LM core/transformer/multi_token_prediction.py, roll_tensor with packed_seq_params since #3396",
     (("mtp_logits", "k b s v"),),
 )
 _profile(

@@ -41,20 +41,20 @@ def evaluate_rows(rows: Tensor, targets: Tensor, how: Score = PLAIN, class_weigh
     in a row makes its loss and gradient NaN.
     """
     at = targets[:, None]
-    charges = charge(how, rows.shape[-1], class_weights)
+    charges = charge(how, rows.shape[1], class_weights)
     z = map_logits(rows, how)
-    lse = torch.logsumexp(z, dim=-1)
+    lse = torch.logsumexp(z, dim=1)
     log_p = z - lse[:, None]
     hard = charges.target[targets]
-    loss = hard * (lse - z.gather(-1, at).squeeze(-1)) + how.z_loss * lse**2
+    loss = hard * (lse - z.gather(1, at).squeeze(1)) + how.z_loss * lse**2
     if how.label_smoothing:
         loss = loss - log_p @ charges.every
     # ∂ℓ/∂z = (Σ_v c_v q_v + 2·z_loss·lse)·p − every − target_y·onehot(y), and ∂ℓ/∂x = ∂ℓ/∂z · dz/dx.
     gradient = log_p.exp_()
-    at_target = gradient.gather(-1, at).squeeze(-1)
+    at_target = gradient.gather(1, at).squeeze(1)
     gradient *= (hard + charges.every.sum() + 2 * how.z_loss * lse)[:, None]
     gradient -= charges.every
-    gradient.scatter_add_(-1, at, -hard[:, None])
+    gradient.scatter_add_(1, at, -hard[:, None])
     gradient *= slope(rows, how)
     if how.dft:
         loss = loss * at_target

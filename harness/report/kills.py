@@ -21,8 +21,10 @@ LEGEND = (
     "Every way of writing a bug is a mutant. *Law*: the MUST law that needs the fewest of its own cases to fail (of "
     "several, the one asked first); *cases*: how many of its cases that takes, the one that fails included (median and "
     "worst over ways and seeds; hand-made cases come first, and are the same under every seed). *Size*: B·S·V, times "
-    "K, of the smallest failing case that shrinking found. *Named*: for how many the diagnosis gives the bug's name. "
-    "*Equivalent*: the same loss on all inputs of that spec, and shown to be; *needs*: cannot be had under it."
+    "K, of the smallest failing case that shrinking found. *Easy*: on how many of five easy inputs (one row or two, "
+    "all of it trained on, or all but the first label or the padding) value and gradient are right. *Named*: for how "
+    "many the diagnosis gives the bug's name. *Equivalent*: the same loss on all inputs of that spec, and shown to be; "
+    "*needs*: cannot be had under it."
 )
 
 
@@ -39,9 +41,10 @@ class Line:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """mutant, fate, law, cases, size, named."""
+        """mutant, fate, law, cases, size, easy, named."""
         firsts = [first for each in self.tried for first in each.firsts]
         sizes = [each.size for each in self.tried if each.size is not None]
+        easy = [each.easy for each in self.tried if each.easy is not None]
         laws = dict.fromkeys(each.law for each in self.tried if each.law)
         killed, named = self.count(Fate.KILLED), sum(each.is_named for each in self.tried)
         said = "yes" if named == killed else f"{named} of {killed}"
@@ -51,6 +54,7 @@ class Line:
             ", ".join(laws),
             f"{statistics.median(firsts):g}, {max(firsts)}" if firsts else "",
             str(min(sizes)) if sizes else "",
+            "–".join(map(str, dict.fromkeys((min(easy), max(easy))))) if easy else "",
             said if firsts else "",
         )
 
@@ -62,7 +66,7 @@ class Line:
         return ", ".join(str(fate) if len(self.tried) == 1 else f"{count} {fate}" for fate, count in parts)
 
 
-COLUMNS = ("mutant", "fate", "law", "cases", "size", "named")
+COLUMNS = ("mutant", "fate", "law", "cases", "size", "easy", "named")
 
 
 def lines_of(tried: Iterable[Tried]) -> Iterator[Line]:
@@ -80,7 +84,7 @@ def render(table: KillTable) -> RenderableType:
     for spec, lines in groupby(lines_of(table.tried), key=lambda line: line.spec):
         part = Table(title=f"\n{spec}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         for column in COLUMNS:
-            part.add_column(column, justify="right" if column in ("cases", "size") else "left", overflow="fold")
+            part.add_column(column, justify="right" if column in ("cases", "size", "easy") else "left", overflow="fold")
         impossible = []
         for line in lines:
             if line.count(Fate.NOT_HAD) == len(line.tried):

@@ -352,6 +352,19 @@ def megatron_mtp_stacked(mtp_logits: Tensor, labels: Tensor, loss_mask: Tensor) 
     return MTP_WEIGHT * means.mean()
 
 
+def megatron_mtp_packed(mtp_logits: Tensor, labels: Tensor, loss_mask: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """As above, with the mask cleared of every label whose token is another document's."""
+    lengths = cu_seqlens.diff()
+    document = torch.arange(len(lengths), device=labels.device).repeat_interleave(lengths).view_as(labels)
+    means = []
+    for head, scores in enumerate(mtp_logits, start=1):
+        # A label is the token after its column's; that of a row's last column is the row's own.
+        of_token = F.pad(document, (0, head + 1), mode="replicate")[:, head + 1 :]
+        keep = (_rolled(loss_mask.long(), head, 0) != 0) & (of_token == document)
+        means.append(_nll(scores, _rolled(labels, head, 0), keep).sum() / keep.sum())
+    return MTP_WEIGHT * torch.stack(means).mean()
+
+
 def torchtitan_mtp(logits: Tensor, mtp_logits: Tensor, labels: Tensor, num_items_in_batch: int) -> Tensor:
     """(Σ main + 0.3 · the mean of the heads' sums) / the count that the trainer gives."""
     total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
@@ -414,6 +427,7 @@ RIGHT = {
     "moss_ttsd_vectorised": "moss_ttsd",
     "megatron_mtp_heads": "megatron.mtp",
     "megatron_mtp_stacked": "megatron.mtp",
+    "megatron_mtp_packed": "megatron.mtp.packed",
     "torchtitan_mtp": "torchtitan.mtp",
     "maxtext_mtp": "maxtext.mtp",
     "medusa_trimmed": "medusa",

@@ -325,6 +325,7 @@ SHAPES = {
     # B = 2, S = 5, K = 3, V = 11, and 13 in a second stream
     "medusa": {"mtp_logits": (2, 5, 3, 11), "labels": (2, 5)},
     "megatron.mtp": {"mtp_logits": (2, 5, 3, 11), "labels": (2, 5)},
+    "megatron.mtp.packed": {"mtp_logits": (2, 5, 3, 11), "labels": (2, 5)},
     "maxtext.mtp": {"mtp_logits": (2, 5, 3, 11), "labels": (2, 5)},
     "torchtitan.mtp": {"logits": (2, 5, 11), "mtp_logits": (2, 5, 3, 11), "labels": (2, 5)},
     "higgs.hf": {"logits": (2, 5, 11), "labels": (2, 5), "audio_logits": (2, 5, 3, 13), "audio_labels": (2, 5, 3)},

@@ -214,7 +214,9 @@ def forget(work: Path, mutants: Iterable[str]) -> None:
 
 
 def run_mutmut(work: Path, processes: int, **variables: str) -> None:
-    # What a test starts in a process of its own imports the copy too.
+    # What a test starts in a process of its own imports the copy too. A folder that was not there when Python started
+    # is passed over in imports even after mutmut has made it, and the installed package would be tested instead.
+    (work / "mutants" / "src").mkdir(parents=True, exist_ok=True)
     found = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(work / "mutants" / "src"), **variables}
     command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", str(processes)]
     done = subprocess.run(command, cwd=work, env=os.environ | found, check=False)

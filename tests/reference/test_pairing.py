@@ -1040,6 +1040,13 @@ def test_heads_over_packed_labels_that_the_data_shifted_do_not_look_into_the_nex
     assert grid(pairing, "mtp_logits") == [[[2, _, _, 5, 6, _], [_, _, _, 6, _, _]]]
 
 
+def test_the_label_of_a_row_that_is_past_its_columns_goes_on_with_the_last_document():
+    term = replace(AHEAD, shifted_by=ShiftedBy.DATA, documents=Documents.SEGMENT_IDS)
+    # The label at 3 is a token of document 2, which document 1 must not look into, not even two ahead.
+    pairing = pair_up(term, [[1, 2, 3, 4]], heads=2, segment_ids=[[1, 1, 1, 2]])
+    assert grid(pairing, "mtp_logits") == [[[2, _, _, _], [_, _, _, _]]]
+
+
 def test_one_head_ahead_is_the_next_token():
     ahead, plain = pair_up(AHEAD, EIGHT, heads=1), pair_up(NEXT, EIGHT)
     assert [(pair.logit[:2], *pair[2:]) for pair in ahead.pairs] == [pair[1:] for pair in plain.pairs]

@@ -280,6 +280,18 @@ def megatron_mtp(batch):
     return 0.1 * torch.stack([total / items for total, items in masked_heads(batch)]).mean()
 
 
+def megatron_mtp_packed(batch):
+    lengths = batch.cu_seqlens.diff()
+    documents = torch.arange(len(lengths)).repeat_interleave(lengths).reshape(batch.labels.shape)
+    means = []
+    after = torch.cat([documents, documents[:, -1:].expand(-1, batch.mtp_logits.shape[2] + 1)], 1)
+    for head, logits in enumerate(batch.mtp_logits.unbind(2), start=1):
+        of_token = after[:, head + 1 :][:, : documents.shape[1]]  # a label is the token after its column's
+        mask = left(batch.loss_mask, head, 0) * (of_token == documents)
+        means.append((nll(logits, left(batch.labels, head, 0)) * mask).sum() / mask.sum().double())
+    return 0.1 * torch.stack(means).mean()
+
+
 def maxtext_mtp(batch):
     totals, items = (torch.stack(each).sum() for each in zip(*masked_heads(batch), strict=True))
     return 0.1 * totals / (items + 1e-8)
@@ -391,6 +403,7 @@ SECOND_OPINIONS = {
     "cce": torchtune,
     "medusa": medusa,
     "megatron.mtp": megatron_mtp,
+    "megatron.mtp.packed": megatron_mtp_packed,
     "maxtext.mtp": maxtext_mtp,
     "torchtitan.mtp": torchtitan_mtp,
     "higgs.hf": higgs_hf,
@@ -436,9 +449,10 @@ SECOND_OPINIONS = {
 BOOKS = {"musicgen", "parler", "dia", "moss_ttsd"}  # logits [B, L, K, V], labels [B, S, K]
 DEPTH = {"csm", "qwen3_tts"}  # logits [B, S, V], depth_logits [B, S, K − 1, V], labels [B, S, K]
 AUDIO = {"higgs.hf", "higgs.boson", "higgs.mean_nonempty", "moshi", "moshi.finetune"}  # text beside [A, T, K, V]
-AHEAD = {"medusa", "megatron.mtp", "maxtext.mtp"}  # mtp_logits [B, S, D, V]
+AHEAD = {"medusa", "megatron.mtp", "megatron.mtp.packed", "maxtext.mtp"}  # mtp_logits [B, S, D, V]
 MAIN_AND_AHEAD = {"torchtitan.mtp"}  # and logits [B, S, V]
-ALL_LABELS = {"megatron", "megatron.smoothing", "megatron.mtp", "maxtext", "maxtext.z_loss", "maxtext.mtp", "eagle3"}
+MEGATRON = {"megatron", "megatron.smoothing", "megatron.mtp", "megatron.mtp.packed"}
+ALL_LABELS = {*MEGATRON, "maxtext", "maxtext.z_loss", "maxtext.mtp", "eagle3"}
 IGNORE_INDEX = {"nanogpt": -1, "nanochat": -1, "fairseq": 1} | dict.fromkeys(ALL_LABELS)  # the others: -100
 SENTINEL = {"moshi": "audio_labels", "musicgen": "labels"}  # labels where V is ignored too
 EXTRA_LOGITS = {"hf.prefix_lm": 3, "higgs.text": 2, "musicgen": 3}  # at most
@@ -607,6 +621,7 @@ LAYOUTS = {
     "fla.scaled": FLAT,
     "medusa": {"mtp_logits": "k b s v"},
     "megatron.mtp": {"mtp_logits": "k b s v"},
+    "megatron.mtp.packed": {"mtp_logits": "k b s v"},
     "torchtitan.mtp": {"mtp_logits": "k b s v"},
     "maxtext.mtp": {"mtp_logits": "k b s v"},
     "higgs.boson": {"audio_logits": "(b s) k v", "audio_labels": "k (b s)"},
@@ -635,6 +650,7 @@ def test_labels_are_ignored_by_the_value_that_the_system_ignores(name):
 TERMS = {
     "medusa": ("heads",),
     "megatron.mtp": ("mtp",),
+    "megatron.mtp.packed": ("mtp",),
     "torchtitan.mtp": ("main", "mtp"),
     "maxtext.mtp": ("mtp",),
     "csm": ("backbone", "depth"),
@@ -694,8 +710,8 @@ def test_losses_that_do_not_upcast_are_native():
 READ = """
 torch.cross_entropy torch.linear_cross_entropy hf.causal_lm hf.label_smoother higgs.hf higgs.boson higgs.mean_nonempty
 csm moshi moshi.finetune musicgen parler dia qwen3_tts moss_ttsd nanogpt litgpt torchtune torchtitan torchtitan.mtp
-megatron megatron.mtp maxtext maxtext.z_loss maxtext.mtp medusa liger liger.smoothing liger.z_loss liger.softcap
-liger.weight cce fla fla.scaled trl.nll trl.dft ms_swift fairseq
+megatron megatron.mtp megatron.mtp.packed maxtext maxtext.z_loss maxtext.mtp medusa liger liger.smoothing liger.z_loss
+liger.softcap liger.weight cce fla fla.scaled trl.nll trl.dft ms_swift fairseq
 """
 
 
