@@ -104,6 +104,14 @@ def figures(session: nox.Session) -> None:
     session.run("python", "docs/scripts/bounds.py")
 
 
+@session()
+def comparison(session: nox.Session) -> None:
+    """Judge the known bugs by other people's tests and write docs/comparison.md: ten minutes of one core."""
+    install(session, "peers")
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("python", "docs/scripts/comparison.py")
+
+
 @session(default=True)
 def lint(session: nox.Session) -> None:
     """Check style, types, and what each module imports."""

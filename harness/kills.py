@@ -241,10 +241,9 @@ def try_subject(subject: Subject, bench: Bench, seeds: Sequence[int]) -> Tried:
     if subject.reason:
         return tried(Fate.NOT_HAD, reason=subject.reason)
     trial = MutantTrial(bench, subject.name, subject.act)
-    if subject.variant is not None and _is_right_on_hand_made(subject.variant, bench):
-        cases = equal_on(subject.variant, bench.spec)
-        if cases is not None:
-            return tried(Fate.EQUIVALENT, reason=f"the same pairs and weights on all {cases} small cases")
+    cases = equivalent_on(subject, bench)
+    if cases is not None:
+        return tried(Fate.EQUIVALENT, reason=f"the same pairs and weights on all {cases} small cases")
     judged: dict[tuple[str, Recipe], Judgement] = {}
     kills = []
     for seed in seeds:
@@ -296,6 +295,13 @@ def _is_right_on_hand_made(variant: Variant, bench: Bench) -> bool:
     spec = bench.spec
     batches = (build_batch(spec, recipe) for recipe in killers(bench.right.space))
     return all(_same_pairs(variant.wrong(spec, batch), build_pairing(spec, batch)) for batch in batches)
+
+
+def equivalent_on(subject: Subject, bench: Bench) -> int | None:
+    """On how many small cases a mutant is the right loss, where it is so on all there are; else None."""
+    if subject.variant is None or not _is_right_on_hand_made(subject.variant, bench):
+        return None
+    return equal_on(subject.variant, bench.spec)
 
 
 def equal_on(variant: Variant, spec: LossSpec) -> int | None:

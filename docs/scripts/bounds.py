@@ -8,15 +8,13 @@ or ``python docs/scripts/bounds.py``. One core, two minutes; the numbers are the
 from __future__ import annotations
 
 import csv
-import importlib.util
-import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 
@@ -24,9 +22,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from page import fill_in, table
+from right_losses import CAUSAL, Loss, other_losses, run, text_losses
 from torch import Tensor
 
-from shiftproof.harness.arguments import bind, lay_back, values_for
 from shiftproof.harness.cases import Case, build_case
 from shiftproof.harness.compare import Bounds, derive_bounds
 from shiftproof.harness.liveness import misalign, passing_gradients, passing_values
@@ -34,10 +33,9 @@ from shiftproof.harness.recipe import Count, Ids, Mask, Recipe, Regime
 from shiftproof.harness.strategies import killers, plain, space
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.profiles import PROFILES
-from shiftproof.reference.spec import Compute, LossSpec, LossTerm, Score
+from shiftproof.reference.spec import Compute, LossSpec
 
 DOCS = Path(__file__).resolve().parents[1]
-CANDIDATES = DOCS.parent / "tests" / "candidates"
 REGIMES = (Regime.CALM, Regime.NORMAL, Regime.SHARP, Regime.TIES, Regime.HUGE, Regime.MINUS_INF)
 CLASSES = (2, 17, 257, 4099, 32000, 128256)
 TOKENS = (1, 8, 64, 1024)
@@ -78,71 +76,12 @@ class Measured(NamedTuple):
 # Who is judged.
 
 
-@dataclass(frozen=True)
-class Loss:
-    name: str
-    call: Callable[..., Tensor]
-    spec: LossSpec
-    most_classes: int = max(CLASSES)
-
-
-def load(file: str) -> Any:
-    spec = importlib.util.spec_from_file_location(file, CANDIDATES / f"{file}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CAUSAL = PROFILES["hf.causal_lm"]
-TEXT = """
-sliced padded_labels gathered_rows label_coordinates log_softmax_where logsumexp_gather chunked_rows gradient_in_forward
-rolled_labels row_loop vmapped
-"""
-SLOW_TEXT = "online_softmax one_hot_einsum"  # a kernel for every five classes; a one-hot of every label
-
-
-def transformers_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    from transformers.loss.loss_utils import ForCausalLMLoss
-
-    loss: Tensor = ForCausalLMLoss(logits, labels, logits.shape[-1])
-    return loss
-
-
-def class_axis_second(logits: Tensor, labels: Tensor) -> Tensor:
-    """torch sums over V in one chain here, each addition rounded: the least exact of what is right."""
-    return F.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels[:, 1:])
-
-
 def in_own_dtype(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 def log_softmax_in_own_dtype(logits: Tensor, labels: Tensor) -> Tensor:
     return F.nll_loss(F.log_softmax(logits[:, :-1], -1).flatten(0, 1), labels[:, 1:].flatten())
-
-
-def text_losses() -> list[Loss]:
-    right = load("right")
-    losses = [Loss(name, getattr(right, name), CAUSAL) for name in TEXT.split()]
-    losses += [Loss(name, getattr(right, name), CAUSAL, 257) for name in SLOW_TEXT.split()]
-    losses.append(Loss("torch, class axis second", class_axis_second, CAUSAL))
-    return [*losses, Loss("transformers.ForCausalLMLoss", transformers_loss, CAUSAL)]
-
-
-def other_losses() -> Iterator[Loss]:
-    """Right losses of codebooks, streams and scores."""
-    for file in ("right_audio", "right_scores"):
-        module = load(file)
-        scores = getattr(module, "SCORES", {})
-        for name, follows in module.RIGHT.items():
-            spec = PROFILES.get(follows)
-            if follows in scores:
-                score, fields = scores[follows]
-                spec = LossSpec(follows, (LossTerm(score=Score(**score), **fields),), "", "")
-            assert spec is not None
-            yield Loss(name, getattr(module, name), spec)
 
 
 NATIVE_LOSSES = [
@@ -202,21 +141,6 @@ def other_cases(spec: LossSpec, arithmetic: Arithmetic) -> Iterator[Case]:
         for regime in REGIMES:
             if not (infinite and regime is Regime.MINUS_INF):
                 yield build_case(spec, replace(counted, regime=regime))
-
-
-def run(loss: Loss, case: Case) -> tuple[Tensor, dict[str, Tensor]]:
-    """The value and the gradients at the logits, as the oracle's."""
-    parameters = inspect.signature(loss.call).parameters
-    binding = bind(loss.name, [(name, each.default is each.empty) for name, each in parameters.items()], {})
-    tensors, scalars = values_for(case, binding)
-    leaves = {ours: tensors[binding.names[ours]].clone().requires_grad_() for ours in case.spec.logits}
-    value = loss.call(**tensors | {binding.names[ours]: leaf for ours, leaf in leaves.items()}, **scalars)
-    value.backward()  # type: ignore[no-untyped-call]
-    found = {}
-    for ours, leaf in leaves.items():
-        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        found[ours] = lay_back(case.spec, ours, gradient.double(), case.pairing.shapes[ours])
-    return value.detach(), found
 
 
 def over(found: Tensor, expected: Tensor, bound: Tensor) -> float:
@@ -366,12 +290,6 @@ def _largest(parts: Iterable[float]) -> str:
     return f"{max(known):.2f}" if known else "–"
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def table_of_right(found: list[Measured]) -> str:
     rows = []
     for arithmetic in (*STRICT, *NATIVE):
@@ -381,7 +299,7 @@ def table_of_right(found: list[Measured]) -> str:
             here = [each for each in of if each.regime is regime]
             cells.append(f"{_largest(e.value for e in here)} / {_largest(e.gradient for e in here)}")
         rows.append([str(arithmetic), str(len({each.name for each in of})), str(len(of)), *cells])
-    return _table(["worst error/bound, value / gradient", "losses", "evaluations", *map(str, REGIMES)], rows)
+    return table(["worst error/bound, value / gradient", "losses", "evaluations", *map(str, REGIMES)], rows)
 
 
 def table_of_wrong(found: list[Measured]) -> str:
@@ -398,7 +316,7 @@ def table_of_wrong(found: list[Measured]) -> str:
                 shares.append(f"{sum(part > 1 for part in known) / len(known):.0%}" if known else "–")
             cells.append(" / ".join(shares) if of else "")
         rows.append([name, *cells])
-    return _table(["told by value / gradient", *map(str, (*STRICT, *NATIVE))], rows)
+    return table(["told by value / gradient", *map(str, (*STRICT, *NATIVE))], rows)
 
 
 def table_of_vacuous(found: list[Vacuous]) -> str:
@@ -406,7 +324,7 @@ def table_of_vacuous(found: list[Vacuous]) -> str:
         told = [f"{name} {count / cases:.1%}" for name, count in of.items() if name != "any" and count]
         return f"{of['any'] / cases:.1%}" + (f" ({', '.join(told)})" if told else "")
 
-    return _table(
+    return table(
         ["drawn", "cases", "value vacuous", "gradient vacuous", "both"],
         [
             [
@@ -419,19 +337,6 @@ def table_of_vacuous(found: list[Vacuous]) -> str:
             for each in found
         ],
     )
-
-
-def fill_in(path: Path, tables: Mapping[str, str]) -> None:
-    """Put each table between its two marks in a document."""
-    text = path.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        before, _, rest = text.partition(start)
-        _, found, after = rest.partition(end)
-        if not found:
-            raise SystemExit(f"{path.name} has no marks for the table {name!r}")
-        text = before + start + table + end + after
-    path.write_text(text, encoding="utf-8")
 
 
 COLOURS = dict(zip(REGIMES, ("#4477AA", "#66CCEE", "#228833", "#CCBB44", "#AA3377", "#999999"), strict=True))
@@ -514,8 +419,8 @@ def main() -> None:
     draw(found)
     tables = {"right": table_of_right(found), "wrong": table_of_wrong(found)}
     tables["vacuous"] = table_of_vacuous(list(vacuous(draws=6)))
-    for table in tables.values():
-        print(table, end="\n\n", flush=True)
+    for each in tables.values():
+        print(each, end="\n\n", flush=True)
     fill_in(DOCS / "bounds.md", tables)
     alarms = [each for each in found if each.kind == "right" and each.worst > 1]
     worst = max((each for each in found if each.kind == "right"), key=lambda each: each.worst)
