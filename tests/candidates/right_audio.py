@@ -359,7 +359,7 @@ def megatron_mtp_packed(mtp_logits: Tensor, labels: Tensor, loss_mask: Tensor, c
     means = []
     for head, scores in enumerate(mtp_logits, start=1):
         # A label is the token after its column's; that of a row's last column is the row's own.
-        of_token = F.pad(document, (0, head + 1), mode="replicate")[:, head + 1 :]
+        of_token = torch.cat([document, document[:, -1:].expand(-1, head + 1)], 1)[:, head + 1 :]
         keep = (_rolled(loss_mask.long(), head, 0) != 0) & (of_token == document)
         means.append(_nll(scores, _rolled(labels, head, 0), keep).sum() / keep.sum())
     return MTP_WEIGHT * torch.stack(means).mean()
