@@ -106,7 +106,7 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
     failures: list[Failure[R]] = []
     missing = gaps(law, trial) if profile.complete and not doubtful else ()
     for recipe in chain(cases_of(law, trial, profile, seed, doubtful), missing):
-        judgement = law.check(trial, recipe)
+        recipe, judgement = judged(law, trial, recipe)
         if judgement.verdict is Verdict.SKIP:
             continue
         tick()
@@ -140,6 +140,23 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
             return result(Verdict.VACUOUS, "no case could tell a null candidate from a right one", vacuous=vacuous)
         return result(Verdict.SKIP, "no case of this spec is one that the law speaks of")
     return result(Verdict.PASS, cases=cases, vacuous=vacuous)
+
+
+def judged(law: Law[T, R], trial: T, recipe: R) -> tuple[R, Judgement]:
+    """What the law says of ``recipe``; where that is vacuous, the first of its redraws of which it says more, and what.
+
+    A recipe is drawn again only after it was judged, so that no failure is lost; one whose redraws prove nothing either
+    stays vacuous.
+    """
+    judgement = law.check(trial, recipe)
+    if judgement.verdict is not Verdict.VACUOUS:
+        return recipe, judgement
+    for again in map(law.focus, trial.source.again(recipe, law.narrow(trial.space))):
+        if again is not None:
+            other = law.check(trial, again)
+            if other.verdict not in (Verdict.VACUOUS, Verdict.SKIP):
+                return again, other
+    return recipe, judgement
 
 
 def planned(law: Law[Any, Any], profile: Profile) -> int:

@@ -34,7 +34,7 @@ from .cases import Case, build_batch, build_case
 from .compare import Bounds, derive_bounds
 from .diagnose import gather, name_bugs
 from .easy import easy_inputs, right_on
-from .judge import PROFILES, Failure, Profile, cases_of, shrunk
+from .judge import PROFILES, Failure, Profile, cases_of, judged, shrunk
 from .kill_table import Fate, KillTable, Tried
 from .laws import LAWS, Judgement, Law
 from .mutants import MUTANTS, Variant
@@ -206,10 +206,10 @@ def _of_behaviours(spec: LossSpec) -> Iterator[Subject]:
 
 
 def first_kill(
-    trial: MutantTrial, seed: int, judged: dict[tuple[str, Recipe], Judgement]
+    trial: MutantTrial, seed: int, known: dict[tuple[str, Recipe], tuple[Recipe, Judgement]]
 ) -> tuple[Law[Any, Any], int, Failure[Recipe]] | None:
     """The MUST law that fails after the fewest of its cases (the first asked, of several), that number, and the
-    failure. ``judged`` remembers the judgements of cases that several seeds have."""
+    failure. ``known`` remembers the judgements of cases that several seeds have."""
     waiting = [(law, iter(trial.bench.tape(law, seed))) for law in trial.bench.laws]
     count = 0
     while waiting:
@@ -218,12 +218,12 @@ def first_kill(
         for law, recipes in waiting:
             for recipe in recipes:
                 key = (law.id, recipe)
-                if key not in judged:
-                    judged[key] = law.check(trial, recipe)
-                verdict = judged[key].verdict
-                if verdict.is_failure:
-                    return law, count, Failure(recipe, judged[key])
-                if verdict is Verdict.PASS:
+                if key not in known:
+                    known[key] = judged(law, trial, recipe)
+                of, judgement = known[key]
+                if judgement.verdict.is_failure:
+                    return law, count, Failure(of, judgement)
+                if judgement.verdict is Verdict.PASS:
                     left.append((law, recipes))
                     break
         waiting = left
@@ -244,10 +244,10 @@ def try_subject(subject: Subject, bench: Bench, seeds: Sequence[int]) -> Tried:
     cases = equivalent_on(subject, bench)
     if cases is not None:
         return tried(Fate.EQUIVALENT, reason=f"the same pairs and weights on all {cases} small cases")
-    judged: dict[tuple[str, Recipe], Judgement] = {}
+    known: dict[tuple[str, Recipe], tuple[Recipe, Judgement]] = {}
     kills = []
     for seed in seeds:
-        kill = first_kill(trial, seed, judged)
+        kill = first_kill(trial, seed, known)
         if kill is None:
             return tried(Fate.SURVIVED)
         kills.append(kill)
@@ -283,7 +283,7 @@ def _on_hand_made(law: Law[Any, Any], trial: MutantTrial, also: tuple[Recipe, ..
         if focused is None or focused in seen:
             continue
         seen.add(focused)
-        if law.check(trial, focused).verdict.is_failure:
+        if judged(law, trial, focused)[1].verdict.is_failure:
             verdict = Verdict.FAIL
             trial.failed.add(law.id)
             break

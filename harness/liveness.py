@@ -21,6 +21,8 @@ one of the right does, and to a law that asks for both only if it is to each. Tw
 - In a native candidate's own 8 or 11 bits a log-probability may be off by more than 1% of a loss, so that *a little
   off* cannot be told from right there, nor a gradient where a row's logits are large: see docs/bounds.md.
 
+What to do with a vacuous case is for the judge, who draws it again (``judged`` in :mod:`.judge`).
+
 Cases whose right value or gradient is not finite, or that score nothing, have nothing to miss and are not asked.
 """
 

@@ -13,6 +13,9 @@ from shiftproof.reference.pairing import Pairing, Place
 
 from .recipe import Recipe, Regime, Stride
 
+_SIXTEEN_BITS = ("bfloat16", "float16")
+_FAR = 16.0
+
 
 def uniform_ints(seed: int, stream: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
     """``size`` integers in [0, 2¹⁶). Philox's raw output is fixed by its documentation, unlike its distributions."""
@@ -33,6 +36,11 @@ def draw_logits(recipe: Recipe, pairing: Pairing) -> dict[str, Tensor]:
     drawn = {
         name: _draw(recipe, shape, used[name], 10 * index) for index, (name, shape) in enumerate(pairing.shapes.items())
     }
+    if recipe.regime is Regime.HUGE:
+        for index, name in enumerate(pairing.shapes):
+            if any(term.score.dft for term in pairing.terms if term.logits == name):
+                noise = bell(recipe.seed, 10 * index + 1, pairing.shapes[name])
+                _keep_one_ordinary(drawn[name], used[name], noise, silent=recipe.dtype in _SIXTEEN_BITS)
     if recipe.regime is Regime.NAN_VALID:
         # One row of one array: were there one in each, a stream that hides its own would go unseen.
         places = [(name, place) for name, of_name in used.items() for place in of_name]
@@ -106,14 +114,34 @@ def _enlarge(noise: Tensor, used: dict[Place, int]) -> Tensor:
     return logits
 
 
+def _keep_one_ordinary(logits: Tensor, used: dict[Place, int], noise: Tensor, silent: bool) -> None:
+    """For a score that is multiplied by p_y: the first row that is used is not at ±1e4, and its p_y neither 0 nor 1.
+
+    Where p_y is one of those, a row adds nothing to the loss. In 16 bits, log p_y is off by so much at ±1e4 that any
+    other p_y might be any; so that such rows do not drown the ordinary one, they are ``silent``: p_y is 0 in all.
+    """
+    for index, (place, target) in enumerate(used.items()):
+        if index == 0:
+            logits[place] = noise[place] * 3
+            logits[place][target] = logits.shape[-1].bit_length()  # about the logarithm of what all the others sum to
+        elif silent:
+            logits[place] = (noise[place] * 6000).clamp(-10000, 10000)
+            _swap(logits[place], target, int(logits[place].argmin()))
+
+
 def _with_minus_inf(logits: Tensor, used: dict[Place, int], picks: np.ndarray) -> Tensor:
+    """A third of the classes off the target −inf. In every second row that is used, from the first on, the target is
+    far less likely than what is left, so that the loss is far from ln V and from that of other labels."""
     gone = torch.from_numpy(picks.astype(np.int64) % 3 == 0).reshape(logits.shape)
     gone[..., 0] = False  # one class at least stays finite in rows that nobody is scored on
     for place, target in used.items():
         gone[place][target] = False
     for place, target in list(used.items())[:1]:
         gone[place][(target + 1) % logits.shape[-1]] = False
-    return _unsettle(logits, used).masked_fill(gone, -torch.inf)
+    logits = _unsettle(logits, used).masked_fill(gone, -torch.inf)
+    for place, target in list(used.items())[::2]:
+        logits[place][target] -= _FAR
+    return logits
 
 
 def _unsettle(logits: Tensor, used: dict[Place, int], shared: bool = False) -> Tensor:

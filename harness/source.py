@@ -26,6 +26,7 @@ class Source(Generic[R]):
         large: some cases past the sizes of a space, by a seed.
         plain: recipes without end from a seed.
         simpler: the simplifications of a recipe that are still of the space's kind.
+        again: for a recipe that proves nothing, others of its structure.
         settings: the fields that a cell's regime and reduction are read off.
     """
 
@@ -34,6 +35,7 @@ class Source(Generic[R]):
     large: Callable[[Space, int], list[R]]
     plain: Callable[[Space, int], Iterator[R]]
     simpler: Callable[[R, Space], Iterator[R]]
+    again: Callable[[R, Space], Iterator[R]]
     settings: tuple[str, ...]
 
 
@@ -42,7 +44,13 @@ def _simpler(recipe: Recipe, space: Space) -> Iterator[Recipe]:
 
 
 LOSS_RECIPES: Source[Recipe] = Source(
-    strategies.killers, strategies.recipes, strategies.large, strategies.plain, _simpler, ("regime", "count")
+    strategies.killers,
+    strategies.recipes,
+    strategies.large,
+    strategies.plain,
+    _simpler,
+    strategies.redraws,
+    ("regime", "count"),
 )
 BUILDER_RECIPES: Source[BuilderRecipe] = Source(
     builder_cases.killers,
@@ -50,5 +58,6 @@ BUILDER_RECIPES: Source[BuilderRecipe] = Source(
     lambda space, seed: [],  # builders have no size at which another kernel takes over
     builder_cases.plain,
     builder_cases.simplifications,
+    lambda recipe, space: iter(()),  # what is compared exactly always proves something
     ("ids",),
 )

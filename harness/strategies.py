@@ -32,6 +32,11 @@ _MASKS: tuple[tuple[Mask, ...], ...] = (
 )
 
 
+_SEEDS = 1000
+_ALIKE = 4  # redraws in the same regime, and
+_UNALIKE = 2  # in each other one
+
+
 def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Space:
     """The choices of every field that matters for ``spec`` and a candidate that asks for the arguments ``takes``."""
     term = spec.terms[0]
@@ -41,7 +46,7 @@ def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Spac
         "classes": (2, 3, 5, 7, 11, 17, 32, 101, 128, 257),
         "masks": _MASKS,
         "ids": (Ids.COUNTING, Ids.SEEDED, Ids.EDGES),
-        "seed": tuple(range(1000)),
+        "seed": tuple(range(_SEEDS)),
         "dtype": (dtype,),
     }
     if any(of.score.label_smoothing for of in spec.terms):
@@ -120,6 +125,21 @@ def plain(choices: Space, seed: int) -> Iterator[Recipe]:
     rng = random.Random(seed)
     while True:
         yield Recipe(**{name: rng.choice(values) for name, values in choices.items()})
+
+
+def redraws(recipe: Recipe, choices: Space) -> Iterator[Recipe]:
+    """Recipes of the same structure with other numbers, for a case on which wrong would pass for right.
+
+    Other seeds come first; then the other regimes of the space, since some structures no seed helps: the mean of other
+    labels over a long row is the same mean, but not where every third row is certain of its own. No recipe of the space
+    has a seed as large, so that none is judged twice.
+    """
+    regimes = choices.get("regime", (recipe.regime,))
+    place = regimes.index(recipe.regime) if recipe.regime in regimes else 0
+    others = (*regimes[place + 1 :], *regimes[:place])
+    following = [recipe.regime] * _ALIKE + [regime for regime in others for _ in range(_UNALIKE)]
+    for number, regime in enumerate(following, 1):
+        yield replace(recipe, seed=recipe.seed + number * _SEEDS, regime=regime)
 
 
 def killers(choices: Space) -> list[Recipe]:

@@ -63,7 +63,7 @@ KNOWN: list[tuple[str, Recipe, str, str]] = [
     (
         "nanogpt",
         Recipe(5, 8, 2, masks=MIXED, digit=2, label_dtype="int32", regime=Regime.MINUS_INF, seed=999),
-        "051d66ca320105cb",
+        "842e4b4023d92f9c",
         "f6bdec4b4a750119",
     ),
     (
@@ -407,7 +407,7 @@ KNOWN_STREAMS = [
     (
         "moshi",
         replace(SEVERAL, masks=MIXED, hollow=Hollow.ALTERNATE, delay=Delay.AFTER_FIRST, regime=Regime.MINUS_INF),
-        "9a7f0a7d46bfa056",
+        "4f699cc1f4fc2d4b",
         "bc6d1479790d2c6d",
     ),
     (

@@ -11,11 +11,11 @@ import pytest
 
 from shiftproof.harness.arguments import Binding
 from shiftproof.harness.candidate import Candidate
-from shiftproof.harness.judge import PROFILES, Profile, ask, drawn_by_hypothesis, planned
+from shiftproof.harness.judge import PROFILES, Profile, ask, drawn_by_hypothesis, judged, planned
 from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
 from shiftproof.harness.recipe import Recipe, Regime
 from shiftproof.harness.store import load
-from shiftproof.harness.strategies import killers, recipes
+from shiftproof.harness.strategies import killers, recipes, redraws
 from shiftproof.harness.trial import Trial
 from shiftproof.harness.verdict import Level, Verdict
 from shiftproof.reference.profiles import PROFILES as SPECS
@@ -142,6 +142,73 @@ def test_vacuous_cases_prove_nothing(trial: Trial) -> None:
     assert result.cases + result.vacuous == 60
     nothing = ask(law_of(lambda recipe: VACUOUS), trial, QUICK, 0)
     assert (nothing.verdict, nothing.cases, nothing.vacuous) == (Verdict.VACUOUS, 0, 60)
+
+
+def is_redrawn(recipe: Recipe) -> bool:
+    """No seed of the space is as large as any that is drawn again."""
+    return recipe.seed >= 1000
+
+
+def test_a_vacuous_case_is_drawn_again_until_one_proves_something(trial: Trial) -> None:
+    recipe = Recipe(2, 4, 7, seed=5)
+    check = Asked(lambda recipe: PASS if recipe.seed >= 2005 else VACUOUS)
+    again, judgement = judged(law_of(check), trial, recipe)
+    assert judgement is PASS
+    assert again == check.recipes[2] == replace(recipe, seed=2005)
+    assert check.recipes == [recipe, *redraws(recipe, trial.space)][:3]
+    assert judged(law_of(check), trial, recipe) == (again, judgement)
+
+
+def test_what_proves_something_at_once_is_judged_once(trial: Trial) -> None:
+    for first in (PASS, SKIPPED, failing("x"), Judgement(Verdict.ERROR, "raised"), Judgement(Verdict.CRASH, "died")):
+        check = Asked(lambda recipe, first=first: first)
+        assert judged(law_of(check), trial, Recipe()) == (Recipe(), first)
+        assert check.recipes == [Recipe()]
+
+
+def test_drawing_again_ends_and_leaves_the_case_vacuous(trial: Trial) -> None:
+    check = Asked(lambda recipe: VACUOUS)
+    assert judged(law_of(check), trial, Recipe()) == (Recipe(), VACUOUS)
+    assert check.recipes == [Recipe(), *redraws(Recipe(), trial.space)]
+
+
+def test_a_redraw_that_the_law_does_not_speak_of_stands_for_nothing(trial: Trial) -> None:
+    check = Asked(lambda recipe: SKIPPED if is_redrawn(recipe) else VACUOUS)
+    assert judged(law_of(check), trial, Recipe()) == (Recipe(), VACUOUS)
+
+
+def test_redraws_are_in_focus_and_of_the_narrowed_space(trial: Trial) -> None:
+    check = Asked(lambda recipe: VACUOUS)
+    judged(law_of(check, focus=lambda recipe: replace(recipe, regime=Regime.HUGE)), trial, Recipe(regime=Regime.HUGE))
+    assert {recipe.regime for recipe in check.recipes} == {Regime.HUGE}
+    check = Asked(lambda recipe: VACUOUS)
+    judged(law_of(check, narrow=lambda space: {**space, "regime": (Regime.NORMAL, Regime.SHARP)}), trial, Recipe())
+    assert {recipe.regime for recipe in check.recipes} == {Regime.NORMAL, Regime.SHARP}
+
+
+def test_a_case_that_is_drawn_again_counts_once(trial: Trial) -> None:
+    ticks: list[int] = []
+    check = Asked(lambda recipe: PASS if is_redrawn(recipe) or recipe.rows > 1 else VACUOUS)
+    result = ask(law_of(check), trial, QUICK, 0, lambda: ticks.append(1))
+    assert (result.verdict, result.cases, result.vacuous, len(ticks)) == (Verdict.PASS, 60, 0, 60)
+    assert len(set(check.recipes)) == len(check.recipes) > 60  # none is judged twice
+    again = Asked(check.answer)
+    ask(law_of(again), trial, QUICK, 0)
+    assert again.recipes == check.recipes
+
+
+def test_a_failure_of_a_redrawn_case_is_what_is_stored_and_replayed(trial: Trial) -> None:
+    def check(recipe: Recipe) -> Judgement:
+        return failing("only on other numbers") if is_redrawn(recipe) else VACUOUS
+
+    law = law_of(check)
+    result = ask(law, trial, QUICK, 0)
+    assert (result.verdict, result.message) == (Verdict.FAIL, "only on other numbers")
+    assert result.counterexample is not None
+    stored = load(result.counterexample.replay)
+    assert is_redrawn(stored.recipe)
+    assert stored.recipe.to_json() == result.counterexample.recipe
+    assert law.check(trial, stored.recipe).verdict is Verdict.FAIL
 
 
 def test_a_failure_is_shrunk_stored_and_remembered(trial: Trial) -> None:

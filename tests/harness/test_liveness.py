@@ -18,7 +18,7 @@ from shiftproof.harness.candidate import Candidate
 from shiftproof.harness.cases import Case, build_case
 from shiftproof.harness.compare import Bounds, agreement, derive_bounds, same_value
 from shiftproof.harness.judge import PROFILES as SIZES
-from shiftproof.harness.judge import cases_of
+from shiftproof.harness.judge import cases_of, judged
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.laws.numbers import judge_both
 from shiftproof.harness.liveness import (
@@ -234,9 +234,11 @@ FEW = ("hf.causal_lm", "higgs.mean_nonempty")
 def shares(profiles: tuple[str, ...], dtype: str, compute: Compute, large: bool = False) -> dict[str, float]:
     """The share of vacuous cases of each law under the quick profile, all ``profiles`` together.
 
-    Under "both": of the cases of VALUE-1 and GRAD-1, how many leave value and gradient without proof.
+    Under "both": of the cases of VALUE-1 and GRAD-1, how many leave value and gradient without proof. What is printed
+    besides is the share of cases that were vacuous before they were drawn again.
     """
     found: dict[str, Counter[Verdict]] = {law: Counter() for law in (*ASKED, "both")}
+    redrawn: Counter[str] = Counter()
     for profile in profiles:
         trial = OracleOnTrial(profile, dtype, compute)
         for id in ASKED:
@@ -244,54 +246,39 @@ def shares(profiles: tuple[str, ...], dtype: str, compute: Compute, large: bool 
             if law.excuse(trial) is not None:
                 continue
             for recipe in cases_of(law, trial, SIZES["quick"], 0):
-                judgement = law.check(trial, recipe)
-                assert not judgement.verdict.is_failure, (profile, id, recipe, judgement.message)
+                last, judgement = judged(law, trial, recipe)
+                assert not judgement.verdict.is_failure, (profile, id, last, judgement.message)
                 found[id][judgement.verdict] += 1
+                redrawn[id] += last != recipe
                 if id in ("VALUE-1", "GRAD-1") and judgement.verdict is not Verdict.SKIP:
-                    found["both"][judge_both(trial, trial.look(recipe)).verdict] += 1
-    judged = {id: verdicts[Verdict.PASS] + verdicts[Verdict.VACUOUS] for id, verdicts in found.items()}
-    vacuous = {id: verdicts[Verdict.VACUOUS] / max(judged[id], 1) for id, verdicts in found.items()}
-    print(dtype, compute, {id: f"{share:.2%} of {judged[id]}" for id, share in vacuous.items()})
-    assert judged["VALUE-1"] > 0
+                    found["both"][judge_both(trial, trial.look(last)).verdict] += 1
+    cases = {id: verdicts[Verdict.PASS] + verdicts[Verdict.VACUOUS] for id, verdicts in found.items()}
+    vacuous = {id: verdicts[Verdict.VACUOUS] / max(cases[id], 1) for id, verdicts in found.items()}
+    before = {id: vacuous[id] + redrawn[id] / max(cases[id], 1) for id in found}
+    print(dtype, compute, {id: f"{before[id]:.2%} -> {vacuous[id]:.2%} of {cases[id]}" for id in found})
+    assert cases["VALUE-1"] > 0
     return vacuous
 
 
-@pytest.mark.parametrize("dtype", ["float32", *LOW])
-def test_hardly_a_case_is_vacuous(dtype: str) -> None:
-    assert max(shares(FEW, dtype, STRICT).values()) <= 0.01
+EVERY_WAY = [("float32", STRICT), *((dtype, compute) for compute in Compute for dtype in LOW)]
 
 
-unmet = pytest.mark.xfail(
-    reason="8 or 11 bits allow some per cent of a loss, and a null candidate may be that near. Over all profiles "
-    "12.4% of VALUE-1's cases are vacuous in bf16 and 1.7% in fp16, of STABLE-1's 5.2% and 2.8%"
-)
-
-
-@pytest.mark.parametrize("dtype", LOW)
-def test_hardly_a_case_is_vacuous_in_both_ways_to_native_candidates(dtype: str) -> None:
-    assert shares(FEW, dtype, NATIVE)["both"] <= 0.01
-
-
-@unmet
-@pytest.mark.parametrize("dtype", LOW)
-def test_hardly_a_case_is_vacuous_to_native_candidates(dtype: str) -> None:
-    assert max(shares(FEW, dtype, NATIVE).values()) <= 0.01
+@pytest.mark.parametrize(("dtype", "compute"), EVERY_WAY)
+def test_hardly_a_case_is_vacuous(dtype: str, compute: Compute) -> None:
+    assert max(shares(FEW, dtype, compute).values()) <= 0.01
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", *LOW])
-def test_hardly_a_case_of_any_profile_is_vacuous(dtype: str) -> None:
-    assert max(shares(tuple(PROFILES), dtype, STRICT, large=True).values()) <= 0.01
+@pytest.mark.parametrize(("dtype", "compute"), EVERY_WAY)
+def test_hardly_a_case_of_any_profile_is_vacuous(dtype: str, compute: Compute) -> None:
+    assert max(shares(tuple(PROFILES), dtype, compute, large=True).values()) <= 0.01
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", LOW)
-def test_hardly_a_case_of_any_profile_is_vacuous_in_both_ways_to_native_candidates(dtype: str) -> None:
-    assert shares(tuple(PROFILES), dtype, NATIVE, large=True)["both"] <= 0.01
-
-
-@pytest.mark.slow
-@unmet
-@pytest.mark.parametrize("dtype", LOW)
-def test_hardly_a_case_of_any_profile_is_vacuous_to_native_candidates(dtype: str) -> None:
-    assert max(shares(tuple(PROFILES), dtype, NATIVE, large=True).values()) <= 0.01
+def test_long_rows_are_told_from_other_labels_even_in_8_bits() -> None:
+    """Over 4098 tokens the mean of other labels is the same mean, unless a third of the rows are certain of theirs."""
+    trial = OracleOnTrial("torchtune", "bfloat16", NATIVE)
+    long = Recipe(1, 4099, 7, ids=Ids.SEEDED, regime=Regime.TIES, dtype="bfloat16", seed=707)
+    assert LAWS["VALUE-1"].check(trial, long).verdict is Verdict.VACUOUS
+    last, judgement = judged(LAWS["VALUE-1"], trial, long)
+    assert judgement.verdict is Verdict.PASS
+    assert (last.regime, last.length) == (Regime.SHARP, 4099)

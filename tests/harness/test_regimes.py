@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.recipe import Ids, Mask, Recipe, Regime, Stride
+from shiftproof.harness.recipe import Count, Ids, Mask, Recipe, Regime, Stride
 from shiftproof.harness.regimes import bell, uniform_ints
 from shiftproof.reference.profiles import PROFILES
 
@@ -76,7 +76,7 @@ def test_bell_is_roughly_standard_normal() -> None:
         (Regime.HUGE, "float32", "b0e0dce25e808f7b"),
         (Regime.HUGE, "bfloat16", "77f7d2581b0a55c5"),
         (Regime.HUGE, "float16", "5dca8ee841f81274"),
-        (Regime.MINUS_INF, "float32", "bd935928a694a608"),
+        (Regime.MINUS_INF, "float32", "b923954a13d503e2"),
         (Regime.NAN_IGNORED, "float32", "6c97b30aecf18c16"),
         (Regime.NAN_VALID, "float32", "0941264d44baabc4"),
     ],
@@ -189,6 +189,29 @@ def test_minus_inf_is_never_at_a_target_nor_everywhere() -> None:
         assert 0.25 < float(gone.double().mean()) < 0.4
         assert bool((case.batch.logits.isfinite() | gone).all())
         assert math.isfinite(case.oracle.value or 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_minus_inf_has_a_target_far_below_the_rest_in_every_second_row_that_counts(dtype: str) -> None:
+    for seed in range(10):
+        case = case_of(wide(seed), Regime.MINUS_INF, dtype)
+        scores = case.oracle.per_token
+        assert float(scores[0::2].min()) > 10
+        assert float(scores[1::2].max()) < 20
+        assert float(scores[1::2].mean()) < 9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_huge_has_an_ordinary_row_where_scores_are_multiplied_by_p(dtype: str) -> None:
+    for seed in range(10):
+        case = build_case(PROFILES["trl.dft"], replace(wide(seed), regime=Regime.HUGE, dtype=dtype, count=Count.VALID))
+        first, *others = case.pairing.pairs
+        logits = case.batch.logits.double()
+        assert float(logits[first.logit].abs().max()) < 10
+        assert 0.02 < float(torch.softmax(logits[first.logit], -1)[first.target]) < 0.98
+        assert min(float(logits[pair.logit].abs().max()) for pair in others) > 5000
+        if dtype != "float32":
+            assert max(float(torch.softmax(logits[pair.logit], -1)[pair.target]) for pair in others) == 0
 
 
 def test_nan_ignored_is_in_every_unused_row_and_no_other() -> None:

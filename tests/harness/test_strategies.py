@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shiftproof.harness.arguments import ARGUMENTS
 from shiftproof.harness.cases import build_batch, build_case
 from shiftproof.harness.recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
-from shiftproof.harness.strategies import Space, fits, killers, large, plain, recipes, space
+from shiftproof.harness.strategies import Space, fits, killers, large, plain, recipes, redraws, space
 from shiftproof.reference.pairing import select
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Axis, Heads
@@ -298,3 +298,28 @@ def test_large_classes_are_really_used() -> None:
     widest = max(large(space(spec, BASIC), seed=0), key=lambda recipe: recipe.classes)
     labels = build_batch(spec, replace(widest, masks=(Mask.NONE,), regime=Regime.CALM)).labels
     assert int(labels.max()) > 2**15
+
+
+@given(spaces, st.integers(0, 2**32))
+@QUICK
+def test_redraws_have_other_numbers_and_nothing_else(choices: Space, seed: int) -> None:
+    recipe = next(plain(choices, seed))
+    drawn = list(redraws(recipe, choices))
+    assert 0 < len(drawn) < 10
+    assert len({each.seed for each in drawn}) == len(drawn)
+    assert all(replace(each, seed=recipe.seed) == recipe for each in drawn)
+    assert not any(each.seed in choices["seed"] for each in drawn)
+    assert list(redraws(recipe, choices)) == drawn
+
+
+def test_redraws_try_the_same_regime_first_and_then_every_other() -> None:
+    choices = {**space(PROFILES["torchtune"], BASIC), "regime": (Regime.NORMAL, Regime.SHARP, Regime.TIES)}
+    found = [each.regime for each in redraws(Recipe(regime=Regime.SHARP), choices)]
+    assert found == [Regime.SHARP] * 4 + [Regime.TIES] * 2 + [Regime.NORMAL] * 2
+
+
+def test_no_two_recipes_have_a_redraw_in_common() -> None:
+    choices = {**space(PROFILES["torchtune"], BASIC), "regime": (Regime.NORMAL, Regime.SHARP, Regime.TIES)}
+    starts = [Recipe(regime=regime, seed=seed) for regime in choices["regime"] for seed in (0, 1, 999)]
+    drawn = [each for start in starts for each in redraws(start, choices)]
+    assert len(set(drawn)) == len(drawn)
