@@ -10,8 +10,9 @@ from shiftproof.reference.spec import Denominator, Documents, LossSpec
 
 from .candidate import UsageError
 from .compare import same_value
-from .diagnose import Evidence, explains, gather, name_by_pairs, picture
+from .diagnose import name_by_pairs, picture
 from .docket import Hearing
+from .evidence import Evidence, explains, gather
 from .recipe import Ids, Mask, ShiftLabels
 from .strategies import killers
 from .trial import Trial

@@ -17,8 +17,9 @@ import torch
 from .builder_diagnose import compare, name_builder_bugs
 from .builder_trial import BuilderTrial
 from .candidate import UsageError
-from .diagnose import gather, name_bugs, picture
+from .diagnose import name_bugs, picture
 from .docket import AnyTrial, Entry, Hearing
+from .evidence import gather
 from .judge import ask, planned
 from .laws import Law, laws_of
 from .plan import Plan, from_options
