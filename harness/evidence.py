@@ -38,10 +38,13 @@ class Evidence:
     seen: Observation | None = None
 
 
-def gather(trial: Trial) -> tuple[list[Evidence], list[Observation]]:
-    """The evidence on a bank of telling cases, and the observations that gave none."""
+def gather(trial: Trial, by_value: int = _CASES_BY_VALUE) -> tuple[list[Evidence], list[Observation]]:
+    """The evidence on a bank of telling cases, and the observations that gave none.
+
+    ``by_value`` is how many cases a candidate without a gradient is asked: each takes some 60 calls.
+    """
     if not trial.candidate.gradient:
-        return _gather_by_value(trial)
+        return _gather_by_value(trial, by_value)
     evidence: list[Evidence] = []
     silent: list[Observation] = []
     for recipe in bank(trial, _CASES):
@@ -60,11 +63,11 @@ def gather(trial: Trial) -> tuple[list[Evidence], list[Observation]]:
     return evidence, silent
 
 
-def _gather_by_value(trial: Trial) -> tuple[list[Evidence], list[Observation]]:
+def _gather_by_value(trial: Trial, count: int) -> tuple[list[Evidence], list[Observation]]:
     evidence: list[Evidence] = []
     silent: list[Observation] = []
     law = LAWS["ALIGN-2"]
-    for recipe in bank(trial, _CASES_BY_VALUE):
+    for recipe in bank(trial, count):
         focused = law.focus(recipe)
         if focused is None or focused.shift_labels != "absent":
             continue
@@ -72,6 +75,8 @@ def _gather_by_value(trial: Trial) -> tuple[list[Evidence], list[Observation]]:
         weights = read_by_value(trial, focused)
         if isinstance(weights, Observation):
             silent.append(weights)
+            if len(silent) >= 2 and not evidence:
+                break
             continue
         labels = {term.logits: case.batch.tensor(term.labels) for term in trial.spec.terms}
         scored = {

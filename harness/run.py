@@ -18,6 +18,7 @@ from .builder_diagnose import compare, name_builder_bugs
 from .builder_trial import BuilderTrial
 from .candidate import UsageError
 from .diagnose import name_bugs, picture
+from .difference import measure
 from .docket import AnyTrial, Entry, Hearing
 from .evidence import gather
 from .judge import ask, planned
@@ -281,7 +282,8 @@ class OpenHearing:
             drawn = picture(trial, Recipe.from_json(shown[0].counterexample.recipe))
             if drawn is not None and drawn.found == drawn.expected:
                 drawn = None  # the pairs are right, so it is something else that is wrong
-        return replace(found, diagnosis=names, pairing=drawn)
+        apart = None if names else measure(trial, evidence)
+        return replace(found, diagnosis=names, pairing=drawn, difference=apart)
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self.started, 3)

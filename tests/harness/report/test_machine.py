@@ -17,6 +17,7 @@ from shiftproof.harness.report.machine import SCHEMA, JsonReport, as_json, verdi
 from shiftproof.harness.verdict import (
     CandidateResult,
     Counterexample,
+    Difference,
     LawResult,
     Level,
     NamedBug,
@@ -69,6 +70,7 @@ FAILING = replace(
         found=[{"logits": [0, 0], "labels": [[0, 1], [-1, 7]]}],
         drawing="●",
     ),
+    difference=Difference(8, 133, 42, 1, {"+1": 3}, 499, 490, (1.25, 3.5)),
     expect="fails",
     expected_diagnosis="roll-wrap",
 )
