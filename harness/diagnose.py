@@ -4,150 +4,36 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from itertools import islice
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from shiftproof.reference.oracle import evaluate
-from shiftproof.reference.pairing import Pairing
 from shiftproof.reference.spec import Compute, LossSpec
 
-from .cases import Case
 from .compare import Bounds, derive_bounds, different_gradients, same_value
+from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, variants_of, wrongly_scored
 from .laws import LAWS
-from .laws.pairs import calm, expected_positions, one_id_a_place, places_only, positions_of, read_by_value
-from .mutants import MUTANTS, Variant
+from .laws.pairs import expected_positions, one_id_a_place, places_only, positions_of, read_by_value
+from .mutants import MUTANTS
 from .mutants.behaviour import Asked
 from .mutants.behaviours import BEHAVIOURS
 from .mutants.scores import SCORES, predict_score, taken
 from .mutants.scores import Wrong as WrongScore
 from .mutants.symptoms import SYMPTOMS
-from .mutants.views import variants_under
 from .picture import draw
-from .probe import Scored, predict, read_gradients, site_of
+from .probe import predict, site_of
 from .recipe import Recipe, Regime
-from .strategies import killers, plain
+from .strategies import killers
 from .trial import Observation, Trial
-from .verdict import LawResult, NamedBug, Picture, Verdict
+from .two_bugs import name_two_bugs
+from .verdict import LawResult, NamedBug, Picture
 
-_CASES = 40
-_CASES_BY_VALUE = 10
 _AS_COMPUTED = 0.01  # two ways of doing the same arithmetic differ by less, of what they come to
-_WEIGHT_TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "float16": 8e-3, "bfloat16": 3e-2}
 _MISMATCH = re.compile(r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)")
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a candidate was seen to do on one case: each logit row's classes and weights, and, where there was a
-    gradient, what they were read from."""
-
-    case: Case
-    scored: Scored
-    seen: Observation | None = None
-
-
-def gather(trial: Trial) -> tuple[list[Evidence], list[Observation]]:
-    """The evidence on a bank of telling cases, and the observations that gave none."""
-    if not trial.candidate.gradient:
-        return _gather_by_value(trial)
-    evidence: list[Evidence] = []
-    silent: list[Observation] = []
-    for recipe in _bank(trial, _CASES):
-        if not recipe.rows:
-            continue
-        observation = trial.look(recipe)
-        if observation.problem is not None or observation.gradients is None:
-            silent.append(observation)
-            if len(silent) >= 2 and observation.problem and observation.problem.verdict is not Verdict.ERROR:
-                break  # each of these costs a restart or a deadline
-            continue
-        if all(bool(gradient.isfinite().all()) for gradient in observation.gradients.values()):
-            case = observation.case
-            scored = read_gradients(observation.gradients, case.pairing, case.batch)
-            evidence.append(Evidence(case, scored, observation))
-    return evidence, silent
-
-
-def _gather_by_value(trial: Trial) -> tuple[list[Evidence], list[Observation]]:
-    evidence: list[Evidence] = []
-    silent: list[Observation] = []
-    law = LAWS["ALIGN-2"]
-    for recipe in _bank(trial, _CASES_BY_VALUE):
-        focused = law.focus(recipe)
-        if focused is None or focused.shift_labels != "absent":
-            continue
-        case = trial.case(focused)
-        weights = read_by_value(trial, focused)
-        if isinstance(weights, Observation):
-            silent.append(weights)
-            continue
-        labels = {term.logits: case.batch.tensor(term.labels) for term in trial.spec.terms}
-        scored = {
-            site: {int(labels[site[0]][place]): weight for place, weight in of_row.items()}
-            for site, of_row in weights.items()
-        }
-        evidence.append(Evidence(case, scored))
-    return evidence, silent
-
-
-def _bank(trial: Trial, count: int) -> list[Recipe]:
-    drawn = [*killers(trial.space), *islice(plain(trial.space, 1), count)]
-    # Few cases are drawn with as many codebooks as positions, where alone their axes can be mistaken for each other.
-    drawn[:0] = [replace(recipe, length=recipe.codebooks) for recipe in drawn if recipe.codebooks > 2][:2]
-    # With two classes a negative weight on one looks like a positive weight on the other.
-    return [calm(replace(recipe, classes=max(recipe.classes, 3))) for recipe in drawn][:count]
-
-
-def explains(evidence: list[Evidence], pairs_of: Callable[[Case], Pairing | None], tolerance: float) -> bool:
-    """Whether the pairs that ``pairs_of`` gives are those of all the evidence, as far as it has any to give."""
-    return _explained(evidence, lambda case: _scored(pairs_of(case)), tolerance)
-
-
-def _explained(evidence: list[Evidence], predicted: Callable[[Case], Scored | None], tolerance: float) -> bool:
-    compared = 0
-    for seen in evidence:
-        scored = predicted(seen.case)
-        if scored is None:
-            continue
-        if not _agree(seen, scored, tolerance):
-            return False
-        compared += 1
-    return compared >= min(3, len(evidence))
-
-
-def _scored(pairing: Pairing | None) -> Scored | None:
-    """What a pairing would be read back as; None where there is none, or it divides nothing by nothing."""
-    if pairing is None or any(math.isnan(pair.weight) for pair in pairing.pairs):
-        return None
-    return predict(pairing)
-
-
-@lru_cache(maxsize=1 << 15)
-def _wrongly_scored(variant: Variant, case: Case) -> Scored | None:
-    return _scored(variant.wrong(case.spec, case.batch))
-
-
-@lru_cache(maxsize=1024)
-def _variants(name: str, spec: LossSpec) -> tuple[Variant, ...]:
-    return tuple(variants_under(MUTANTS[name], spec))
-
-
-def _agree(seen: Evidence, predicted: Scored, tolerance: float) -> bool:
-    """Whether the same rows were scored on the same classes with the same weights, as far as the dtype can tell."""
-    if seen.scored.keys() != predicted.keys():
-        return False
-    for place, weights in predicted.items():
-        found = seen.scored[place]
-        if found.keys() != weights.keys():
-            return False
-        if any(abs(found[target] - weight) > tolerance * abs(weight) for target, weight in weights.items()):
-            return False
-    return True
 
 
 def name_bugs(
@@ -164,20 +50,21 @@ def name_bugs(
         or name_by_score(evidence, trial.spec, trial.dtype)
         or name_by_ratio(evidence, trial.spec, trial.dtype)
         or name_by_numbers(trial)
+        or name_two_bugs(evidence, trial.spec, trial.dtype)
         or name_by_symptom(laws, trial, evidence, silent)
     )
 
 
 def name_by_pairs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
     """The mutants of ``spec`` that predict all of the evidence, best first; those that predict the same are one bug."""
-    tolerance = _WEIGHT_TOLERANCE[dtype]
+    tolerance = WEIGHT_TOLERANCE[dtype]
     if not evidence or explains(evidence, lambda case: case.pairing, tolerance):
         return ()
     found: list[tuple[str, str]] = []
     # What is written for codebooks and streams says more of them than what is lifted from one text loss.
     for mutant in sorted(MUTANTS.values(), key=lambda mutant: not mutant.whole):
-        for variant in _variants(mutant.name, spec):
-            if _explained(evidence, partial(_wrongly_scored, variant), tolerance):
+        for variant in variants_of(mutant.name, spec):
+            if explained(evidence, partial(wrongly_scored, variant), tolerance):
                 found.append((mutant.name, variant.detail))
                 break
     if not found:
@@ -188,7 +75,7 @@ def name_by_pairs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
 
 def _value_is_right(bug: NamedBug, trial: Trial, evidence: list[Evidence]) -> bool:
     """Whether the bug's pairs show in the gradient alone: the value is right, and would not be."""
-    variant = next((each for each in _variants(bug.mutant, trial.spec) if each.detail == bug.detail), None)
+    variant = next((each for each in variants_of(bug.mutant, trial.spec) if each.detail == bug.detail), None)
     told = False
     for each in evidence:
         seen, right = each.seen, each.case.oracle.value
@@ -210,7 +97,7 @@ def _named(name: str, detail: str, also: tuple[str, ...]) -> NamedBug:
 
 def name_by_ratio(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
     """Terms whose right pairs all weigh the same multiple of what they should."""
-    tolerance = _WEIGHT_TOLERANCE[dtype]
+    tolerance = WEIGHT_TOLERANCE[dtype]
     details = []
     for index, term in enumerate(spec.terms) if len(spec.terms) > 1 else ():
         ratios = [
@@ -245,7 +132,7 @@ def name_by_score(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
 
 def _takes_score(evidence: list[Evidence], score: WrongScore, dtype: str) -> bool:
     """Whether the right pairs with this score give the value and the gradient of every case with pairs."""
-    tolerance = _WEIGHT_TOLERANCE[dtype]
+    tolerance = WEIGHT_TOLERANCE[dtype]
     compared = 0
     for each in evidence:
         case, seen = each.case, each.seen

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Denominator, Documents, LossSpec
 
+from .apart import tell_apart
 from .candidate import UsageError
 from .compare import same_value
-from .diagnose import Evidence, explains, gather, name_by_pairs, picture
+from .diagnose import name_by_pairs, picture
 from .docket import Hearing
+from .evidence import Evidence, explains, gather
 from .recipe import Ids, Mask, ShiftLabels
 from .strategies import killers
 from .trial import Trial
+from .two_bugs import name_two_bugs
 from .verdict import NamedBug, Picture
 
 # The conventions that a loss without a spec is most likely meant to follow, likeliest first.
@@ -38,6 +41,9 @@ _LIKELY = (
 )
 
 
+_SIFTED_BY = 3  # cases that a loss without a gradient is asked under a profile that it may not be meant to follow
+
+
 @dataclass(frozen=True)
 class Reading:
     """One way to read a candidate: as a right ``profile`` (no ``bugs``), or as that profile with the bugs."""
@@ -54,6 +60,7 @@ class Identity:
         conforms: profiles whose pairs, weights and empty value the candidate has.
         wrong: readings as a profile that it is not, with the bug's name.
         shown: the pairs on one small case, drawn.
+        apart: of each further profile, what would tell the first from it.
         problem: why nothing could be read, or "".
     """
 
@@ -61,6 +68,7 @@ class Identity:
     wrong: tuple[Reading, ...]
     shown: Picture | None
     problem: str = ""
+    apart: tuple[str, ...] = ()
 
 
 def identify(hearing: Hearing) -> Identity:
@@ -89,7 +97,11 @@ def identify(hearing: Hearing) -> Identity:
         if not _asks_for_all(first, spec):
             continue
         trial = hearing.of_loss(spec)
-        evidence, silent = gather(trial)
+        evidence, silent = gather(trial, _SIFTED_BY)
+        fits = explains(evidence, lambda case: case.pairing, 1e-3)
+        if not trial.candidate.gradient and evidence and fits and not silent:
+            evidence, silent = gather(trial)  # worth all of its cases
+            fits = explains(evidence, lambda case: case.pairing, 1e-3)
         if not evidence:
             told = next((seen.problem.message for seen in silent if seen.problem), "takes no labels to be probed by")
             problem = problem or told
@@ -98,14 +110,16 @@ def identify(hearing: Hearing) -> Identity:
             problem = problem or "does not answer every case of any profile that has its arguments"
             continue  # arguments of these shapes are not its own: what it made of the others says nothing
         trials[name] = trial, evidence
-        if explains(evidence, lambda case: case.pairing, 1e-3) and not silent and _scores_as_declared(trial):
+        if fits and not silent and _scores_as_declared(trial):
             conforms.append(name)
     if not trials:
         return Identity((), (), None, problem)
     wrong = _wrong_readings(trials, conforms)
     read_as = [*conforms, *(reading.profile for reading in wrong), *_LIKELY]
     shown_under = next((name for name in read_as if name in trials), next(iter(trials)))
-    return Identity(tuple(conforms), wrong, _shown(trials[shown_under][0]))
+    takes = frozenset(first.binding.names)
+    apart = tuple(tell_apart(PROFILES[conforms[0]], PROFILES[name], takes) for name in conforms[1:])
+    return Identity(tuple(conforms), wrong, _shown(trials[shown_under][0]), apart=apart)
 
 
 def _asks_for_all(trial: Trial, spec: LossSpec) -> bool:
@@ -147,17 +161,27 @@ def _wrong_readings(trials: dict[str, tuple[Trial, list[Evidence]]], conforms: l
     shifts_itself = any(PROFILES[name].terms[0].shift for name in conforms)
     if shifts_itself:
         return ()
-    readings = []
+    candidates = []
     for name in _LIKELY:
         if name in conforms or name not in trials:
             continue
         if conforms and not PROFILES[name].terms[0].shift:
             continue  # it is right for labels that come shifted; only the other reading is of interest
         trial, evidence = trials[name]
+        if not trial.candidate.gradient:
+            evidence, _ = gather(trial)
+            trials[name] = trial, evidence
         bugs = name_by_pairs(evidence, PROFILES[name], trial.dtype)
         if bugs:
-            readings.append(Reading(name, bugs))
-    return tuple(readings[:1])
+            return (Reading(name, bugs),)
+        candidates.append(name)
+    # Two bugs at once are a stretch where one would do, under whatever convention.
+    for name in candidates:
+        trial, evidence = trials[name]
+        bugs = name_two_bugs(evidence, PROFILES[name], trial.dtype)
+        if bugs:
+            return (Reading(name, bugs),)
+    return ()
 
 
 def _shown(trial: Trial) -> Picture | None:
@@ -191,7 +215,10 @@ def describe(name: str, identity: Identity) -> str:
         lines.append(f"{name} computes {first}: {spec.formula}")
         if others:
             lines.append(f"    on every case tried it is also {', '.join(others)}")
+        lines += [f"    {first} {told}" for told in identity.apart]
     for reading in identity.wrong:
+        if len(reading.bugs) > 1:
+            lines.append(f"{name}, if it is meant as {reading.profile}, has two bugs at once")
         for bug in reading.bugs:
             same = f" (the same as {', '.join(bug.also)})" if bug.also else ""
             lines.append(f"{name}, if it is meant as {reading.profile}, has the bug {bug.mutant}{same}: {bug.formula}")

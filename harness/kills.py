@@ -32,8 +32,9 @@ from .arguments import ARGUMENTS, Binding
 from .candidate import Candidate
 from .cases import Case, build_batch, build_case
 from .compare import Bounds, derive_bounds
-from .diagnose import gather, name_bugs
+from .diagnose import name_bugs
 from .easy import easy_inputs, right_on
+from .evidence import gather
 from .judge import PROFILES, Failure, Profile, cases_of, judged, shrunk
 from .kill_table import Fate, KillTable, Tried
 from .laws import LAWS, Judgement, Law

@@ -18,8 +18,10 @@ from .builder_diagnose import compare, name_builder_bugs
 from .builder_trial import BuilderTrial
 from .candidate import UsageError
 from .coverage import coverage
-from .diagnose import gather, name_bugs, picture
+from .diagnose import name_bugs, picture
+from .difference import measure
 from .docket import AnyTrial, Entry, Hearing
+from .evidence import gather
 from .judge import ask, planned
 from .laws import Law, laws_of
 from .plan import Plan, from_options
@@ -284,7 +286,8 @@ class OpenHearing:
             drawn = picture(trial, Recipe.from_json(shown[0].counterexample.recipe))
             if drawn is not None and drawn.found == drawn.expected:
                 drawn = None  # the pairs are right, so it is something else that is wrong
-        return replace(found, diagnosis=names, pairing=drawn)
+        apart = None if names else measure(trial, evidence)
+        return replace(found, diagnosis=names, pairing=drawn, difference=apart)
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self.started, 3)

@@ -102,6 +102,21 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How what was scored differs from the right ``pairs`` on ``cases``: pairs that are missing, added, or moved (where
+    to, and how many); and how many of the ``weights`` looked at are off, by factors from least to most."""
+
+    cases: int
+    pairs: int
+    missing: int
+    added: int
+    moved: Mapping[str, int]
+    weights: int
+    weights_off: int
+    factors: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What should have been built and what was, on one small case: ``expected`` and ``found`` are rows along the last
     axis; ``of`` is the spec."""
@@ -171,6 +186,7 @@ class CandidateResult:
     laws: tuple[LawResult, ...] = ()
     diagnosis: tuple[NamedBug, ...] = ()
     pairing: Picture | None = None  # of a loss
+    difference: Difference | None = None  # of a loss that fails by no known bug
     built: Comparison | None = None  # of a label builder
     coverage: Coverage | None = None
     message: str = ""
@@ -211,9 +227,15 @@ class CandidateResult:
         fields["laws"] = tuple(law_from_json(law) for law in fields["laws"])
         fields["diagnosis"] = tuple(NamedBug(**{**bug, "also": tuple(bug["also"])}) for bug in fields["diagnosis"])
         fields["pairing"] = Picture(**fields["pairing"]) if fields["pairing"] else None
+        fields["difference"] = difference_from_json(fields["difference"])
         fields["built"] = Comparison(**fields["built"]) if fields["built"] else None
         fields["coverage"] = Coverage.from_json(fields["coverage"]) if fields["coverage"] else None
         return cls(**fields)
+
+
+def difference_from_json(data: dict[str, Any] | None) -> Difference | None:
+    """Read back a Difference from ``dataclasses.asdict``."""
+    return Difference(**{**data, "factors": data["factors"] and tuple(data["factors"])}) if data else None
 
 
 def law_from_json(data: dict[str, Any]) -> LawResult:
@@ -243,6 +265,7 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
         verdict=Overall.ERROR if broken else overall(together, covered),
         diagnosis=one.diagnosis or other.diagnosis,
         pairing=one.pairing or other.pairing,
+        difference=one.difference or other.difference,
         built=one.built or other.built,
         coverage=covered,
         message=one.message or other.message,

@@ -111,14 +111,19 @@ def _kind_of_difference(theirs: tuple[Place, ...], right: tuple[Place, ...]) -> 
         return "missing"
     if not right:
         return "added"
-    (row, position, *book), (right_row, right_position, *right_book) = theirs[0], right[0]
+    return f"moved: {how_moved(theirs[0], right[0])}"
+
+
+def how_moved(found: Place, right: Place) -> str:
+    """Where a label stands that was scored in place of the right one, in a word."""
+    (row, position, *book), (right_row, right_position, *right_book) = found, right
     if row < 0:
-        return "moved: off the batch"
+        return "off the batch"
     if row != right_row:
-        return "moved: another row"
+        return "another row"
     if book != right_book:
-        return "moved: another codebook"
-    return f"moved: {position - right_position:+d}" if abs(position - right_position) <= 2 else "moved: far"
+        return "another codebook"
+    return f"{position - right_position:+d}" if abs(position - right_position) <= 2 else "far"
 
 
 @law(
@@ -177,8 +182,10 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]
     for name in trial.spec.labels:
 
         def evaluate(labels: torch.Tensor, name: str = name) -> float:
+            if stuck:
+                return math.nan  # one case without a loss is enough: nothing more is asked
             changed: dict[str, Any] = {name: labels}
-            observation = trial.observe(trial.variation(case, lambda batch: replace(batch, **changed)))
+            observation = trial.observe(replace(case, batch=replace(case.batch, **changed)))  # no right answer needed
             if observation.problem is not None or observation.value is None:
                 stuck.append(observation)
                 return math.nan

@@ -9,10 +9,12 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.pairing import Group, Pair, Pairing, assemble, divide_by, group, heads_of, select
 from shiftproof.reference.spec import Combine, Denominator, Documents, Heads, LossSpec, LossTerm, ShiftedBy
 
-from .base import Mutant, family, mutant
+from .base import Choose, Mutant, family, mutant
 
 
-def _regrouped(spec: LossSpec, batch: Batch, change: Callable[[LossTerm, int], list[Group] | None]) -> Pairing | None:
+def _regrouped(
+    spec: LossSpec, batch: Batch, change: Callable[[LossTerm, int], list[Group] | None], choose: Choose = select
+) -> Pairing | None:
     """The pairing with other groups in the terms that predict ahead; None where ``change`` has none for any of them."""
     changed = [change(term, index) if term.heads is Heads.AHEAD else None for index, term in enumerate(spec.terms)]
     if all(groups is None for groups in changed):
@@ -21,7 +23,7 @@ def _regrouped(spec: LossSpec, batch: Batch, change: Callable[[LossTerm, int], l
         spec,
         batch,
         [
-            group(term, batch, select(term, batch, index)) if groups is None else groups
+            group(term, batch, choose(term, batch, index)) if groups is None else groups
             for index, (term, groups) in enumerate(zip(spec.terms, changed, strict=True))
         ],
     )
@@ -55,18 +57,19 @@ def head_off_by_one(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
     seen="Megatron-LM#3396, MaxText",
     whole=True,
     needs="heads that predict further ahead, and documents",
+    over=True,
 )
-def mtp_cross_document(spec: LossSpec, batch: Batch, where: str) -> Pairing | None:
+def mtp_cross_document(spec: LossSpec, batch: Batch, where: str, choose: Choose = select) -> Pairing | None:
     def change(term: LossTerm, index: int) -> list[Group] | None:
         if term.documents is Documents.NONE:
             return None
-        inside = select(term, batch, index)
-        everywhere = select(replace(term, documents=Documents.NONE), batch, index)
+        inside = choose(term, batch, index)
+        everywhere = choose(replace(term, documents=Documents.NONE), batch, index)
         right = {pair.logit for pair in inside}
         first = 0 if where == "at every depth" else 1
         return group(term, batch, [pair for pair in everywhere if pair.logit in right or pair.logit[2] >= first])
 
-    return _regrouped(spec, batch, change)
+    return _regrouped(spec, batch, change, choose)
 
 
 @mutant(
@@ -77,10 +80,11 @@ def mtp_cross_document(spec: LossSpec, batch: Batch, where: str) -> Pairing | No
     seen="Megatron-LM#3159",
     whole=True,
     needs="heads that predict further ahead, divided by a count",
+    over=True,
 )
-def mtp_scale(spec: LossSpec, batch: Batch) -> Pairing | None:
+def mtp_scale(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
     def change(term: LossTerm, index: int) -> list[Group] | None:
-        pairs = select(term, batch, index)
+        pairs = choose(term, batch, index)
         if term.denominator is Denominator.NUM_ITEMS:
             return group(replace(term, denominator=Denominator.VALID), batch, pairs)
         if term.denominator is not Denominator.VALID:
@@ -89,7 +93,7 @@ def mtp_scale(spec: LossSpec, batch: Batch) -> Pairing | None:
         count = _main_count(term, batch) * (heads_of(term, batch) if term.combine is Combine.FLAT else 1)
         return [of_group._replace(denominator=count) for of_group in group(term, batch, pairs)]
 
-    return _regrouped(spec, batch, change)
+    return _regrouped(spec, batch, change, choose)
 
 
 def _main_count(term: LossTerm, batch: Batch) -> float:

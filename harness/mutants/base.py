@@ -13,13 +13,28 @@ from shiftproof.reference.spec import LossSpec, LossTerm
 Wrong = Callable[[LossSpec, Batch], Pairing | None]
 """The pairs a buggy loss would use on a batch, or None where the bug cannot be had under this spec."""
 
+Choose = Callable[[LossTerm, Batch, int], list[Pair]]
+"""Which pairs of a term count, not yet divided: the reference's ``select``, or what another bug makes of it."""
+
+
+class CannotBeHad(Exception):
+    """Raised in choosing pairs where the bug that chooses them cannot be had."""
+
+
+WrongOver = Callable[[LossSpec, Batch, Choose], Pairing | None]
+"""As :data:`Wrong`, over pairs that were chosen in any way."""
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One way in which a bug is written: the same name, another constant."""
+    """One way in which a bug is written: the same name, another constant.
+
+    ``over`` re-enacts it over pairs that another bug chose; None for a bug that chooses all of its pairs itself.
+    """
 
     detail: str
     wrong: Wrong
+    over: WrongOver | None = None
 
 
 @dataclass(frozen=True)
@@ -47,41 +62,46 @@ class Mutant:
 
 
 def mutant(
-    name: str, *, formula: str, tells: str, seen: str, whole: bool = False, needs: str = ""
-) -> Callable[[Wrong], Mutant]:
-    """Make a mutant of one function of (spec, batch)."""
+    name: str, *, formula: str, tells: str, seen: str, whole: bool = False, needs: str = "", over: bool = False
+) -> Callable[[Callable[..., Pairing | None]], Mutant]:
+    """Make a mutant of one function of (spec, batch), or, where it can be had ``over`` chosen pairs, and choose."""
 
-    def make(wrong: Wrong) -> Mutant:
-        return Mutant(name, formula, tells, seen, (Variant("", wrong),), whole, needs)
+    def make(wrong: Callable[..., Pairing | None]) -> Mutant:
+        return Mutant(name, formula, tells, seen, (Variant("", wrong, wrong if over else None),), whole, needs)
 
     return make
 
 
 def family(
     name: str,
-    over: Iterable[object],
+    values: Iterable[object],
     *,
     formula: str,
     tells: str,
     seen: str,
     whole: bool = False,
     needs: str = "",
+    over: bool = False,
 ) -> Callable[[Callable[..., Pairing | None]], Mutant]:
-    """Make a mutant of one function of (spec, batch, value) for every value of ``over``."""
+    """Make a mutant of one function of (spec, batch, value), as :func:`mutant` does, for every one of ``values``."""
 
     def make(wrong: Callable[..., Pairing | None]) -> Mutant:
         def variant(value: object) -> Variant:
-            return Variant(str(value), lambda spec, batch: wrong(spec, batch, value))
+            return Variant(
+                str(value),
+                lambda spec, batch: wrong(spec, batch, value),
+                (lambda spec, batch, choose: wrong(spec, batch, value, choose)) if over else None,
+            )
 
-        return Mutant(name, formula, tells, seen, tuple(variant(value) for value in over), whole, needs)
+        return Mutant(name, formula, tells, seen, tuple(variant(value) for value in values), whole, needs)
 
     return make
 
 
-def respecified(spec: LossSpec, batch: Batch, **fields: object) -> Pairing:
+def respecified(spec: LossSpec, batch: Batch, choose: Choose = select, **fields: object) -> Pairing:
     """The pairing of the same loss with some fields of its term changed."""
     term = replace(spec.terms[0], **fields)  # type: ignore[arg-type]
-    return repaired(spec, batch, select(term, batch), term=term)
+    return repaired(spec, batch, choose(term, batch, 0), term=term)
 
 
 def repaired(

@@ -15,7 +15,6 @@ from shiftproof.reference.pairing import (
     Pairing,
     Rule,
     assemble,
-    build_pairing,
     codebook_weights,
     first_logit,
     group,
@@ -25,7 +24,7 @@ from shiftproof.reference.pairing import (
 )
 from shiftproof.reference.spec import Axis, Combine, Denominator, Heads, LossSpec, LossTerm
 
-from .base import Mutant, family, mutant
+from .base import Choose, Mutant, family, mutant
 
 
 def _books(term: LossTerm) -> bool:
@@ -34,7 +33,11 @@ def _books(term: LossTerm) -> bool:
 
 
 def _regrouped(
-    spec: LossSpec, batch: Batch, chosen: list[list[Pair] | None], left_out: frozenset[int] = frozenset()
+    spec: LossSpec,
+    batch: Batch,
+    chosen: list[list[Pair] | None],
+    left_out: frozenset[int] = frozenset(),
+    choose: Choose = select,
 ) -> Pairing | None:
     """The pairing with other pairs in the terms that have some; None where no term has. Heads ``left_out`` of those
     terms are not even averaged over."""
@@ -44,7 +47,7 @@ def _regrouped(
         spec,
         batch,
         [
-            group(term, batch, select(term, batch, index)) if pairs is None else _grouped(term, batch, pairs, left_out)
+            group(term, batch, choose(term, batch, index)) if pairs is None else _grouped(term, batch, pairs, left_out)
             for index, (term, pairs) in enumerate(zip(spec.terms, chosen, strict=True))
         ],
     )
@@ -59,11 +62,18 @@ def _grouped(term: LossTerm, batch: Batch, pairs: list[Pair], left_out: frozense
     return [of_head._replace(share=of_head.share / over) for of_head in kept if over]
 
 
-def _respecified(spec: LossSpec, batch: Batch, terms: list[LossTerm]) -> Pairing | None:
+def _respecified(spec: LossSpec, batch: Batch, terms: list[LossTerm], choose: Choose) -> Pairing | None:
     """The pairing of other terms of the same names, or None where they are the same."""
     if tuple(terms) == spec.terms:
         return None
-    return build_pairing(replace(spec, terms=tuple(terms)), batch)
+    return _built(replace(spec, terms=tuple(terms)), batch, choose)
+
+
+def _built(spec: LossSpec, batch: Batch, choose: Choose) -> Pairing:
+    """The pairs that ``choose`` has for a spec, grouped and divided as it says."""
+    return assemble(
+        spec, batch, [group(term, batch, choose(term, batch, index)) for index, term in enumerate(spec.terms)]
+    )
 
 
 def _elsewhere(
@@ -251,8 +261,8 @@ def _place(flat: int, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return flat // (length * books), flat // books % length, flat % books
 
 
-def _recombined(spec: LossSpec, batch: Batch, how: Combine, of: tuple[Combine, ...]) -> Pairing | None:
-    return _respecified(spec, batch, [_recombined_term(term, how, of) for term in spec.terms])
+def _recombined(spec: LossSpec, batch: Batch, choose: Choose, how: Combine, of: tuple[Combine, ...]) -> Pairing | None:
+    return _respecified(spec, batch, [_recombined_term(term, how, of) for term in spec.terms], choose)
 
 
 def _recombined_term(term: LossTerm, how: Combine, of: tuple[Combine, ...]) -> LossTerm:
@@ -284,8 +294,9 @@ _MEANS = (Combine.MEAN, Combine.MEAN_NONEMPTY, Combine.WEIGHTED_MEAN)
     seen="MusicGen's mean under Moshi's promise",
     whole=True,
     needs="codebooks or heads under a flat mean",
+    over=True,
 )
-def codebook_macro(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
+def codebook_macro(spec: LossSpec, batch: Batch, over: str, choose: Choose = select) -> Pairing | None:
     how = Combine.MEAN if over == "over all codebooks" else Combine.MEAN_NONEMPTY
     if all(term.heads not in (Heads.CODEBOOKS, Heads.AHEAD) or term.combine is not Combine.FLAT for term in spec.terms):
         return None
@@ -297,7 +308,7 @@ def codebook_macro(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
         else _recombined_term(term, how, (Combine.FLAT,))
         for term in spec.terms
     ]
-    return build_pairing(replace(spec, terms=tuple(terms)), batch)
+    return _built(replace(spec, terms=tuple(terms)), batch, choose)
 
 
 @family(
@@ -308,10 +319,11 @@ def codebook_macro(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
     seen="Moshi's mean under MusicGen's promise",
     whole=True,
     needs="codebooks or heads that are not under a flat mean",
+    over=True,
 )
-def codebook_micro(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
+def codebook_micro(spec: LossSpec, batch: Batch, how: str, choose: Choose = select) -> Pairing | None:
     if not how:
-        return _recombined(spec, batch, Combine.FLAT, (*_MEANS, Combine.SUM))
+        return _recombined(spec, batch, choose, Combine.FLAT, (*_MEANS, Combine.SUM))
     return _respecified(
         spec,
         batch,
@@ -321,6 +333,7 @@ def codebook_micro(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
             else term
             for term in spec.terms
         ],
+        choose,
     )
 
 
@@ -331,9 +344,10 @@ def codebook_micro(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
     seen="Higgs-audio in transformers",
     whole=True,
     needs="a mean over codebooks or heads",
+    over=True,
 )
-def codebook_sum(spec: LossSpec, batch: Batch) -> Pairing | None:
-    return _recombined(spec, batch, Combine.SUM, _MEANS)
+def codebook_sum(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
+    return _recombined(spec, batch, choose, Combine.SUM, _MEANS)
 
 
 @mutant(
@@ -343,9 +357,10 @@ def codebook_sum(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="an easy slip",
     whole=True,
     needs="a sum or a weighted mean over codebooks or heads",
+    over=True,
 )
-def codebook_mean(spec: LossSpec, batch: Batch) -> Pairing | None:
-    return _recombined(spec, batch, Combine.MEAN, (Combine.SUM, Combine.WEIGHTED_MEAN))
+def codebook_mean(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
+    return _recombined(spec, batch, choose, Combine.MEAN, (Combine.SUM, Combine.WEIGHTED_MEAN))
 
 
 @mutant(
@@ -355,9 +370,10 @@ def codebook_mean(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="NeMo's policy under that of Higgs-audio trainers",
     whole=True,
     needs="a mean over the codebooks that are not empty",
+    over=True,
 )
-def empty_codebook_counted(spec: LossSpec, batch: Batch) -> Pairing | None:
-    return _recombined(spec, batch, Combine.MEAN, (Combine.MEAN_NONEMPTY,))
+def empty_codebook_counted(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
+    return _recombined(spec, batch, choose, Combine.MEAN, (Combine.MEAN_NONEMPTY,))
 
 
 @mutant(
@@ -367,9 +383,10 @@ def empty_codebook_counted(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="Higgs-audio trainers' policy under MusicGen's",
     whole=True,
     needs="a mean over all codebooks",
+    over=True,
 )
-def empty_codebook_skipped(spec: LossSpec, batch: Batch) -> Pairing | None:
-    return _recombined(spec, batch, Combine.MEAN_NONEMPTY, (Combine.MEAN,))
+def empty_codebook_skipped(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
+    return _recombined(spec, batch, choose, Combine.MEAN_NONEMPTY, (Combine.MEAN,))
 
 
 @family(
@@ -380,8 +397,9 @@ def empty_codebook_skipped(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="an easy slip: range(1, K), range(K−1), [..., 0]",
     whole=True,
     needs="codebooks or heads",
+    over=True,
 )
-def codebook_missing(spec: LossSpec, batch: Batch, which: str) -> Pairing | None:
+def codebook_missing(spec: LossSpec, batch: Batch, which: str, choose: Choose = select) -> Pairing | None:
     chosen: list[list[Pair] | None] = []
     unseen: frozenset[int] = frozenset()
     for index, term in enumerate(spec.terms):
@@ -392,8 +410,8 @@ def codebook_missing(spec: LossSpec, batch: Batch, which: str) -> Pairing | None
         left_out = {"the first": {0}, "the last": {heads - 1}}.get(which.split(",")[0], set(range(1, heads)))
         if which == "all but one" or "÷" in which:
             unseen = frozenset(left_out)
-        chosen.append([pair for pair in select(term, batch, index) if pair.logit[2] not in left_out])
-    return _regrouped(spec, batch, chosen, unseen)
+        chosen.append([pair for pair in choose(term, batch, index) if pair.logit[2] not in left_out])
+    return _regrouped(spec, batch, chosen, unseen, choose)
 
 
 @family(
@@ -405,12 +423,13 @@ def codebook_missing(spec: LossSpec, batch: Batch, which: str) -> Pairing | None
     seen="transformers CSM under Trainer",
     whole=True,
     needs="labels of rank 3 that are counted",
+    over=True,
 )
-def count_axis(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
+def count_axis(spec: LossSpec, batch: Batch, how: str, choose: Choose = select) -> Pairing | None:
     groups: list[list[Group]] = []
     changed = False
     for index, term in enumerate(spec.terms):
-        right = group(term, batch, select(term, batch, index))
+        right = group(term, batch, choose(term, batch, index))
         labels = labels_of(term, batch)
         given = term.denominator is Denominator.NUM_ITEMS_OR_VALID and batch.num_items_in_batch is not None
         if labels.dim() != 3 or term.denominator in (Denominator.ONE, Denominator.POSITIONS) or given:
@@ -448,8 +467,9 @@ def count_axis(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
     seen="Qwen3-TTS's 0.3, Higgs-audio trainers' audio weight",
     whole=True,
     needs="2 terms, or a term with a weight",
+    over=True,
 )
-def term_weight(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
+def term_weight(spec: LossSpec, batch: Batch, how: str, choose: Choose = select) -> Pairing | None:
     terms = list(spec.terms)
     if len(terms) < 2 and how != "1":
         return None
@@ -461,7 +481,7 @@ def term_weight(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
             terms[index] = replace(term, weight=term.weight / len(terms))
         elif heads > 1:
             terms[index] = replace(term, weight=term.weight * (heads if how == "×K" else 1 / heads))
-    return _respecified(spec, batch, terms)
+    return _respecified(spec, batch, terms, choose)
 
 
 @family(
@@ -472,11 +492,13 @@ def term_weight(spec: LossSpec, batch: Batch, how: str) -> Pairing | None:
     seen="Higgs-audio trainers: the audio loss was computed and not added",
     whole=True,
     needs="2 terms",
+    over=True,
 )
-def term_missing(spec: LossSpec, batch: Batch, which: int) -> Pairing | None:
+def term_missing(spec: LossSpec, batch: Batch, which: int, choose: Choose = select) -> Pairing | None:
     if len(spec.terms) < 2:
         return None
-    return _regrouped(spec, batch, [[] if index == which else None for index in range(len(spec.terms))])
+    chosen: list[list[Pair] | None] = [[] if index == which else None for index in range(len(spec.terms))]
+    return _regrouped(spec, batch, chosen, choose=choose)
 
 
 @mutant(
@@ -486,11 +508,12 @@ def term_missing(spec: LossSpec, batch: Batch, which: int) -> Pairing | None:
     seen="text labels' count used for the audio",
     whole=True,
     needs="2 terms",
+    over=True,
 )
-def term_denominator(spec: LossSpec, batch: Batch) -> Pairing | None:
+def term_denominator(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
     if len(spec.terms) < 2:
         return None
-    groups = [group(term, batch, select(term, batch, index)) for index, term in enumerate(spec.terms)]
+    groups = [group(term, batch, choose(term, batch, index)) for index, term in enumerate(spec.terms)]
     total = groups[0][0].denominator
     return assemble(spec, batch, [groups[0], *([g._replace(denominator=total) for g in of] for of in groups[1:])])
 
@@ -502,17 +525,18 @@ def term_denominator(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="Moshi, VALL-E: the codebook's size as a sentinel",
     whole=True,
     needs="an id past the last class that marks fill",
+    over=True,
 )
-def sentinel_scored(spec: LossSpec, batch: Batch) -> Pairing | None:
+def sentinel_scored(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
     chosen: list[list[Pair] | None] = []
     for index, term in enumerate(spec.terms):
         if not term.sentinel:
             chosen.append(None)
             continue
         last = batch.tensor(term.logits).shape[-1] - 1
-        pairs = select(replace(term, sentinel=False), batch, index)
+        pairs = choose(replace(term, sentinel=False), batch, index)
         chosen.append([pair._replace(target=min(pair.target, last)) for pair in pairs])
-    return _regrouped(spec, batch, chosen)
+    return _regrouped(spec, batch, chosen, choose=choose)
 
 
 @mutant(
@@ -522,9 +546,10 @@ def sentinel_scored(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="Parler's mask without its labels != bos",
     whole=True,
     needs="a begin-of-sequence code that is not trained",
+    over=True,
 )
-def bos_scored(spec: LossSpec, batch: Batch) -> Pairing | None:
-    return _respecified(spec, batch, [replace(term, ignores_bos=False) for term in spec.terms])
+def bos_scored(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
+    return _respecified(spec, batch, [replace(term, ignores_bos=False) for term in spec.terms], choose)
 
 
 @mutant(
@@ -534,9 +559,10 @@ def bos_scored(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="Parler's mask without its input_ids != eos",
     whole=True,
     needs="a mask by the inputs' end of sequence",
+    over=True,
 )
-def mask_by_labels(spec: LossSpec, batch: Batch) -> Pairing | None:
-    return _respecified(spec, batch, [replace(term, stops_at_eos=False) for term in spec.terms])
+def mask_by_labels(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
+    return _respecified(spec, batch, [replace(term, stops_at_eos=False) for term in spec.terms], choose)
 
 
 @mutant(
@@ -546,12 +572,14 @@ def mask_by_labels(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="an easy slip",
     whole=True,
     needs="codebook weights",
+    over=True,
 )
-def codebook_weights_unused(spec: LossSpec, batch: Batch) -> Pairing | None:
+def codebook_weights_unused(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
     return _respecified(
         spec,
         batch,
         [_unweighted(term) for term in spec.terms],
+        choose,
     )
 
 
@@ -563,8 +591,9 @@ def codebook_weights_unused(spec: LossSpec, batch: Batch) -> Pairing | None:
     seen="ms-swift's denominator under moshi-finetune's promise",
     whole=True,
     needs="a division by weights",
+    over=True,
 )
-def weights_over_count(spec: LossSpec, batch: Batch, only: int | None) -> Pairing | None:
+def weights_over_count(spec: LossSpec, batch: Batch, only: int | None, choose: Choose = select) -> Pairing | None:
     groups: list[list[Group]] = []
     changed = False
     for index, term in enumerate(spec.terms):
@@ -572,7 +601,7 @@ def weights_over_count(spec: LossSpec, batch: Batch, only: int | None) -> Pairin
         mine = only is None or only == index
         if mine and term.denominator in (Denominator.WEIGHTS, Denominator.CLASS_WEIGHTS):
             counted = replace(term, denominator=Denominator.VALID)
-        right = group(counted, batch, select(counted, batch, index))
+        right = group(counted, batch, choose(counted, batch, index))
         if mine and term.combine is Combine.WEIGHTED_MEAN:
             weights = codebook_weights(term, batch) or []
             right = [of._replace(share=w / len(weights)) for of, w in zip(right, weights, strict=True)]

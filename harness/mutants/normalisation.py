@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, labels_of, shift_of
+from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, labels_of, select, shift_of
 from shiftproof.reference.spec import Denominator, LossSpec, Reduction, ShiftedBy
 
-from .base import Mutant, family, mutant, repaired, right_pairs
+from .base import Choose, Mutant, family, mutant, repaired
 
 
 def _averages(spec: LossSpec) -> bool:
@@ -22,13 +22,13 @@ def _own_count(spec: LossSpec, batch: Batch, pairs: list[Pair]) -> float:
 
 
 def _grouped(
-    spec: LossSpec, batch: Batch, group_of: Callable[[Pair], int], groups: int | None, sum_up: bool
+    spec: LossSpec, batch: Batch, choose: Choose, group_of: Callable[[Pair], int], groups: int | None, sum_up: bool
 ) -> Pairing | None:
     """The sum, or the mean over ``groups`` (None: over those with a pair), of the means of groups of pairs."""
     if not _averages(spec):
         return None
     members: dict[int, list[Pair]] = {}
-    for pair in right_pairs(spec, batch):
+    for pair in choose(spec.terms[0], batch, 0):
         members.setdefault(group_of(pair), []).append(pair)
     over = 1 if sum_up else (len(members) if groups is None else groups)
     pairs = [
@@ -39,10 +39,10 @@ def _grouped(
     return repaired(spec, batch, sorted(pairs), denominator=1.0)
 
 
-def _scaled(spec: LossSpec, batch: Batch, factor: float) -> Pairing | None:
+def _scaled(spec: LossSpec, batch: Batch, choose: Choose, factor: float) -> Pairing | None:
     if not _averages(spec):
         return None
-    pairs = right_pairs(spec, batch)
+    pairs = choose(spec.terms[0], batch, 0)
     return repaired(spec, batch, pairs, denominator=divide_by(spec.terms[0], batch, pairs) / factor)
 
 
@@ -63,13 +63,16 @@ def _trained_labels(spec: LossSpec, batch: Batch, first: int) -> int:
     tells="one ignored label",
     seen="Paddle#47418",
     needs="a mean",
+    over=True,
 )
-def denominator_all(spec: LossSpec, batch: Batch, tail: str) -> Pairing | None:
+def denominator_all(spec: LossSpec, batch: Batch, tail: str, choose: Choose = select) -> Pairing | None:
     rows, length = batch.tensor("labels").shape
     if tail == "trimmed tail":
         length = max(length - shift_of(spec.terms[0], batch), 0)
     return (
-        repaired(spec, batch, right_pairs(spec, batch), denominator=float(rows * length)) if _averages(spec) else None
+        repaired(spec, batch, choose(spec.terms[0], batch, 0), denominator=float(rows * length))
+        if _averages(spec)
+        else None
     )
 
 
@@ -79,12 +82,13 @@ def denominator_all(spec: LossSpec, batch: Batch, tail: str) -> Pairing | None:
     tells="y_0 valid",
     seen="transformers#46204, Trainer 4.46–5.9",
     needs="a mean, and a loss that shifts",
+    over=True,
 )
-def overcount_rows(spec: LossSpec, batch: Batch) -> Pairing | None:
+def overcount_rows(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
     if not _averages(spec) or not shift_of(spec.terms[0], batch):
         return None
     count = _trained_labels(spec, batch, first=0)
-    return repaired(spec, batch, right_pairs(spec, batch), denominator=float(count))
+    return repaired(spec, batch, choose(spec.terms[0], batch, 0), denominator=float(count))
 
 
 @mutant(
@@ -93,12 +97,13 @@ def overcount_rows(spec: LossSpec, batch: Batch) -> Pairing | None:
     tells="y_0 valid",
     seen="transformers#46903",
     needs="a mean, and labels that the loss does not shift",
+    over=True,
 )
-def undercount_aligned(spec: LossSpec, batch: Batch) -> Pairing | None:
+def undercount_aligned(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
     if not _averages(spec) or spec.terms[0].shifted_by is ShiftedBy.LOSS:
         return None
     count = _trained_labels(spec, batch, first=1)
-    return repaired(spec, batch, right_pairs(spec, batch), denominator=float(count))
+    return repaired(spec, batch, choose(spec.terms[0], batch, 0), denominator=float(count))
 
 
 @mutant(
@@ -107,11 +112,12 @@ def undercount_aligned(spec: LossSpec, batch: Batch) -> Pairing | None:
     tells="a count other than N",
     seen="transformers#47688 (49 classes)",
     needs="num_items_in_batch",
+    over=True,
 )
-def count_ignored(spec: LossSpec, batch: Batch) -> Pairing | None:
+def count_ignored(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
     if spec.terms[0].denominator not in (Denominator.NUM_ITEMS, Denominator.NUM_ITEMS_OR_VALID):
         return None
-    pairs = right_pairs(spec, batch)
+    pairs = choose(spec.terms[0], batch, 0)
     return repaired(spec, batch, pairs, denominator=float(len(pairs)))
 
 
@@ -121,9 +127,10 @@ def count_ignored(spec: LossSpec, batch: Batch) -> Pairing | None:
     tells="2 rows of unequal counts",
     seen="a policy in some trainers, wrong where not declared",
     needs="a mean",
+    over=True,
 )
-def row_mean(spec: LossSpec, batch: Batch) -> Pairing | None:
-    return _grouped(spec, batch, lambda pair: pair.logit[0], None, sum_up=False)
+def row_mean(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
+    return _grouped(spec, batch, choose, lambda pair: pair.logit[0], None, sum_up=False)
 
 
 def _micro_batch(batch: Batch, parts: int) -> tuple[Callable[[Pair], int], int]:
@@ -140,10 +147,11 @@ def _micro_batch(batch: Batch, parts: int) -> tuple[Callable[[Pair], int], int]:
     tells="2 micro-batches of unequal counts",
     seen="transformers#34191, unsloth#1134",
     needs="a mean",
+    over=True,
 )
-def mean_of_means(spec: LossSpec, batch: Batch, parts: int) -> Pairing | None:
+def mean_of_means(spec: LossSpec, batch: Batch, parts: int, choose: Choose = select) -> Pairing | None:
     group_of, groups = _micro_batch(batch, parts)
-    return _grouped(spec, batch, group_of, groups, sum_up=False)
+    return _grouped(spec, batch, choose, group_of, groups, sum_up=False)
 
 
 @family(
@@ -153,10 +161,11 @@ def mean_of_means(spec: LossSpec, batch: Batch, parts: int) -> Pairing | None:
     tells="2 micro-batches",
     seen="transformers#37766, #47688",
     needs="a mean",
+    over=True,
 )
-def sum_of_means(spec: LossSpec, batch: Batch, parts: int) -> Pairing | None:
+def sum_of_means(spec: LossSpec, batch: Batch, parts: int, choose: Choose = select) -> Pairing | None:
     group_of, groups = _micro_batch(batch, parts)
-    return _grouped(spec, batch, group_of, groups, sum_up=True)
+    return _grouped(spec, batch, choose, group_of, groups, sum_up=True)
 
 
 @family(
@@ -166,9 +175,10 @@ def sum_of_means(spec: LossSpec, batch: Batch, parts: int) -> Pairing | None:
     tells="2 ranks of unequal counts",
     seen="transformers#34242",
     needs="a mean",
+    over=True,
 )
-def rank_mean_of_means(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | None:
-    return _grouped(spec, batch, lambda pair: pair.logit[0] % ranks, ranks, sum_up=False)
+def rank_mean_of_means(spec: LossSpec, batch: Batch, ranks: int, choose: Choose = select) -> Pairing | None:
+    return _grouped(spec, batch, choose, lambda pair: pair.logit[0] % ranks, ranks, sum_up=False)
 
 
 @family(
@@ -178,9 +188,10 @@ def rank_mean_of_means(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | No
     tells="any input",
     seen="unsloth-zoo#1023",
     needs="a mean",
+    over=True,
 )
-def double_divide(spec: LossSpec, batch: Batch, times: int) -> Pairing | None:
-    return _scaled(spec, batch, 1 / times)
+def double_divide(spec: LossSpec, batch: Batch, times: int, choose: Choose = select) -> Pairing | None:
+    return _scaled(spec, batch, choose, 1 / times)
 
 
 @family(
@@ -190,9 +201,10 @@ def double_divide(spec: LossSpec, batch: Batch, times: int) -> Pairing | None:
     tells="any input",
     seen="torchtune#2172",
     needs="a mean",
+    over=True,
 )
-def world_size_missing(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | None:
-    return _scaled(spec, batch, 1 / ranks)
+def world_size_missing(spec: LossSpec, batch: Batch, ranks: int, choose: Choose = select) -> Pairing | None:
+    return _scaled(spec, batch, choose, 1 / ranks)
 
 
 @family(
@@ -202,9 +214,10 @@ def world_size_missing(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | No
     tells="any input",
     seen="verl#5983",
     needs="a mean",
+    over=True,
 )
-def cp_undercount(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | None:
-    return _scaled(spec, batch, float(ranks))
+def cp_undercount(spec: LossSpec, batch: Batch, ranks: int, choose: Choose = select) -> Pairing | None:
+    return _scaled(spec, batch, choose, float(ranks))
 
 
 @family(
@@ -214,11 +227,12 @@ def cp_undercount(spec: LossSpec, batch: Batch, ranks: int) -> Pairing | None:
     tells="2 packed documents",
     seen="unsloth-zoo#1066",
     needs="a mean, and position_ids",
+    over=True,
 )
-def packed_double_subtract(spec: LossSpec, batch: Batch, times: int) -> Pairing | None:
+def packed_double_subtract(spec: LossSpec, batch: Batch, times: int, choose: Choose = select) -> Pairing | None:
     if batch.position_ids is None or not _averages(spec):
         return None
-    pairs = right_pairs(spec, batch)
+    pairs = choose(spec.terms[0], batch, 0)
     boundaries = int((batch.position_ids[:, 1:] == 0).sum())
     if not boundaries:
         return None
@@ -240,10 +254,11 @@ def _chunk_of(spec: LossSpec, batch: Batch, size: int) -> tuple[Callable[[Pair],
     tells="2 chunks",
     seen="NeMo Automodel#3803",
     needs="a mean",
+    over=True,
 )
-def chunk_mean_sum(spec: LossSpec, batch: Batch, size: int) -> Pairing | None:
+def chunk_mean_sum(spec: LossSpec, batch: Batch, size: int, choose: Choose = select) -> Pairing | None:
     group_of, chunks = _chunk_of(spec, batch, size)
-    return _grouped(spec, batch, group_of, chunks, sum_up=True)
+    return _grouped(spec, batch, choose, group_of, chunks, sum_up=True)
 
 
 @family(
@@ -253,10 +268,11 @@ def chunk_mean_sum(spec: LossSpec, batch: Batch, size: int) -> Pairing | None:
     tells="2 chunks of unequal counts",
     seen="NeMo Automodel#3803",
     needs="a mean",
+    over=True,
 )
-def chunk_mean_mean(spec: LossSpec, batch: Batch, size: int) -> Pairing | None:
+def chunk_mean_mean(spec: LossSpec, batch: Batch, size: int, choose: Choose = select) -> Pairing | None:
     group_of, chunks = _chunk_of(spec, batch, size)
-    return _grouped(spec, batch, group_of, chunks, sum_up=False)
+    return _grouped(spec, batch, choose, group_of, chunks, sum_up=False)
 
 
 @family(
@@ -266,10 +282,11 @@ def chunk_mean_mean(spec: LossSpec, batch: Batch, size: int) -> Pairing | None:
     tells="steps mod G ≠ 0",
     seen="LLaMA-Factory#10705",
     needs="a mean",
+    over=True,
 )
-def tail_accumulation(spec: LossSpec, batch: Batch, window: int) -> Pairing | None:
+def tail_accumulation(spec: LossSpec, batch: Batch, window: int, choose: Choose = select) -> Pairing | None:
     left_over = batch.tensor("labels").shape[0] % window
-    return _scaled(spec, batch, left_over / window if left_over else 1.0)
+    return _scaled(spec, batch, choose, left_over / window if left_over else 1.0)
 
 
 NORMALISATION: tuple[Mutant, ...] = (

@@ -8,16 +8,16 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, select, shift_of
 from shiftproof.reference.spec import Documents, LossSpec, ShiftedBy
 
-from .base import Mutant, family, mutant, repaired, respecified, right_pairs
+from .base import CannotBeHad, Choose, Mutant, family, mutant, repaired, respecified
 
 
-def _every_position(spec: LossSpec, batch: Batch, ignored_as: int | None = None) -> list[Pair]:
+def _every_position(spec: LossSpec, batch: Batch, choose: Choose, ignored_as: int | None = None) -> list[Pair]:
     """A pair at every position that has a label to look at, ignored or not, documents and token weights as they are.
 
     Ignored labels stand as class ``ignored_as``, or as themselves.
     """
     term = spec.terms[0]
-    pairs = select(replace(term, ignore_index=None, ignored_ids=(), loss_mask=False), batch)
+    pairs = choose(replace(term, ignore_index=None, ignored_ids=(), loss_mask=False), batch, 0)
     if ignored_as is None:
         return pairs
     return [pair._replace(target=ignored_as) if pair.target == term.ignore_index else pair for pair in pairs]
@@ -30,13 +30,14 @@ def _every_position(spec: LossSpec, batch: Batch, ignored_as: int | None = None)
     tells="one ignored label",
     seen="Liger#974",
     needs="labels that are ignored",
+    over=True,
 )
-def ignore_unused(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
+def ignore_unused(spec: LossSpec, batch: Batch, over: str, choose: Choose = select) -> Pairing | None:
     ignored = spec.terms[0].ignore_index
     if ignored is None:
         return None
-    pairs = _every_position(spec, batch, ignored_as=0)
-    right = divide_by(spec.terms[0], batch, right_pairs(spec, batch))
+    pairs = _every_position(spec, batch, choose, ignored_as=0)
+    right = divide_by(spec.terms[0], batch, choose(spec.terms[0], batch, 0))
     return repaired(spec, batch, pairs, denominator=None if over == "÷ all" else right)
 
 
@@ -47,19 +48,32 @@ def ignore_unused(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
     tells="V=100, one ignored label",
     seen="optax#1185",
     needs="a negative ignore_index and 100 classes",
+    over=True,
 )
-def negative_label_wrap(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
+def negative_label_wrap(spec: LossSpec, batch: Batch, over: str, choose: Choose = select) -> Pairing | None:
     ignored = spec.terms[0].ignore_index
     classes = batch.tensor("logits").shape[2]
     if ignored is None or ignored >= 0 or classes + ignored < 0:
         return None
-    pairs = _every_position(spec, batch, ignored_as=classes + ignored)
-    right = divide_by(spec.terms[0], batch, right_pairs(spec, batch))
+    pairs = _every_position(spec, batch, choose, ignored_as=classes + ignored)
+    right = divide_by(spec.terms[0], batch, choose(spec.terms[0], batch, 0))
     return repaired(spec, batch, pairs, denominator=None if over == "÷ all" else right)
 
 
-def _without(spec: LossSpec, batch: Batch, target: int) -> Pairing:
-    return repaired(spec, batch, [pair for pair in right_pairs(spec, batch) if pair.target != target])
+def _labelled(batch: Batch, pairs: list[Pair]) -> list[Pair]:
+    """Pairs whose labels are places of the batch, so that what lies beside them can be looked up.
+
+    Raises:
+        CannotBeHad: when one is not: another bug made its target up.
+    """
+    rows, length = batch.tensor("labels").shape
+    if any(pair.label[0] >= rows or pair.label[1] >= length for pair in pairs):
+        raise CannotBeHad
+    return pairs
+
+
+def _without(spec: LossSpec, batch: Batch, choose: Choose, target: int) -> Pairing:
+    return repaired(spec, batch, [pair for pair in choose(spec.terms[0], batch, 0) if pair.target != target])
 
 
 @mutant(
@@ -67,9 +81,10 @@ def _without(spec: LossSpec, batch: Batch, target: int) -> Pairing:
     formula="the end-of-sequence id is masked with the padding and never trained",
     tells="an eos target",
     seen="transformers#23530, parler-tts#208",
+    over=True,
 )
-def eos_masked(spec: LossSpec, batch: Batch) -> Pairing | None:
-    return None if batch.eos_token_id is None else _without(spec, batch, batch.eos_token_id)
+def eos_masked(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
+    return None if batch.eos_token_id is None else _without(spec, batch, choose, batch.eos_token_id)
 
 
 @family(
@@ -78,9 +93,10 @@ def eos_masked(spec: LossSpec, batch: Batch) -> Pairing | None:
     formula="a legal id (0, pad, image) is dropped as if it were ignored",
     tells="that id as a target",
     seen="transformers#23530, trl#976",
+    over=True,
 )
-def hardcoded_ignore(spec: LossSpec, batch: Batch, dropped: int | str) -> Pairing | None:
-    return _without(spec, batch, batch.tensor("logits").shape[2] - 1 if dropped == "V−1" else int(dropped))
+def hardcoded_ignore(spec: LossSpec, batch: Batch, dropped: int | str, choose: Choose = select) -> Pairing | None:
+    return _without(spec, batch, choose, batch.tensor("logits").shape[2] - 1 if dropped == "V−1" else int(dropped))
 
 
 @mutant(
@@ -89,18 +105,19 @@ def hardcoded_ignore(spec: LossSpec, batch: Batch, dropped: int | str) -> Pairin
     tells="any prompt",
     seen="TRL ORPO 0.12–0.13",
     needs="a mask, or input_ids beside the labels",
+    over=True,
 )
-def prompt_included(spec: LossSpec, batch: Batch) -> Pairing | None:
+def prompt_included(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing | None:
     term = spec.terms[0]
     if term.loss_mask:
-        return respecified(spec, batch, loss_mask=False)
+        return respecified(spec, batch, choose, loss_mask=False)
     if shift_of(term, batch) != term.shift or not term.shift or batch.input_ids is None:
         return None
     real: list[list[int]] = batch.tensor("attention_mask").tolist()
     tokens: list[list[int]] = batch.input_ids.tolist()
     pairs = [
         pair._replace(target=tokens[pair.label[0]][pair.label[1]])
-        for pair in _every_position(spec, batch)
+        for pair in _labelled(batch, _every_position(spec, batch, choose))
         if real[pair.label[0]][pair.label[1]]
     ]
     return repaired(spec, batch, pairs)
@@ -113,22 +130,23 @@ def prompt_included(spec: LossSpec, batch: Batch) -> Pairing | None:
     tells="2 packed documents, B's first label valid",
     seen="trl#4170 (0.22.2–0.23.0), torchtune 0.6.1",
     needs="documents that no pair crosses",
+    over=True,
 )
-def cross_document(spec: LossSpec, batch: Batch, padding: str) -> Pairing | None:
+def cross_document(spec: LossSpec, batch: Batch, padding: str, choose: Choose = select) -> Pairing | None:
     term = spec.terms[0]
     if term.documents is Documents.NONE:
         return None
     crosses = term.shift or term.shifted_by is ShiftedBy.DATA
     if padding == "padding left out" and not crosses:
         return None
-    everything = respecified(spec, batch, documents=Documents.NONE)
+    everything = respecified(spec, batch, choose, documents=Documents.NONE)
     if padding == "padding scored" or term.documents is not Documents.SEGMENT_IDS:
         return everything
     real = batch.tensor("segment_ids") != 0
     first = first_logit(term, batch)
     pairs = [
         pair
-        for pair in select(replace(term, documents=Documents.NONE), batch)
+        for pair in _labelled(batch, choose(replace(term, documents=Documents.NONE), batch, 0))
         if bool(real[pair.label]) and bool(real[pair.logit[0], pair.logit[1] - first])
     ]
     return repaired(spec, batch, pairs)
@@ -141,12 +159,16 @@ def cross_document(spec: LossSpec, batch: Batch, padding: str) -> Pairing | None
     tells="2 documents",
     seen="MaxText#4756",
     needs="segment_ids",
+    over=True,
 )
-def segment_weight(spec: LossSpec, batch: Batch, over: str) -> Pairing | None:
+def segment_weight(spec: LossSpec, batch: Batch, over: str, choose: Choose = select) -> Pairing | None:
     if spec.terms[0].documents is not Documents.SEGMENT_IDS:
         return None
     segments = batch.tensor("segment_ids")
-    pairs = [pair._replace(weight=pair.weight * int(segments[pair.label])) for pair in right_pairs(spec, batch)]
+    pairs = [
+        pair._replace(weight=pair.weight * int(segments[pair.label]))
+        for pair in _labelled(batch, choose(spec.terms[0], batch, 0))
+    ]
     total = sum(pair.weight for pair in pairs) if over == "÷ Σ weights" else None
     return repaired(spec, batch, pairs, denominator=total)
 

@@ -8,8 +8,9 @@ each frame is a row of K. A :class:`View` is one of these, with the way back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from shiftproof.reference.pairing import (
     Pair,
     Pairing,
     Place,
+    assemble,
     build_pairing,
     codebook_weights,
     divide_by,
@@ -29,7 +31,7 @@ from shiftproof.reference.pairing import (
 )
 from shiftproof.reference.spec import Axis, Combine, Denominator, Empty, Heads, LossSpec, LossTerm, Reduction
 
-from .base import Mutant, Variant, Wrong
+from .base import CannotBeHad, Choose, Mutant, Variant
 
 _REMEMBERED = 256  # batches: hundreds of mutants are asked about the same ones in turn
 
@@ -60,34 +62,75 @@ def variants_under(mutant: Mutant, spec: LossSpec) -> Iterator[Variant]:
         for terms, name in scopes:
             for each in (False, True) if apart else (False,):
                 parts = (variant.detail, name and f"in {name}", each and "codebook by codebook")
-                yield Variant(", ".join(part for part in parts if part), _within(variant.wrong, terms, each))
+                yield _within(variant, ", ".join(part for part in parts if part), terms, each)
 
 
-def _within(wrong: Wrong, terms: tuple[int, ...], apart: bool) -> Wrong:
-    """``wrong`` in every text loss of these terms, the other terms right; None where one of them cannot have it."""
+def _within(variant: Variant, detail: str, terms: tuple[int, ...], apart: bool) -> Variant:
+    """``variant`` in every text loss of these terms, the other terms right; None where one of them cannot have it."""
+    alone, over = variant.wrong, variant.over
 
     def lifted(spec: LossSpec, batch: Batch) -> Pairing | None:
-        right = _right(spec, batch)
-        pairs = [pair for pair in right.pairs if pair.term not in terms]
-        for index in terms:
-            term, of_term = spec.terms[index], []
-            for view in views(term, batch, apart):
-                pairing = wrong(view.spec, view.batch)
-                if pairing is None:
-                    return None
-                of_term += [
-                    Pair(index, view.place(at, True), view.place(label, False), target, weight * view.share)
-                    for _, at, label, target, weight in pairing.pairs
-                ]
-            if term.combine is Combine.MEAN_NONEMPTY:  # of the codebooks that the wrong pairs leave
-                over = float(len({pair.logit[2] for pair in of_term})) or 1.0
-            else:
-                over = divide_by(term, batch, of_term) if _shares_denominator(term, apart) else 1.0
-            pairs += [pair._replace(weight=term.weight * pair.weight / over) for pair in of_term if over]
-        inside = [pair for pair in pairs if _is_inside(pair.logit, right.shapes[spec.terms[pair.term].logits])]
-        return replace(right, pairs=tuple(sorted(inside, key=lambda pair: (pair.term, pair.logit))))
+        return _lift(_right(spec, batch), spec, batch, terms, apart, lambda view, _: alone(view.spec, view.batch))
 
-    return lifted
+    def lifted_over(spec: LossSpec, batch: Batch, choose: Choose) -> Pairing | None:
+        assert over is not None
+        groups = [group(term, batch, choose(term, batch, index)) for index, term in enumerate(spec.terms)]
+
+        def of_view(view: View, index: int) -> Pairing | None:
+            return over(view.spec, view.batch, _seen_in(view, spec.terms[index], batch, index, choose))
+
+        return _lift(assemble(spec, batch, groups), spec, batch, terms, apart, of_view)
+
+    return Variant(detail, lifted, lifted_over if over else None)
+
+
+def _lift(
+    rest: Pairing,
+    spec: LossSpec,
+    batch: Batch,
+    terms: tuple[int, ...],
+    apart: bool,
+    of_view: Callable[[View, int], Pairing | None],
+) -> Pairing | None:
+    """The pairs that ``of_view`` has in every text loss of these terms, and of the other terms those of ``rest``."""
+    pairs = [pair for pair in rest.pairs if pair.term not in terms]
+    for index in terms:
+        term, of_term = spec.terms[index], []
+        for view in views(term, batch, apart):
+            pairing = of_view(view, index)
+            if pairing is None:
+                return None
+            of_term += [
+                Pair(index, view.place(at, True), view.place(label, False), target, weight * view.share)
+                for _, at, label, target, weight in pairing.pairs
+            ]
+        if term.combine is Combine.MEAN_NONEMPTY:  # of the codebooks that the wrong pairs leave
+            over = float(len({pair.logit[2] for pair in of_term})) or 1.0
+        else:
+            over = divide_by(term, batch, of_term) if _shares_denominator(term, apart) else 1.0
+        pairs += [pair._replace(weight=term.weight * pair.weight / over) for pair in of_term if over]
+    inside = [pair for pair in pairs if _is_inside(pair.logit, rest.shapes[spec.terms[pair.term].logits])]
+    return replace(rest, pairs=tuple(sorted(inside, key=lambda pair: (pair.term, pair.logit))))
+
+
+def _seen_in(view: View, term: LossTerm, batch: Batch, index: int, choose: Choose) -> Choose:
+    """What ``choose`` has of the whole term, as the text loss sees it: its own pairs, at its own places."""
+    (text,) = view.spec.terms
+    logits = {view.place(at, True): at for at in product(*map(range, view.batch.tensor("logits").shape[:2]))}
+    labels = {view.place(at, False): at for at in product(*map(range, view.batch.tensor("labels").shape))}
+
+    def seen(asked: LossTerm, _: Batch, __: int) -> list[Pair]:
+        changed = {
+            field.name: getattr(asked, field.name)
+            for field in fields(asked)
+            if getattr(asked, field.name) != getattr(text, field.name)
+        }
+        pairs = [pair for pair in choose(replace(term, **changed), batch, index) if pair.logit in logits]
+        if any(pair.label not in labels for pair in pairs):
+            raise CannotBeHad  # the first bug reads another text loss's labels
+        return [pair._replace(term=0, logit=logits[pair.logit], label=labels[pair.label]) for pair in pairs]
+
+    return seen
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from ..verdict import CandidateResult, Coverage, LawResult, Level, NamedBug, Overall, Verdict
+from ..verdict import CandidateResult, Coverage, Difference, LawResult, Level, Overall, Verdict
 from .events import CandidateJudged, CandidateStarted, CaseJudged, Event, LawJudged, RunFinished, RunStarted
 
 _COLOUR = {
@@ -92,7 +92,7 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
         lines.append(Text(f"\n  built under {result.built.of}", style="bold"))
         lines.append(Text("\n".join("    " + line for line in result.built.drawing.splitlines())))
     if worst is not None:
-        lines.append(_names(result.diagnosis))
+        lines.append(_names(result))
         if worst.counterexample is not None:
             lines.append(Text(f"  again:  shiftproof replay {worst.counterexample.replay}"))
     if result.laws:
@@ -204,13 +204,16 @@ def _value(value: object) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _names(diagnosis: tuple[NamedBug, ...]) -> Text:
-    if not diagnosis:
-        return Text("\n  no known bug: the findings above are all there is to go by", style="bold")
+def _names(result: CandidateResult) -> Text:
+    if not result.diagnosis:
+        return _nameless(result.difference, drawn=result.pairing is not None)
     text = Text()
-    for bug in diagnosis:
+    if len(result.diagnosis) > 1:
+        text.append("\n  no one bug explains this; together these two do, on every case looked at", style="bold")
+    for bug in result.diagnosis:
         detail = f" ({bug.detail})" if bug.detail else ""
-        text.append(f"\n  the bug is called {bug.mutant}{detail}", style="bold red")
+        called = "the bug is called" if len(result.diagnosis) == 1 else "one of them is called"
+        text.append(f"\n  {called} {bug.mutant}{detail}", style="bold red")
         text.append(f"\n    {bug.formula}\n    it happened in: {bug.seen}")
         if bug.also:
             text.append(f"\n    it cannot be told from: {', '.join(bug.also)}")
@@ -228,6 +231,29 @@ def _coverage(coverage: Coverage, due: tuple[str, ...]) -> Text:
         text.append("\n    not hit: " + "; ".join(coverage.missing[:_CELLS_NAMED]))
         text.append(f"; and {more} more (--json has them all)" if more > 0 else "")
     return text
+
+
+def _nameless(difference: Difference | None, drawn: bool) -> Text:
+    if difference is None:
+        return Text("\n  no known bug: the findings above are all there is to go by", style="bold")
+    shown = "the pairing and its" if drawn else "the"
+    text = Text(f"\n  no known bug: here is {shown} difference from the spec", style="bold")
+    moved = ", ".join(f"{many} to {_where(where)}" for where, many in difference.moved.items())
+    counts = f"{difference.missing} missing, {difference.added} added, {sum(difference.moved.values())} moved"
+    text.append(f"\n    of {difference.pairs} pairs on {difference.cases} cases: {counts}", style="not bold")
+    text.append(f" ({moved})" if moved else "", style="not bold")
+    if difference.factors is None:
+        text.append(f"\n    all {difference.weights} weights of right pairs are right", style="not bold")
+    else:
+        least, most = (f"{factor:.3g}" for factor in difference.factors)
+        by = f"{least} times" if least == most else f"from {least} to {most} times"
+        off = f"{difference.weights_off} of {difference.weights} weights of right pairs are off"
+        text.append(f"\n    {off}: {by} what they should be", style="not bold")
+    return text
+
+
+def _where(moved: str) -> str:
+    return f"the label {moved}" if moved[0] in "+-" else f"a label {moved}" if moved == "off the batch" else moved
 
 
 def _effort(result: CandidateResult) -> str:

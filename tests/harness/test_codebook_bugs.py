@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from shiftproof.harness.candidate import resolve
-from shiftproof.harness.diagnose import gather, name_bugs
+from shiftproof.harness.diagnose import name_bugs
 from shiftproof.harness.docket import Hearing, Options, enter
+from shiftproof.harness.evidence import gather
 from shiftproof.harness.judge import Profile, ask
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.verdict import Level

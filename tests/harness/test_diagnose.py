@@ -12,8 +12,9 @@ import pytest
 
 from shiftproof.harness.candidate import resolve
 from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.diagnose import Evidence, explains, gather, name_bugs, name_by_pairs, name_by_symptom, picture
+from shiftproof.harness.diagnose import name_bugs, name_by_pairs, name_by_symptom, picture
 from shiftproof.harness.docket import Entry, Hearing, Options
+from shiftproof.harness.evidence import Evidence, explains, gather
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.mutants import MUTANTS, Variant
 from shiftproof.harness.mutants.symptoms import SYMPTOMS

@@ -68,6 +68,20 @@ def test_what_is_wrong(target: str, bug: str) -> None:
     assert [named.mutant for reading in found.wrong for named in reading.bugs] == [bug]
 
 
+def test_two_bugs_at_once() -> None:
+    found = identified("wrong_two_at_once.py:double_shift_over_all")
+    (reading,) = found.wrong
+    assert reading.profile == "hf.causal_lm"
+    assert [bug.mutant for bug in reading.bugs] == ["double-shift", "denominator-all"]
+    assert "x, if it is meant as hf.causal_lm, has two bugs at once" in describe("x", found)
+
+
+def test_what_would_tell_those_that_coincide_apart() -> None:
+    found = identified("right.py:sliced")
+    assert len(found.apart) == len(found.conforms) - 1
+    assert "differs from torchtune only where num_items_in_batch is given" in describe("x", found)
+
+
 def test_a_metric_is_read_by_its_values() -> None:
     assert "hf.causal_lm" in identified("misbehaving.py:returns_float").conforms
 

@@ -18,6 +18,7 @@ from shiftproof.harness.verdict import (
     CandidateResult,
     Counterexample,
     Coverage,
+    Difference,
     LawResult,
     Level,
     NamedBug,
@@ -75,6 +76,7 @@ FAILING = replace(
         found=[{"logits": [0, 0], "labels": [[0, 1], [-1, 7]]}],
         drawing="●",
     ),
+    difference=Difference(8, 133, 42, 1, {"+1": 3}, 499, 490, (1.25, 3.5)),
     expect="fails",
     expected_diagnosis="roll-wrap",
 )

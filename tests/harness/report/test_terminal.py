@@ -23,6 +23,7 @@ from shiftproof.harness.verdict import (
     CandidateResult,
     Counterexample,
     Coverage,
+    Difference,
     LawResult,
     Level,
     NamedBug,
@@ -153,6 +154,34 @@ def test_one_without_a_name_says_so() -> None:
     assert "no known bug: the findings above are all there is to go by" in shown(
         CandidateJudged(replace(BAD, diagnosis=(), pairing=None))
     )
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        (
+            Difference(8, 133, 42, 1, {"+1": 3, "another row": 2}, 499, 490, (1.25, 3.5)),
+            "of 133 pairs on 8 cases: 42 missing, 1 added, 5 moved (3 to the label +1, 2 to another row)",
+        ),
+        (
+            Difference(2, 9, 0, 0, {}, 30, 30, (2.0, 2.0)),
+            "0 moved 30 of 30 weights of right pairs are off: 2 times what they should be",
+        ),
+        (Difference(2, 9, 1, 0, {}, 30, 0, None), "0 moved all 30 weights of right pairs are right"),
+    ],
+)
+def test_one_without_a_name_says_how_it_differs(difference: Difference, said: str) -> None:
+    told = " ".join(shown(CandidateJudged(replace(BAD, diagnosis=(), difference=difference))).split())
+    assert "no known bug: here is the pairing and its difference from the spec" in told
+    assert said in told
+
+
+def test_two_bugs_at_once_are_both_told() -> None:
+    (one,) = BAD.diagnosis
+    told = shown(CandidateJudged(replace(BAD, diagnosis=(one, replace(one, mutant="denominator-all")))))
+    assert "no one bug explains this; together these two do" in told
+    assert "one of them is called double-shift" in told
+    assert "one of them is called denominator-all" in told
 
 
 def test_one_that_could_not_be_judged() -> None:
