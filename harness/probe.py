@@ -153,16 +153,21 @@ def _unravel(index: int, shape: tuple[int, ...]) -> Place:
 
 
 def probe_value(
-    evaluate: Callable[[Tensor], float], logits: Mapping[str, Tensor], labels: Tensor, valid: Iterable[Place]
+    evaluate: Callable[[Tensor], float],
+    logits: Mapping[str, Tensor],
+    labels: Tensor,
+    valid: Iterable[Place],
+    legal: Iterable[int] | None = None,
 ) -> dict[Site, dict[Place, float]]:
     """The weights W_ij by values alone: logit site -> label place -> weight.
 
     ``evaluate`` gives the loss for other ``labels``. ``logits`` are all those that these labels may meet, [..., V] of
-    one V, as they enter the logsumexp, with V > rows + 1, so that every label place sees more changes than there are
-    rows of logits. Takes V evaluations a valid label place.
+    one V, as they enter the logsumexp. ``legal`` are the classes that a label may be without being ignored (None: all
+    V), more than rows + 1, so that every label place sees more changes than there are rows of logits. Takes as many
+    evaluations a valid label place as there are legal classes.
 
     Raises:
-        ValueError: when V is too small.
+        ValueError: when there are too few.
     """
     flat = torch.cat([tensor.double().flatten(0, -2) for tensor in logits.values()])
     sites: list[Site] = [
@@ -170,13 +175,14 @@ def probe_value(
         for name, tensor in logits.items()
         for row in range(math.prod(tensor.shape[:-1]))
     ]
-    rows, classes = flat.shape
-    if classes < rows + 2:
-        raise ValueError(f"{classes} classes cannot tell {rows} logit rows apart; use at least {rows + 2}")
+    rows = len(flat)
+    ids = list(range(flat.shape[1]) if legal is None else legal)
+    if len(ids) < rows + 2:
+        raise ValueError(f"{len(ids)} classes cannot tell {rows} logit rows apart; use at least {rows + 2}")
     found: dict[Site, dict[Place, float]] = {}
     for place in valid:
         base = int(labels[place])
-        others = [c for c in range(classes) if c != base]
+        others = [c for c in ids if c != base]
         losses = []
         for c in [base, *others]:
             changed = labels.clone()

@@ -143,8 +143,8 @@ def how_moved(found: Place, right: Place) -> str:
 )
 def pairs_by_value(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
-    if not case.pairing.pairs or recipe.shift_labels != "absent":
-        return NOT_MEANT
+    if not case.pairing.pairs or recipe.shift_labels != "absent" or not math.isfinite(case.oracle.value or 0.0):
+        return NOT_MEANT  # a codebook or head without a label may make the loss NaN, of which no change is seen
     found = read_by_value(trial, recipe)
     if isinstance(found, Observation):
         return not_answered(found)
@@ -161,9 +161,7 @@ def _few_places(recipe: Recipe) -> Recipe:
         rows=rows,
         length=length,
         codebooks=codebooks,
-        classes=rows * (length + recipe.extra) * (2 * codebooks) + 3
-        if codebooks > 1
-        else rows * (length + recipe.extra) + 3,
+        classes=rows * (length + recipe.extra) * (2 * codebooks if codebooks > 1 else 1) + 4,
         ids=Ids.COUNTING,
         dtype="float32",
     )
@@ -194,9 +192,13 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]
         terms = [term for term in trial.spec.terms if term.labels == name]
         labels = case.batch.tensor(name)
         classes = classes_of(trial.spec, name, recipe)
-        legal = (labels >= 0) & (labels < classes) & (labels != (terms[0].ignore_index or -1))
+        never = {term.ignore_index for term in terms} | {id for term in terms for id in term.ignored_ids}
+        if any(term.ignores_bos for term in terms):
+            never.add(case.batch.bos_token_id)
+        legal = [id for id in range(classes) if id not in never]
+        valid = [tuple(place) for place in torch.isin(labels, torch.tensor(legal)).nonzero().tolist()]
         logits = {term.logits: map_logits(case.batch.tensor(term.logits).double(), term.score) for term in terms}
-        found |= probe_value(evaluate, logits, labels, [tuple(place) for place in legal.nonzero().tolist()])
+        found |= probe_value(evaluate, logits, labels, valid, legal)
     return stuck[0] if stuck else found
 
 

@@ -79,10 +79,12 @@ BRIEF = Profile("brief", 0.25)
 BRIEFER = Profile("briefer", 0.1)  # three times as many losses, of cases twice as large
 
 
-def judged(name: str, dtype: str, seed: int, profile: Profile) -> tuple[list[str], int]:
+def judged(name: str, dtype: str, seed: int, profile: Profile, *, gradient: bool = True) -> tuple[list[str], int]:
     """The MUST laws that call a right loss wrong, with their messages; and how many cases the laws judged."""
     file, function = name.split(":")
-    candidate = replace(resolve(f"{RIGHT.parent / file}.py:{function}", {}), dtypes=(dtype,), precision="strict")
+    candidate = replace(
+        resolve(f"{RIGHT.parent / file}.py:{function}", {}), dtypes=(dtype,), precision="strict", gradient=gradient
+    )
     hearing = Hearing(enter([candidate])[0], Options(in_process=True))
     try:
         hearing.start()
@@ -109,6 +111,17 @@ def test_right_losses_conform_in_every_dtype(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("right:")])
 def test_right_losses_of_codebooks_streams_and_scores_conform(name: str) -> None:
     assert alarms(name, 0, BRIEFER) == []
+
+
+@pytest.mark.parametrize("name", ["right:sliced", "right_audio:parler_loop", "right_audio:medusa_trimmed"])
+def test_right_losses_without_a_gradient_conform(name: str) -> None:
+    assert judged(name, "float32", 0, BRIEF, gradient=False)[0] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_no_false_alarm_without_a_gradient(name: str) -> None:
+    assert judged(name, "float32", 0, PROFILES["quick"], gradient=False)[0] == []
 
 
 @pytest.mark.slow
