@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from shiftproof.harness.candidate import resolve
 from shiftproof.harness.docket import Hearing, Options, enter
 from shiftproof.harness.judge import PROFILES, Profile, ask
-from shiftproof.harness.laws import LAWS
+from shiftproof.harness.laws import LAWS, Law
 from shiftproof.harness.verdict import Level, Overall, overall
 from shiftproof.reference.profiles import PROFILES as SPECIFIED
 from shiftproof.reference.spec import LossSpec, LossTerm, Score
@@ -72,22 +73,33 @@ SPECS_OF: dict[str, LossSpec] = {
     **{f"right_scores:{name}": _scored(score) for name, score in _table("right_scores", "RIGHT").items()},
 }
 NAMES = list(SPECS_OF)
+YARDSTICKS = {
+    f"yardsticks:{name}": replace(SPECIFIED[spec], layouts=())
+    for table in ("RIGHT", "LINEAR")
+    for name, spec in _table("yardsticks", table).items()
+}
+FEW_YARDSTICKS = ("hf_causal_lm", "per_token", "parler", "linear_hf_causal_lm")
 
+# The weight has V² elements, so none of the large cases; and a hidden state of −inf gives no logit of −inf: times the
+# zeros of the weight it is NaN.
+THROUGH_IDENTITY = [replace(law, large=False) for law in LAWS.values() if law.id != "STABLE-2"]
 
 BRIEF = Profile("brief", 0.25)
 BRIEFER = Profile("briefer", 0.1)  # three times as many losses, of cases twice as large
 
 
-def alarms(name: str, seed: int, profile: Profile) -> list[str]:
+def alarms(name: str, seed: int, profile: Profile, laws: Iterable[Law] = tuple(LAWS.values())) -> list[str]:
     """The MUST laws that call a right loss wrong, with their messages. The dtypes take turns."""
-    dtype = DTYPES[(NAMES.index(name) + seed) % len(DTYPES)]
+    specs = SPECS_OF | YARDSTICKS
+    # Products of float16 matrices take seconds on a CPU.
+    dtype = DTYPES[(list(specs).index(name) + seed) % len(DTYPES)] if "linear_" not in name else "float32"
     file, function = name.split(":")
     candidate = replace(resolve(f"{RIGHT.parent / file}.py:{function}", {}), dtypes=(dtype,), precision="strict")
     hearing = Hearing(enter([candidate])[0], Options(in_process=True))
     try:
         hearing.start()
-        trial = hearing.trial(SPECS_OF[name])
-        results = tuple(ask(law, trial, profile, seed) for law in LAWS.values())
+        trial = hearing.trial(specs[name])
+        results = tuple(ask(law, trial, profile, seed) for law in laws)
     finally:
         hearing.close()
     wrong = [f"{law.id}: {law.message}" for law in results if law.verdict.is_failure and law.level is Level.MUST]
@@ -103,6 +115,17 @@ def test_right_losses_conform_in_every_dtype(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("right:")])
 def test_right_losses_of_codebooks_streams_and_scores_conform(name: str) -> None:
     assert alarms(name, 0, BRIEFER) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name.removeprefix("yardsticks:") in FEW_YARDSTICKS else pytest.mark.slow)
+        for name in YARDSTICKS
+    ],
+)
+def test_yardsticks_conform(name: str) -> None:
+    assert alarms(name, 0, BRIEFER, THROUGH_IDENTITY if "linear_" in name else LAWS.values()) == []
 
 
 @pytest.mark.slow
