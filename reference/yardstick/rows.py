@@ -99,18 +99,19 @@ def _aligned(term: LossTerm, batch: Batch, labels: Tensor, steps: int) -> Tensor
     if term.documents is Documents.NONE:
         return targets
     documents = document_ids(term, batch)
-    # Labels that the data shifted hold the next token: it is the token's document that counts, not its column's.
-    there = _ahead(documents, steps + (term.shifted_by is ShiftedBy.DATA), None)
-    other = (documents != there) | (documents == 0)
+    # Labels that the data shifted hold the next token: it is the token's document that counts, not its column's. The
+    # token after the last column goes on with the last document.
+    tokens = torch.arange(documents.shape[1], device=documents.device) + steps + (term.shifted_by is ShiftedBy.DATA)
+    other = (documents != documents[:, tokens.clamp(max=documents.shape[1] - 1)]) | (documents == 0)
     return targets.masked_fill(other if targets.dim() == 2 else other[..., None], NOT_SCORED)
 
 
-def _ahead(values: Tensor, steps: int, fill: float | None) -> Tensor:
-    """Position t takes the value of t + ``steps``; past the end ``fill``, or what it had."""
+def _ahead(values: Tensor, steps: int, fill: float) -> Tensor:
+    """Position t takes the value of t + ``steps``; past the end ``fill``."""
     length = values.shape[1]
     if steps == 0:
         return values
-    moved = values.clone() if fill is None else torch.full_like(values, fill)
+    moved = torch.full_like(values, fill)
     if steps < length:
         moved[:, : length - steps] = values[:, steps:]
     return moved

@@ -115,7 +115,8 @@ def prepare(work: Path, targets: list[str], tests: list[str]) -> None:
     shutil.copytree(ROOT / "tests", work / "tests", ignore=ignored)
     shutil.copytree(ROOT / "examples", work / "examples", ignore=ignored, dirs_exist_ok=True)
     config = (ROOT / "pyproject.toml").read_text()
-    chosen = {"only_mutate": [in_copy(file) for file in targets], "pytest_add_cli_args_test_selection": tests}
+    selected = [*tests, f"--ignore={Path('tests', FAST)}"]
+    chosen = {"only_mutate": [in_copy(file) for file in targets], "pytest_add_cli_args_test_selection": selected}
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in chosen.items())
     write(work / "pyproject.toml", config.replace("[tool.mutmut]\n", f"[tool.mutmut]\n{lines}").encode())
 
