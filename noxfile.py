@@ -112,6 +112,14 @@ def comparison(session: nox.Session) -> None:
     session.run("python", "docs/scripts/comparison.py")
 
 
+@session(posargs=True)
+def speed_gate(session: nox.Session) -> None:
+    """Try the gate of ``shiftproof speed``, and write docs/speed-*.csv and the table of docs/speed.md: half an hour."""
+    install(session)
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("python", "docs/scripts/speed_gate.py", *session.posargs)
+
+
 @session(default=True)
 def lint(session: nox.Session) -> None:
     """Check style, types, and what each module imports."""

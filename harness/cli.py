@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .laws import Law
 
 CONFORMS, FAILS, USAGE, UNJUDGED = 0, 1, 2, 3
+_PASSES = ("forward", "backward", "both")
 _EMPTY_CONFIG = Path(__file__).with_name("empty.ini")
 
 
@@ -66,6 +67,22 @@ def _parser() -> _Parser:
     replay.add_argument("--in-process", action="store_true", help="run the candidate in this process, for a debugger")
     replay.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call")
 
+    speed = commands.add_parser("speed", help="time candidates against the yardstick, and weigh them")
+    speed.add_argument("targets", nargs="+", metavar="TARGET", help="as for check")
+    _say_found(speed)
+    speed.add_argument("--spec", metavar="PROFILE", help="what the loss promises; `list profiles` shows all")
+    speed.add_argument("--against", default="yardstick", metavar="RIVAL", help="yardstick, eager, or another TARGET")
+    speed.add_argument(
+        "--shape", action="append", default=[], help="B,S,V or B,S,K,V, or a name such as text or audio; repeatable"
+    )
+    speed.add_argument("--pass", dest="part", default="both", choices=_PASSES, help="which one the gate is about")
+    speed.add_argument("--max-slowdown", type=float, metavar="RATIO", help="fail a candidate that is slower than that")
+    speed.add_argument("--max-memory", type=float, metavar="RATIO", help="fail one whose peak memory is more than that")
+    speed.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on the CPU (default: 1)")
+    speed.add_argument("--times-only", action="store_true", help="leave out memory, bandwidth and how time grows")
+    speed.add_argument("--deadline", type=float, default=20.0, metavar="SECONDS", help="for timing one shape")
+    speed.add_argument("--json", metavar="FILE", help="write the report as JSON")
+
     mutants = commands.add_parser("mutants", help="try every known-wrong loss: which laws kill it, and how soon")
     mutants.add_argument(
         "--spec", action="append", default=[], metavar="PROFILE", help="repeatable; none: all profiles of losses"
@@ -82,14 +99,19 @@ def _parser() -> _Parser:
     return parser
 
 
-def _say_candidate(parser: argparse.ArgumentParser) -> None:
-    """The options on how candidates are found and run."""
+def _say_found(parser: argparse.ArgumentParser) -> None:
+    """The options on which candidates there are."""
     parser.add_argument("--config", metavar="TOML", help="where candidates are declared (default: ./pyproject.toml)")
     parser.add_argument("--device", action="append", default=[], help="cpu, cuda or cuda:N; repeatable")
     parser.add_argument("--dtype", action="append", default=[], help="float32, bfloat16 or float16; repeatable")
     parser.add_argument("--precision", metavar="CLASS", help="strict (accumulates in fp32) or native")
     parser.add_argument("--no-gradient", action="store_true", help="judge the value alone")
     parser.add_argument("--python", metavar="EXE", help="run candidates under this interpreter")
+
+
+def _say_candidate(parser: argparse.ArgumentParser) -> None:
+    """The options on how candidates are found and run."""
+    _say_found(parser)
     parser.add_argument("--in-process", action="store_true", help="run candidates in this process, for a debugger")
     parser.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call")
 
@@ -98,7 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(argv)
     try:
-        commands = {"check": _check, "identify": _identify, "replay": _replay, "mutants": _kills, "list": _list}
+        commands = {
+            "check": _check,
+            "identify": _identify,
+            "replay": _replay,
+            "speed": _speed,
+            "mutants": _kills,
+            "list": _list,
+        }
         return commands[options.command](options)
     except UsageError as error:
         print(f"shiftproof: {error}", file=sys.stderr)
@@ -122,8 +151,7 @@ def _check(options: argparse.Namespace) -> int:
             f"{unsaid[0].name} has no spec to be judged against; name one with --spec (`shiftproof list profiles`)"
         )
     plan(candidates, profile=options.profile, seed=options.seed, deadline=options.deadline)  # only its checks
-    if options.json and not Path(options.json).resolve().parent.is_dir():
-        raise UsageError(f"--json {options.json}: its folder does not exist; make it first")
+    _check_folder(options, "json")
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)  # they are meant for the user's own tests
     caught = _Caught()
@@ -231,6 +259,58 @@ def _replay(options: argparse.Namespace) -> int:
     return {"FIXED": CONFORMS, "FAILS": FAILS, "ERROR": UNJUDGED}[found.said]
 
 
+def _speed(options: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from .report.speed import as_json, render
+    from .speed.plan import plan
+    from .speed.result import Grade, overall
+    from .speed.run import try_speed
+
+    candidates = _candidates(options, options.targets)
+    _check_folder(options, "json")
+    plans = plan(
+        candidates,
+        against=options.against,
+        config=options.config,
+        shapes=options.shape,
+        threads=options.threads,
+        part=options.part,
+        max_slowdown=options.max_slowdown,
+        max_memory=options.max_memory,
+        deadline=options.deadline,
+        times_only=options.times_only,
+    )
+    console = Console(highlight=False)
+    trials = []
+    for each in plans:
+        with console.status(str(each)) as status:
+            trials.append(
+                try_speed(
+                    each.candidate,
+                    each.rival,
+                    each.terms,
+                    each.asked,
+                    tell=lambda stage, each=each: status.update(f"{each}: {stage}"),  # type: ignore[misc]
+                )
+            )
+        console.print(render(trials[-1]))
+    if options.json:
+        text = json.dumps(as_json(trials), indent=1, allow_nan=False, ensure_ascii=False)
+        Path(options.json).write_text(text + "\n", encoding="utf-8")
+    return {Grade.PASSES: CONFORMS, Grade.FAILS: FAILS}.get(overall(trials), UNJUDGED)
+
+
+def _check_folder(options: argparse.Namespace, *names: str) -> None:
+    """Find out before hours of work that what is to be written has no place."""
+    for name in names:
+        file = getattr(options, name)
+        if file and not Path(file).resolve().parent.is_dir():
+            raise UsageError(f"--{name} {file}: its folder does not exist; make it first")
+
+
 def _kills(options: argparse.Namespace) -> int:
     import json
 
@@ -251,10 +331,7 @@ def _kills(options: argparse.Namespace) -> int:
                 raise UsageError(f"no {what} of losses is called {name!r}{near}; it is one of {', '.join(known)}")
     if options.seeds < 1 or (options.processes or 1) < 1:
         raise UsageError("--seeds and --processes are numbers from 1 up")
-    for option in ("json", "markdown"):
-        file = getattr(options, option)
-        if file and not Path(file).resolve().parent.is_dir():
-            raise UsageError(f"--{option} {file}: its folder does not exist; make it first")
+    _check_folder(options, "json", "markdown")
     console = Console(highlight=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("mutants", total=None)

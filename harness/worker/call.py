@@ -89,7 +89,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
                 with watch:
                     result = loaded.function(*positional, **keywords)
-                value, kind = _loss(result)
+                value, kind = loss_in(result)
                 # A copy, taken now: the backward may write to the memory that the value lies in.
                 snapshot = _plain(value)
                 if call.grad_mode == "enabled" and call.gradients and value.requires_grad:
@@ -138,7 +138,7 @@ def _is_cuda_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "CUDA error" in exception_message(error)
 
 
-def _loss(result: Any) -> tuple[torch.Tensor, ValueKind]:
+def loss_in(result: Any) -> tuple[torch.Tensor, ValueKind]:
     """The loss, or the labels, in what a candidate returned. Raises _NotALoss."""
     found, place = result, ""
     if not isinstance(result, torch.Tensor) and _number(result) is None:

@@ -8,6 +8,7 @@ import sys
 import time
 import weakref
 from types import TracebackType
+from typing import Any
 
 from .exchange import Call, Died, Outcome, OutOfMemory, TimedOut
 from .process import ChildProcess, DeadlinePassed, Ended, Ending
@@ -70,7 +71,7 @@ class Worker:
         try:
             python, cwd = _interpreter(self.settings.python), _working_directory(self.settings.cwd)
             try:
-                child = ChildProcess([python, "-u", _BOOTSTRAP], cwd)
+                child = ChildProcess([python, "-u", _BOOTSTRAP], cwd, self.settings.environment)
             except OSError as error:
                 raise LoadFailure("interpreter", f"{python} cannot be started: {error.strerror or error}") from None
         except LoadFailure as failure:
@@ -129,17 +130,12 @@ class Worker:
         # The last call's result must not pass for this one's.
         if os.path.exists(result):
             os.unlink(result)
-        self._seq += 1
+        answer = self._exchange(child, "call", body)
+        if isinstance(answer, Outcome):
+            return answer
+        verb, fields = answer
         try:
-            child.send(encode_line({"seq": self._seq, "call": body}))
-            message = child.receive(time.monotonic() + self.settings.call_deadline)
-            verb, fields = check_answer(message, self._seq)
             outcome, seconds = decode_outcome(verb, fields, call, result)
-        except Ended:
-            return self._died(child.farewell())
-        except DeadlinePassed:
-            self._stop()
-            return TimedOut(self.settings.call_deadline)
         except BaseException:
             self._stop()
             raise
@@ -148,9 +144,43 @@ class Worker:
             self._stop()
         return outcome
 
+    def ask(self, verb: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]] | Outcome:
+        """Any other question: the verb and the fields of its answer, or how the process failed to give one.
+
+        Raises:
+            LoadFailure, ProtocolError: as `call`.
+        """
+        self.describe()
+        child = self._held.child
+        assert child is not None
+        return self._exchange(child, verb, body)
+
+    def folder_for(self, size: int) -> str:
+        """A folder that both processes see, with room for files of `size` bytes."""
+        return self._held.scratch.for_bytes(size)
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process; None while there is none."""
+        return self._held.child.pid if self._held.child is not None else None
+
     def close(self) -> None:
         """End the process and remove its files. May be called again."""
         self._finalizer()
+
+    def _exchange(self, child: ChildProcess, verb: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]] | Outcome:
+        self._seq += 1
+        try:
+            child.send(encode_line({"seq": self._seq, verb: body}))
+            return check_answer(child.receive(time.monotonic() + self.settings.call_deadline), self._seq)
+        except Ended:
+            return self._died(child.farewell())
+        except DeadlinePassed:
+            self._stop()
+            return TimedOut(self.settings.call_deadline)
+        except BaseException:
+            self._stop()
+            raise
 
     def _await_loading(self) -> TargetDescription:
         child = self._held.child

@@ -51,6 +51,22 @@ def load(target: str, cwd: str, device: torch.device) -> Loaded:
         )
     module = _load_file(path, cwd) if is_file else _load_module(path, cwd)
     function = _callable(_attribute(module, attribute, path), target, device)
+    file = _source_file(function, module)
+    return describe_function(function, target, device, file, None if is_file else path.partition(".")[0])
+
+
+def describe_function(
+    function: Callable[..., Any],
+    target: str,
+    device: torch.device,
+    file: str | None = None,
+    package: str | None = None,
+) -> Loaded:
+    """A function as a candidate; `package` is the top-level one that it came with.
+
+    Raises:
+        LoadFailure: it does not tell the names of its arguments.
+    """
     signature = _signature(function, target)
     return Loaded(
         function=function,
@@ -58,8 +74,8 @@ def load(target: str, cwd: str, device: torch.device) -> Loaded:
             target=target,
             parameters=tuple(_parameters(signature)),
             accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()),
-            file=_source_file(function, module),
-            versions=_versions(None if is_file else path.partition(".")[0]),
+            file=file,
+            versions=_versions(package),
             device_name=_device_name(device),
         ),
         defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},

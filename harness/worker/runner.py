@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 
 import torch
 
+from .bench import Bench, of_reference, write_timed
 from .call import failure, perform
-from .load import Loaded, load
+from .load import Loaded, describe_function, load
 from .memory import MemoryLimit
 from .protocol import ProtocolError, decode_line, encode_line
 from .scratch import remove_orphan
@@ -51,6 +52,7 @@ class _Server:
         self._device = torch.device("cpu")
         self._memory = MemoryLimit(None)
         self._case = ""
+        self._on_bench: Bench | None = None
 
     def answer(self, line: bytes) -> None:
         """Answer one message. Raises SystemExit if the candidate does, or if it left this process unfit."""
@@ -62,8 +64,14 @@ class _Server:
                 verb, body = self._load(message["load"])
             elif "call" in message:
                 verb, body, spoiled = self._call(message["call"])
+            elif "seat" in message:
+                verb, body = self._seat(message["seat"])
+            elif "time" in message:
+                verb, body, spoiled = self._time(message["time"])
+            elif "copy" in message:
+                verb, body = "copied", {"nanoseconds": self._bench().copy_seconds(**message["copy"])}
             else:
-                raise ProtocolError(f"expected load or call, got the keys {sorted(message)}")
+                raise ProtocolError(f"expected load, call, seat, time or copy, got the keys {sorted(message)}")
         except Exception as error:
             # Ours, not the candidate's: those are outcomes by now. Said as such, lest the candidate be blamed.
             text = f"{type(error).__name__}: {exception_message(error)}"
@@ -101,6 +109,37 @@ class _Server:
         verb, fields = encode_outcome(answer.outcome, answer.seconds, body["result"])
         if answer.spoiled:
             fields["spoiled"] = True
+        return verb, fields, answer.spoiled
+
+    def _bench(self) -> Bench:
+        if self._loaded is None:
+            raise ProtocolError("a question of speed before load")
+        if self._on_bench is None:
+            self._on_bench = Bench(self._device)
+        return self._on_bench
+
+    def _seat(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        try:
+            if body.get("target") is not None:
+                loaded = load(body["target"], body["cwd"], self._device)
+            else:
+                function = of_reference(body["folder"], body["kind"], body["spec"])
+                loaded = describe_function(function, body["kind"], self._device)
+        except LoadFailure as load_failure:
+            return "failed", encode_failure(load_failure)
+        self._bench().seat(body["part"], loaded)
+        return "loaded", encode_description(loaded.description)
+
+    def _time(self, body: dict[str, Any]) -> tuple[str, dict[str, Any], bool]:
+        bench = self._bench()
+        self._case = body["case"]
+        try:
+            return "timed", write_timed(bench.time(body), body["result"]), False
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            answer = failure(error, "call", 0.0, self._device, self._memory)
+        verb, fields = encode_outcome(answer.outcome, answer.seconds, body["result"])
         return verb, fields, answer.spoiled
 
     def _send(self, message: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,9 @@ class WorkerSettings:
     memory_limit: int | None = 2 << 30
     """Bytes the candidate may allocate beyond what was there after loading and beyond its arguments. None: no limit.
     Kept on Linux, in a process of its own, on the cpu; a GPU's memory limits itself."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its process that are not as they are in ours."""
 
     def __post_init__(self) -> None:
         for name in ("load_deadline", "call_deadline"):

@@ -20,6 +20,7 @@ import pytest
 
 from shiftproof.harness.cli import main
 from shiftproof.harness.report.machine import SCHEMA
+from shiftproof.harness.report.speed import SCHEMA as SPEED_SCHEMA
 
 CANDIDATES = Path(__file__).parents[1] / "candidates"
 MISBEHAVING = CANDIDATES / "misbehaving.py"
@@ -714,3 +715,62 @@ def test_the_loss_of_transformers_conforms(run: Run) -> None:
     ran = run("check", target, "--spec", "hf.causal_lm", "--json", "r.json")
     assert ran.code == 0, ran.out
     assert ran.report["cases"] >= 1000
+
+
+def test_speed_is_a_gate_with_exit_codes(run: Run, tmp_path: Path) -> None:
+    """A loss that does its work four times over is no match for what it is allowed; one that may take that long is."""
+    (tmp_path / "losses.py").write_text(
+        GOOD + "\ndef slow(logits, labels):\n    return sum(loss(logits, labels) for _ in range(4)) / 4\n"
+    )
+    shape = ("--spec", "hf.causal_lm", "--against", "eager", "--shape", "1,64,8192", "--deadline", "20", "--times-only")
+    ran = run("speed", "losses.py:slow", *shape, "--max-slowdown", "1.5", "--json", "slow.json")
+    assert ran.code == 1, ran.out
+    assert "FAILS" in ran.out
+    report = json.loads((tmp_path / "slow.json").read_text())
+    jsonschema.validate(report, json.loads(SPEED_SCHEMA.read_text(encoding="utf-8")))
+    assert report["trials"][0]["outcome"] == "slower"
+    ran = run("speed", "losses.py:slow", *shape, "--max-slowdown", "20")
+    assert ran.code == 0, ran.out
+    assert "PASSES" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "no spec to be timed under"),
+        (("--spec", "hf.causal_lm", "--shape", "2,3"), "no shape is called '2,3'"),
+        (("--spec", "musicgen", "--shape", "2,8,16"), "has codebooks"),
+        (("--spec", "hf.causal_lm", "--max-slowdown", "0"), "--max-slowdown is 0.0"),
+        (("--spec", "hf.causal_lm", "--deadline", "-1"), "--deadline is -1.0"),
+        (("--spec", "hf.causal_lm", "--threads", "0"), "--threads is 0"),
+        (("--spec", "hf.causal_lm", "--times-only", "--max-memory", "2"), "drop one"),
+        (("--spec", "hf.causal_lm", "--against", "yardstik"), "neither a declared candidate"),
+        (("--spec", "medusa", "--against", "eager"), "heads that predict ahead"),
+        (
+            (
+                "--spec",
+                "delay.labels.boson",
+            ),
+            "label builders",
+        ),
+        (
+            (
+                "--spec",
+                "per_token",
+            ),
+            "one number a label",
+        ),
+        (("--spec", "hf.causal_lm", "--pass", "sideways"), "invalid choice"),
+    ],
+)
+def test_speed_refuses_what_it_cannot_time(
+    arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "losses.py").write_text(GOOD)
+    try:
+        code = main(["speed", "losses.py:loss", *arguments])
+    except SystemExit as exit_request:
+        code = int(exit_request.code or 0)
+    assert code == 2
+    assert said in capsys.readouterr().err

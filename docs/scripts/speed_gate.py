@@ -1,0 +1,133 @@
+"""Try the gate of ``shiftproof speed`` on this machine, and write docs/speed-*.csv and the table of docs/speed.md.
+
+Two races are run a hundred times each: the rival against its twin, and a candidate that is the rival and 5% more
+(tests/candidates/planted.py) against the rival. How often is the first told apart, and how often is the second found?
+Run by ``nox -s speed_gate``; half an hour or more, and the busier the machine, the harder it is. ``same`` or ``slower``
+as an argument runs that one alone, and ``table`` writes the table of what there is.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from shiftproof.harness.candidate import Candidate
+from shiftproof.harness.speed.bench import CANDIDATE, RIVAL, TWIN, Bench, Terms
+from shiftproof.harness.speed.contender import Contender
+from shiftproof.harness.speed.decision import Outcome
+from shiftproof.harness.speed.pairs import Race, run_race
+from shiftproof.harness.speed.shapes import Shape
+from shiftproof.reference.profiles import PROFILES
+
+DOCS = Path(__file__).resolve().parents[1]
+PLANTED = DOCS.parent / "tests" / "candidates" / "planted.py"
+RUNS = 100
+SECONDS = 20.0  # for one race
+MOST = 90  # pairs of one race
+SETS = {"same": "the rival itself", "slower": "5% slower"}
+TERMS = Terms(PROFILES["hf.causal_lm"], Shape("own", 1, 128, 32000))
+
+
+class Run(NamedTuple):
+    """One race: what came of it, how long it took, and how busy the machine was."""
+
+    load: float
+    pairs: int
+    ratio: float
+    low: float
+    high: float
+    outcome: str
+    seconds: float
+
+
+def races(candidate: str) -> Iterator[Run]:
+    """Races in one process, each with inputs of its own."""
+    seeds = itertools.count(1)
+    first = TWIN if candidate == "same" else CANDIDATE
+
+    def settled(race: Race) -> bool:
+        return race.ratio("both").outcome is not Outcome.INCONCLUSIVE
+
+    torch.set_num_threads(1)
+    with Bench(TERMS) as bench:
+        for part in (RIVAL, TWIN):
+            bench.seat(part, Contender("eager", kind="eager"))
+        if first is CANDIDATE:
+            planted = Candidate(candidate, f"{PLANTED}:{candidate}", spec=TERMS.spec.name)
+            bench.seat(CANDIDATE, Contender(candidate, candidate=planted))
+        for part in (first, RIVAL) * 3:
+            bench.call(part, next(seeds))
+        for _ in range(RUNS):
+            started = time.monotonic()
+            ratio = run_race(bench, (first, RIVAL), seeds, settled, SECONDS, most=MOST).ratio("both")
+            numbers = (round(each, 4) for each in (ratio.ratio, ratio.low, ratio.high))
+            took = round(time.monotonic() - started, 1)
+            yield Run(round(os.getloadavg()[0], 1), ratio.pairs, *numbers, str(ratio.outcome), took)
+
+
+def read(file: Path) -> list[Run]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        return [
+            Run(*(kind(row[name]) for name, kind in zip(Run._fields, _KINDS, strict=True)))
+            for row in csv.DictReader(lines)
+        ]
+
+
+_KINDS = (float, int, float, float, float, str, float)
+
+
+def table(runs: dict[str, list[Run]]) -> str:
+    columns = ("candidate", "races", *Outcome, "median ratio", "ratios", "median pairs")
+    columns += ("seconds, median and most", "load, median and most")
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for candidate, some in runs.items():
+        ratios, seconds, loads = ([getattr(run, name) for run in some] for name in ("ratio", "seconds", "load"))
+        cells = [
+            SETS[candidate],
+            len(some),
+            *(sum(run.outcome == outcome for run in some) for outcome in Outcome),
+            f"{median(ratios):.3f}",
+            f"{min(ratios):.3f} to {max(ratios):.3f}",
+            f"{median(run.pairs for run in some):g}",
+            f"{median(seconds):.0f}, {max(seconds):.0f}",
+            f"{median(loads):.1f}, {max(loads):.1f}",
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def write(runs: dict[str, list[Run]]) -> None:
+    document = DOCS / "speed.md"
+    text = document.read_text(encoding="utf-8")
+    new = re.sub(
+        r"(<!-- gate -->\n).*?(\n<!-- end -->)", lambda found: found[1] + table(runs) + found[2], text, flags=re.DOTALL
+    )
+    document.write_text(new, encoding="utf-8")
+
+
+def main(arguments: list[str]) -> None:
+    parts = {candidate: DOCS / f"speed-{candidate}.csv" for candidate in SETS}
+    for candidate in arguments or SETS:
+        if candidate == "table":
+            continue
+        with parts[candidate].open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(Run._fields)
+            for run in races(candidate):
+                rows.writerow(run)
+                file.flush()
+    write({candidate: read(file) for candidate, file in parts.items() if file.is_file()})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""How fast a loss is, beside another one and beside what the machine can do: judged like correctness."""

@@ -1,0 +1,85 @@
+"""What one timed call is given: small tensors from a recipe, and logits that each process writes from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.oracle import Oracle
+from shiftproof.reference.pairing import Pairing
+from shiftproof.reference.spec import LossSpec
+
+from ..arguments import ARGUMENTS, Binding, hand_over, lay_back, lay_out
+from ..cases import Case, build_batch
+from ..recipe import Recipe
+from ..worker.fresh import fill
+from ..worker.protocol import Scalar
+
+_LOGIT_SEEDS = 8  # seeds that one call may use, one for each of its logits
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """One call's arguments.
+
+    Attributes:
+        batch: of the recipe; each of its logits is one zero expanded, since the numbers are written where they are
+            needed.
+        shapes: of the logits as the spec lays them out for candidates.
+    """
+
+    spec: LossSpec
+    recipe: Recipe
+    batch: Batch
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def for_candidate(self, binding: Binding) -> tuple[dict[str, Tensor], dict[str, Scalar], dict[str, Any]]:
+        """Tensors, scalars and the logits' descriptions, under the candidate's names, in the spec's layouts."""
+        small = {ours: theirs for ours, theirs in binding.names.items() if ours not in self.spec.logits}
+        case = Case(self.spec, self.recipe, self.batch, _NO_PAIRING, _NO_ANSWER)
+        tensors, scalars = hand_over(Binding(small, binding.required), lambda ours: ARGUMENTS[ours].give(case))
+        logits = {binding.names[name]: self._describe(name, self.shapes[name]) for name in self.spec.logits}
+        return tensors, scalars, logits
+
+    def for_reference(self) -> tuple[dict[str, Tensor], dict[str, Scalar], dict[str, Any]]:
+        """The same in the reference's own names and layouts."""
+        tensors: dict[str, Tensor] = {}
+        scalars: dict[str, Scalar] = {}
+        for field in fields(self.batch):
+            value = getattr(self.batch, field.name)
+            if isinstance(value, Tensor) and field.name not in self.spec.logits:
+                tensors[field.name] = value
+            elif isinstance(value, int):
+                scalars[field.name] = value
+        logits = {name: self._describe(name, tuple(self.batch.tensor(name).shape)) for name in self.spec.logits}
+        return tensors, scalars, logits
+
+    def logits(self, name: str, device: str) -> Tensor:
+        """The numbers that a candidate finds in ``name``, in the reference's layout."""
+        how = self._describe(name, self.shapes[name])
+        numbers = torch.empty(how["shape"], dtype=getattr(torch, how["dtype"]), device=device)
+        fill(numbers, how["seed"])
+        return lay_back(self.spec, name, numbers, tuple(self.batch.tensor(name).shape)).contiguous()
+
+    def _describe(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+        seed = self.recipe.seed * _LOGIT_SEEDS + self.spec.logits.index(name)
+        return {"shape": list(shape), "dtype": self.recipe.dtype, "seed": seed}
+
+
+_NO_PAIRING = Pairing((), (), {}, None, (), ())
+_NO_ANSWER = Oracle(None, torch.empty(0), torch.empty(0), {})
+
+
+def make_inputs(spec: LossSpec, recipe: Recipe) -> Inputs:
+    """The inputs of one recipe."""
+    batch = build_batch(spec, recipe)
+    shapes = {
+        name: tuple(lay_out(spec, name, torch.empty(batch.tensor(name).shape, device="meta")).shape)
+        for name in spec.logits
+    }
+    return Inputs(spec, recipe, batch, shapes)

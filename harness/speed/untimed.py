@@ -1,0 +1,57 @@
+"""The same question put as `shiftproof check` puts it: by a judge of values, who holds no watch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from shiftproof.reference.spec import Compute
+from shiftproof.reference.yardstick import yardstick
+
+from ..arguments import TO_LOSSES, lay_out
+from ..candidate import Candidate
+from ..docket import bind_target
+from ..worker.client import Worker
+from ..worker.exchange import Call, Returned
+from ..worker.fresh import sketch
+from ..worker.settings import WorkerSettings
+from .bench import Terms
+from .expected import Answer, Tolerance, difference, expected
+from .inputs import make_inputs
+from .shapes import recipe_of
+
+_SKETCH = 1
+
+
+def wrong_untimed(candidate: Candidate, terms: Terms, seed: int) -> str | None:
+    """How the candidate's answer to an ordinary call on the inputs of ``seed`` differs from the right one; or None.
+
+    Raises:
+        LoadFailure: it cannot be loaded.
+    """
+    inputs = make_inputs(terms.spec, recipe_of(terms.spec, terms.shape, terms.dtype, seed))
+    settings = WorkerSettings(
+        python=candidate.python,
+        cwd=candidate.cwd,
+        device=terms.device,
+        call_deadline=terms.deadline,
+        memory_limit=None,
+    )
+    with Worker(candidate.call, settings) as worker:
+        binding = bind_target(worker.describe(), candidate.rename, TO_LOSSES)
+        tensors, scalars, _ = inputs.for_candidate(binding)
+        logits: dict[str, Tensor] = {
+            binding.names[name]: lay_out(terms.spec, name, inputs.logits(name, "cpu")) for name in terms.spec.logits
+        }
+        wanted = tuple(logits) if candidate.gradient else ()
+        outcome = worker.call(Call({**tensors, **logits}, scalars, gradients=wanted))
+    if not isinstance(outcome, Returned) or outcome.value.numel() != 1:
+        return outcome.describe()
+    sketches = {}
+    for name in terms.spec.logits if candidate.gradient else ():
+        gradient = outcome.gradients[binding.names[name]]
+        if gradient is not None:
+            rows = gradient.reshape(-1, gradient.shape[-1]).float()
+            sketches[name] = rows @ sketch(_SKETCH, rows.shape[-1], rows.device)
+    right = expected(inputs, yardstick(terms.spec), _SKETCH, terms.device, gradient=candidate.gradient)
+    tolerance = Tolerance.of(terms.dtype, Compute(candidate.precision or terms.spec.compute))
+    return difference(Answer(float(outcome.value), sketches, {}), right, tolerance)

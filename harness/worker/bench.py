@@ -1,0 +1,181 @@
+"""Two losses in one process, called in turn on inputs that nobody has seen before. Runs in the candidate's process.
+
+In one process, because two have another layout of memory and other neighbours, which alone comes to several percent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import clock
+from .arguments import bind
+from .call import loss_in
+from .fresh import fill, sketch
+from .load import Loaded
+from .peak import Peak
+from .tensors import write_tensors
+from .wire import decode_call
+
+_REFERENCE = "_shiftproof_reference"
+_FLUSHED = 256 << 20  # bytes written between calls on CUDA: more than any L2 cache holds
+_EARLY = 256  # elements of each gradient that are looked at the moment the clock has stopped
+
+Function = Callable[..., Any]
+
+
+class _Handed(torch.autograd.Function):
+    """The leaf itself under another name, without a copy: real logits are no leaves, and may be written to."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timed:
+    """What one call took and gave.
+
+    Attributes:
+        fields: of the message: windows in nanoseconds, and what was odd.
+        tensors: `value`, and for each logits `sketch.NAME` [rows] float32.
+    """
+
+    fields: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+
+class Bench:
+    """The losses by their parts, and the memory that they take turns with."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._clock = clock.Clock(device)
+        self._seated: dict[str, Loaded] = {}
+        self._buffers: dict[torch.dtype, torch.Tensor] = {}
+        self._flush = torch.empty(_FLUSHED if device.type == "cuda" else 0, dtype=torch.uint8, device=device)
+
+    def seat(self, part: str, loaded: Loaded) -> None:
+        """From now on `part` is this one's."""
+        self._seated[part] = loaded
+
+    def time(self, body: dict[str, Any]) -> Timed:
+        """One call of `body["part"]`, forward and backward, on the tensors and the fresh logits that `body` names.
+
+        Whatever the contender raises is raised.
+        """
+        contender = self._seated[body["part"]]
+        call = decode_call(body)
+        tensors = {name: tensor.to(self._device) for name, tensor in call.tensors.items()}
+        leaves = self._leaves(body["logits"])
+        handed: dict[str, Any] = {name: _Handed.apply(leaf) for name, leaf in leaves.items()}  # type: ignore[no-untyped-call]
+        positional, keywords = bind(
+            contender.description.parameters, {**call.scalars, **tensors, **handed}, contender.defaults
+        )
+        del handed, tensors
+        self._flush.zero_()
+        peak = Peak(self._device) if body["weigh"] else None
+
+        start = self._clock.start()
+        result = contender.function(*positional, **keywords)
+        between = self._clock.stop()
+        value, _ = loss_in(result)
+        resume = self._clock.start()
+        if value.requires_grad:
+            torch.autograd.backward((value,), (torch.ones_like(value),))
+        stop = self._clock.stop()
+
+        places = {name: _places(leaf, body["sketch"]) for name, leaf in leaves.items()}
+        early = {name: _taken(leaf.grad, places[name]) for name, leaf in leaves.items()}
+        fields: dict[str, Any] = {
+            "forward": clock.window(start, between),
+            "backward": clock.window(resume, stop),
+            "peak": peak.bytes() if peak is not None else None,
+            "lazy": sorted(
+                {type(each).__name__ for each in (value, *(leaf.grad for leaf in leaves.values()))}
+                - {"Tensor", "Parameter", "NoneType"}
+            ),
+        }
+        kept = {"value": value.detach().float().cpu()}
+        del result, value
+        before = self._clock.start()
+        for name, leaf in leaves.items():
+            if leaf.grad is not None:
+                across = sketch(body["sketch"], leaf.shape[-1], self._device)
+                kept[f"sketch.{name}"] = (leaf.grad.reshape(-1, leaf.shape[-1]).float() @ across).cpu()
+        clock.sleep(body["linger"])
+        after = self._clock.stop()
+        fields["others"] = (after.cpu - before.cpu) - (after.thread - before.thread)
+        fields["settled"] = all(
+            torch.equal(early[name], _taken(leaf.grad, places[name])) for name, leaf in leaves.items()
+        )
+        fields["patched"] = clock.patched()
+        fields["busy"] = clock.busy()
+        return Timed(fields, kept)
+
+    def copy_seconds(self, elements: int, times: int) -> list[int]:
+        """Nanoseconds of processor time (on CUDA of wall time) that copying so many float32 takes, `times` over."""
+        source = torch.ones(elements, device=self._device)
+        target = torch.zeros_like(source)
+        found = []
+        for _ in range(times):
+            self._flush.zero_()
+            start = self._clock.start()
+            target.copy_(source)
+            taken = clock.window(start, self._clock.stop())
+            found.append(taken["wall" if self._device.type == "cuda" or torch.get_num_threads() > 1 else "cpu"] or 0)
+        return found
+
+    def _leaves(self, wanted: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Fresh logits at the same addresses as the last call's, as leaves."""
+        leaves, used = {}, 0
+        for name, how in wanted.items():
+            dtype = getattr(torch, how["dtype"])
+            shape = torch.Size(how["shape"])
+            buffer = self._buffers.get(dtype)
+            needed = sum(torch.Size(each["shape"]).numel() for each in wanted.values())
+            if buffer is None or buffer.numel() < needed:
+                buffer = self._buffers[dtype] = torch.zeros(needed, dtype=dtype, device=self._device)
+            part = buffer[used : used + shape.numel()].view(shape)
+            used += shape.numel()
+            fill(part, how["seed"])
+            leaves[name] = part.detach().requires_grad_()
+        return leaves
+
+
+def of_reference(folder: str, kind: str, spec: str) -> Function:
+    """The loss `kind` of the reference for the profile `spec`: the folder is imported under a private name, since the
+    interpreter need not have this project."""
+    if _REFERENCE not in sys.modules:
+        package = types.ModuleType(_REFERENCE)
+        package.__path__ = [folder]
+        sys.modules[_REFERENCE] = package
+    module = importlib.import_module(f"{_REFERENCE}.{kind}")
+    profiles = importlib.import_module(f"{_REFERENCE}.profiles")
+    made: Function = getattr(module, kind)(profiles.PROFILES[spec])
+    return made
+
+
+def write_timed(timed: Timed, path: str) -> dict[str, Any]:
+    """Write what a call gave to `path`; return the fields of the message."""
+    write_tensors(path, timed.tensors)
+    return timed.fields
+
+
+def _places(leaf: torch.Tensor, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(leaf.numel(), (_EARLY,), generator=generator).to(leaf.device)
+
+
+def _taken(gradient: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(()) if gradient is None else gradient.reshape(-1)[places].clone()

@@ -1,0 +1,116 @@
+"""The clocks of a timed call, taken before any candidate is loaded. Runs in the candidate's process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_CPU, _OF_THREAD, _WALL = time.process_time_ns, time.thread_time_ns, time.perf_counter_ns
+_SLEEP = time.sleep
+_SCHEDULER = "/proc/thread-self/schedstat"
+
+_WATCHED: tuple[tuple[Any, str], ...] = (
+    *((time, name) for name in ("perf_counter", "process_time", "thread_time", "monotonic", "time")),
+    *((time, f"{name}_ns") for name in ("perf_counter", "process_time", "thread_time", "monotonic", "time")),
+    (torch.cuda, "synchronize"),
+    (torch.cuda.Event, "record"),
+    (torch.cuda.Event, "elapsed_time"),
+    (torch.cuda.Event, "synchronize"),
+)
+_ORIGINALS = tuple(getattr(owner, name) for owner, name in _WATCHED)
+_synchronize = torch.cuda.synchronize
+
+
+def patched() -> list[str]:
+    """The names of the clocks that somebody has replaced."""
+    return [
+        f"{getattr(owner, '__name__', owner)}.{name}"
+        for (owner, name), original in zip(_WATCHED, _ORIGINALS, strict=True)
+        if getattr(owner, name, None) is not original
+    ]
+
+
+def sleep(seconds: float) -> None:
+    """Let others run."""
+    if seconds:
+        _SLEEP(seconds)
+
+
+def busy() -> int:
+    """Nanoseconds of processor time that this process has used, in all its threads."""
+    return _CPU()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All clocks at one moment, in nanoseconds.
+
+    Attributes:
+        wall: time that passed.
+        cpu, thread: processor time of this process, and of the calling thread alone.
+        waited: how long this thread was ready to run and another ran instead; None where the kernel does not say.
+        event: on CUDA, the device's own mark in the current stream.
+    """
+
+    wall: int
+    cpu: int
+    thread: int
+    waited: int | None
+    event: Any
+
+
+class Clock:
+    """Reads all clocks, the device synchronised first."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        try:
+            with open(_SCHEDULER, "rb"):
+                self._scheduled = True
+        except OSError:
+            self._scheduled = False
+
+    def start(self) -> Reading:
+        """The beginning of a window. What is slow to read is read before what must not be spoiled by it."""
+        self._settle()
+        event = self._mark()
+        waited = self._waited()
+        return Reading(_WALL(), _CPU(), _OF_THREAD(), waited, event)
+
+    def stop(self) -> Reading:
+        """The end of a window: in the opposite order."""
+        event = self._mark()
+        self._settle()
+        thread, cpu, wall = _OF_THREAD(), _CPU(), _WALL()
+        return Reading(wall, cpu, thread, self._waited(), event)
+
+    def _settle(self) -> None:
+        if self._device.type == "cuda":
+            _synchronize(self._device)
+
+    def _mark(self) -> Any:
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def _waited(self) -> int | None:
+        if not self._scheduled:
+            return None
+        with open(_SCHEDULER, "rb") as file:
+            return int(file.read().split()[1])
+
+
+def window(start: Reading, stop: Reading) -> dict[str, int | None]:
+    """What lies between two readings, as the fields of a message, in nanoseconds."""
+    both = start.waited is not None and stop.waited is not None
+    return {
+        "wall": stop.wall - start.wall,
+        "cpu": stop.cpu - start.cpu,
+        "waited": stop.waited - start.waited if both else None,  # type: ignore[operator]
+        "stream": round(start.event.elapsed_time(stop.event) * 1e6) if start.event is not None else None,
+    }
