@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 from shiftproof.reference.batch import BatchError
@@ -11,6 +12,7 @@ from shiftproof.reference.spec import LossSpec
 
 from .cases import build_case
 from .compare import same_value
+from .recipe import Mask
 from .strategies import killers, plain, space
 
 _DRAWN = 60
@@ -35,7 +37,8 @@ def _difference(one: LossSpec, other: LossSpec, takes: frozenset[str]) -> str:
     empty = ""
     for spec in (one, other):
         drawn = space(spec, takes)
-        for recipe in [*killers(drawn), *islice(plain(drawn, 1), _DRAWN)]:
+        ordinary = [*killers(drawn), *islice(plain(drawn, 1), _DRAWN)]
+        for recipe in (*ordinary, replace(ordinary[0], masks=(Mask.ALL,))):
             batch = build_case(spec, recipe).batch
             try:
                 pairings = build_pairing(one, batch), build_pairing(other, batch)

@@ -9,7 +9,7 @@ from itertools import permutations
 from shiftproof.reference.spec import LossSpec
 
 from .cases import Case
-from .evidence import WEIGHT_TOLERANCE, Evidence, agree, explained, scored_by, variants_of, wrongly_scored
+from .evidence import WEIGHT_TOLERANCE, Evidence, agree, explained, explains, scored_by, variants_of, wrongly_scored
 from .mutants import MUTANTS, Variant
 from .mutants.both import COUNTED_RIGHT, both
 from .probe import Scored, Site, predict
@@ -23,10 +23,10 @@ _LOOKED_AT = 10  # cases on which bugs are sifted, before what is left must expl
 
 def name_two_bugs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
     """Two mutants of ``spec`` that together predict all of the evidence, or one whose pairs are divided by the count
-    of the right ones; () where there are none."""
-    if not evidence:
-        return ()
+    of the right ones; () where there are none, and where the pairs are right."""
     tolerance = WEIGHT_TOLERANCE[dtype]
+    if not evidence or explains(evidence, lambda case: case.pairing, tolerance):
+        return ()
     apart = _in_two_streams(evidence, spec, tolerance)
     if apart:
         return apart

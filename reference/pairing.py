@@ -82,7 +82,7 @@ def build_pairing(spec: LossSpec, batch: Batch) -> Pairing:
         BatchError: when the batch lacks an argument that the spec reads, or has more or fewer logits than it allows.
     """
     for term in spec.terms:
-        _check_fit(term, batch)
+        check_fit(term, batch)
     return assemble(
         spec, batch, [group(term, batch, select(term, batch, index)) for index, term in enumerate(spec.terms)]
     )
@@ -104,7 +104,7 @@ def assemble(spec: LossSpec, batch: Batch, groups: list[list[Group]]) -> Pairing
         shapes={name: tuple(batch.tensor(name).shape) for name in spec.logits},
         empty=_empty_value(groups, spec.terms),
         denominators=tuple(of_group.denominator for of_term in groups for of_group in of_term),
-        output_shape=_output_shape(spec, batch),
+        output_shape=output_shape(spec, batch),
     )
 
 
@@ -159,11 +159,11 @@ class Rule:
         if term.sentinel:
             self._never.add(batch.tensor(term.logits).shape[-1])
         if term.ignores_bos:
-            self._never.add(_token(batch, "bos_token_id"))
+            self._never.add(token_id(batch, "bos_token_id"))
         self._mask = batch.tensor("loss_mask").tolist() if term.loss_mask else None
         self._documents = None if term.documents is Documents.NONE else document_ids(term, batch).tolist()
         self._inputs = batch.tensor("input_ids").tolist() if term.stops_at_eos else None
-        self._eos = _token(batch, "eos_token_id") if term.stops_at_eos else None
+        self._eos = token_id(batch, "eos_token_id") if term.stops_at_eos else None
         self._first = first_logit(term, batch)
 
     def target(self, label: Place) -> int:
@@ -209,7 +209,7 @@ def divide_by(term: LossTerm, batch: Batch, chosen: list[Pair]) -> float:
         case Denominator.VALID:
             total = len(chosen)
         case Denominator.POSITIONS:
-            total = _positions(term, batch)
+            total = positions(term, batch)
         case Denominator.WEIGHTS:
             total = math.fsum(pair.weight for pair in chosen)
         case Denominator.CLASS_WEIGHTS:
@@ -278,12 +278,13 @@ def document_ids(term: LossTerm, batch: Batch) -> torch.Tensor:
         return starts.cumsum(1)
     shape = batch.tensor(term.labels).shape[:2]
     if term.documents is Documents.CU_SEQLENS:
-        tokens = torch.arange(shape.numel()).reshape(shape)
-        return torch.bucketize(tokens, batch.tensor("cu_seqlens").long(), right=True)
+        ends = batch.tensor("cu_seqlens").long()
+        tokens = torch.arange(shape.numel(), device=ends.device).reshape(shape)
+        return torch.bucketize(tokens, ends, right=True)
     return torch.ones(shape, dtype=torch.long)
 
 
-def _check_fit(term: LossTerm, batch: Batch) -> None:
+def check_fit(term: LossTerm, batch: Batch) -> None:
     """Whether the logits and the labels of a term fit together.
 
     Raises:
@@ -323,7 +324,12 @@ def _check_fit(term: LossTerm, batch: Batch) -> None:
         )
 
 
-def _token(batch: Batch, name: str) -> int:
+def token_id(batch: Batch, name: str) -> int:
+    """A token id of a batch.
+
+    Raises:
+        BatchError: when this batch has none of that name.
+    """
     value = getattr(batch, name)
     if value is None:
         raise BatchError(f"this spec reads {name}, and the batch has none; give it one")
@@ -336,7 +342,7 @@ def _at(nested: Any, place: Place) -> int:
     return int(nested)
 
 
-def _positions(term: LossTerm, batch: Batch) -> int:
+def positions(term: LossTerm, batch: Batch) -> int:
     """The label positions that one group of a term spans, ignored ones too."""
     rows, length = labels_of(term, batch).shape[:2]
     if term.tail is Tail.TRIM and term.axis is Axis.TIME:
@@ -372,7 +378,8 @@ def _empty_value(groups: list[list[Group]], terms: tuple[LossTerm, ...]) -> floa
     return math.nan if Empty.NAN in policies else 0.0
 
 
-def _output_shape(spec: LossSpec, batch: Batch) -> tuple[int, ...]:
+def output_shape(spec: LossSpec, batch: Batch) -> tuple[int, ...]:
+    """The shape of the loss: (), or for reduction none that of the label positions kept."""
     term = spec.terms[0]
     if term.reduction is not Reduction.NONE:
         return ()

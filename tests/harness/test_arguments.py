@@ -230,7 +230,7 @@ LAID_OUT: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
     ("dia", "labels"): lambda y: y.transpose(1, 2).flatten(0, 1),
     **{
         (profile, "mtp_logits"): lambda x: x.movedim(2, 0)
-        for profile in ("medusa", "megatron.mtp", "torchtitan.mtp", "maxtext.mtp")
+        for profile in ("medusa", "megatron.mtp", "megatron.mtp.packed", "torchtitan.mtp", "maxtext.mtp")
     },
     **{
         (name, argument): lambda x: x.flatten(0, 1)

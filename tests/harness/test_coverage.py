@@ -17,19 +17,30 @@ from shiftproof.harness.judge import Profile, ask
 from shiftproof.harness.kills import Bench
 from shiftproof.harness.laws import BUILDER_LAWS, LAWS, Law
 from shiftproof.harness.laws.base import NOT_MEANT, PASS
+from shiftproof.harness.mutants.behaviour import Asked, answer
 from shiftproof.harness.recipe import Count, Mask, Regime
 from shiftproof.harness.strategies import Space
-from shiftproof.harness.trial import Trial
+from shiftproof.harness.trial import Observation, Trial
 from shiftproof.harness.verdict import Coverage, LawResult, Level, Overall, Verdict, overall
 from shiftproof.reference.builders import BUILDERS
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.pairing import build_pairing
 from shiftproof.reference.profiles import PROFILES
 
 BRIEF = Profile("brief", 0.1, complete=True)
 
 
+def right_of_its_batch(asked: Asked) -> Observation:
+    """The right answer, worked out anew: a law may have changed the batch of a case."""
+    pairing = build_pairing(asked.case.spec, asked.case.batch)
+    case = replace(asked.case, pairing=pairing, oracle=evaluate(pairing, asked.case.batch))
+    return answer(replace(asked, case=case))
+
+
 def trial_under(profile: str, **candidate: Any) -> Trial:
     """A trial of a loss that is given every argument and answers right."""
     trial = Bench(PROFILES[profile], "float32", BRIEF).right
+    trial.act = right_of_its_batch
     trial.candidate = replace(trial.candidate, **candidate)
     return trial
 

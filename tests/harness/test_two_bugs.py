@@ -77,6 +77,12 @@ def test_what_nobody_knows_is_not_two_bugs_either() -> None:
     assert name_two_bugs([], CAUSAL, "float32") == ()
 
 
+@pytest.mark.parametrize("profile", ["hf.causal_lm", "higgs.mean_nonempty", "csm", "parler"])
+def test_right_pairs_are_not_two_bugs_that_cancel(profile: str) -> None:
+    spec = PROFILES[profile]
+    assert name_two_bugs([Evidence(case, predict(case.pairing)) for case in cases_of(spec)], spec, "float32") == ()
+
+
 CAUSAL = PROFILES["hf.causal_lm"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from shiftproof.harness.candidate import resolve
 from shiftproof.harness.docket import Hearing, Options, enter
 from shiftproof.harness.judge import PROFILES, Profile, ask
-from shiftproof.harness.laws import LAWS
+from shiftproof.harness.laws import LAWS, Law
 from shiftproof.harness.verdict import Level, Overall, overall
 from shiftproof.reference.profiles import PROFILES as SPECIFIED
 from shiftproof.reference.spec import LossSpec, LossTerm, Score
@@ -73,13 +73,30 @@ SPECS_OF: dict[str, LossSpec] = {
     **{f"right_scores:{name}": _scored(score) for name, score in _table("right_scores", "RIGHT").items()},
 }
 NAMES = list(SPECS_OF)
+YARDSTICKS = {
+    f"yardsticks:{name}": replace(SPECIFIED[spec], layouts=())
+    for table in ("RIGHT", "LINEAR")
+    for name, spec in _table("yardsticks", table).items()
+}
+FEW_YARDSTICKS = ("hf_causal_lm", "per_token", "parler", "linear_hf_causal_lm")
 
+# The weight has V² elements, so none of the large cases; and a hidden state of −inf gives no logit of −inf: times the
+# zeros of the weight it is NaN.
+THROUGH_IDENTITY = [replace(law, large=False) for law in LAWS.values() if law.id != "STABLE-2"]
 
 BRIEF = Profile("brief", 0.25)
 BRIEFER = Profile("briefer", 0.1)  # three times as many losses, of cases twice as large
 
 
-def judged(name: str, dtype: str, seed: int, profile: Profile, *, gradient: bool = True) -> tuple[list[str], int]:
+def judged(
+    name: str,
+    dtype: str,
+    seed: int,
+    profile: Profile,
+    *,
+    gradient: bool = True,
+    laws: Iterable[Law[Any, Any]] = tuple(LAWS.values()),
+) -> tuple[list[str], int]:
     """The MUST laws that call a right loss wrong, with their messages; and how many cases the laws judged."""
     file, function = name.split(":")
     candidate = replace(
@@ -88,8 +105,8 @@ def judged(name: str, dtype: str, seed: int, profile: Profile, *, gradient: bool
     hearing = Hearing(enter([candidate])[0], Options(in_process=True))
     try:
         hearing.start()
-        trial = hearing.trial(SPECS_OF[name])
-        results = tuple(ask(law, trial, profile, seed) for law in LAWS.values())
+        trial = hearing.trial((SPECS_OF | YARDSTICKS)[name])
+        results = tuple(ask(law, trial, profile, seed) for law in laws)
     finally:
         hearing.close()
     wrong = [f"{law.id}: {law.message}" for law in results if law.verdict.is_failure and law.level is Level.MUST]
@@ -116,6 +133,21 @@ def test_right_losses_of_codebooks_streams_and_scores_conform(name: str) -> None
 @pytest.mark.parametrize("name", ["right:sliced", "right_audio:parler_loop", "right_audio:medusa_trimmed"])
 def test_right_losses_without_a_gradient_conform(name: str) -> None:
     assert judged(name, "float32", 0, BRIEF, gradient=False)[0] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name.removeprefix("yardsticks:") in FEW_YARDSTICKS else pytest.mark.slow)
+        for name in YARDSTICKS
+    ],
+)
+def test_yardsticks_conform(name: str) -> None:
+    linear = "linear_" in name
+    # Products of float16 matrices take seconds on a CPU.
+    dtype = "float32" if linear else DTYPES[list(YARDSTICKS).index(name) % len(DTYPES)]
+    wrong, _ = judged(name, dtype, 0, BRIEFER, laws=THROUGH_IDENTITY if linear else LAWS.values())
+    assert wrong == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,72 @@
+"""A linear layer and the loss of its logits, some rows at a time, so that there never are all the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..spec import Score
+from .blocks import accumulator
+from .passes import score_rows
+from .rows import NOT_SCORED
+
+_PARTS = 32  # of the rows: logits and gradient of one part are a sixteenth of all logits
+_LEAST = 32  # rows a part: fewer would make matrix products slow
+_MOST = 2048
+
+
+def score_linear(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    weights: Tensor,
+    how: Score,
+    class_weights: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """Score the logits ``hidden`` [n, H] · ``weight`` [V, H]ᵀ + ``bias`` [V], each row on its class in ``targets`` [n].
+
+    Logits have the dtype of ``hidden``. Rows that are NOT_SCORED are not multiplied at all. Gradients of the weight and
+    the bias are summed up in float32 at least, which for 16-bit weights takes another V·H floats.
+
+    Returns:
+        ℓ [n], unweighted, 0 where NOT_SCORED; and the gradients of their sum times ``weights`` [n] at ``hidden``,
+        ``weight`` and ``bias``, each where it is ``wanted``.
+    """
+    dtype, device = accumulator(hidden.dtype), hidden.device
+    scores = torch.zeros(len(hidden), dtype=dtype, device=device)
+    at_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None
+    at_weight = torch.zeros(weight.shape, dtype=dtype, device=device) if wanted[1] else None
+    at_bias = torch.zeros(len(weight), dtype=dtype, device=device) if bias is not None and wanted[2] else None
+    scored = (targets != NOT_SCORED).nonzero().squeeze(1)
+    for rows in scored.split(min(max(-(-len(scored) // _PARTS), _LEAST), _MOST)):
+        part = hidden[rows]
+        logits = part @ weight.T if bias is None else torch.addmm(bias, part, weight.T)
+        gradient = torch.empty_like(logits) if any(wanted) else None
+        scores[rows] = score_rows(logits, targets[rows], weights[rows], how, class_weights, gradient)
+        if gradient is None:
+            continue
+        if at_hidden is not None:
+            at_hidden[rows] = gradient @ weight
+        if at_weight is not None:
+            _add_product(at_weight, gradient, part)
+        if at_bias is not None:
+            at_bias += gradient.sum(0, dtype=dtype)
+    return scores, (
+        at_hidden,
+        None if at_weight is None else at_weight.to(weight.dtype),
+        None if at_bias is None or bias is None else at_bias.to(bias.dtype),
+    )
+
+
+def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """Add ``gradient`` [m, V]ᵀ · ``hidden`` [m, H] to ``total`` [V, H], rounded to no fewer bits than that has."""
+    if gradient.dtype == total.dtype:
+        total.addmm_(gradient.T, hidden)
+    elif gradient.is_cuda:
+        total += torch.mm(gradient.T, hidden, out_dtype=total.dtype)
+    else:
+        total.addmm_(gradient.T.to(total.dtype), hidden.to(total.dtype))

@@ -1,0 +1,51 @@
+"""The pass over rows of logits, by where they lie: Triton on CUDA, else torch, block by block."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ..spec import Score
+from . import blocks
+from .rows import NOT_SCORED
+
+
+def score_rows(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    how: Score,
+    class_weights: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> Tensor:
+    """As :func:`.blocks.score_rows`."""
+    if logits.is_cuda and _has_triton():
+        from . import kernel
+
+        return kernel.score_rows(logits, targets, weights, how, class_weights, gradient)
+    return blocks.score_rows(logits, targets, weights, how, class_weights, gradient)
+
+
+def scale_rows(gradient: Tensor, targets: Tensor, upstream: Tensor) -> None:
+    """Multiply ``gradient`` [n, V] by ``upstream``, one number or one a row [n], in place; not where NOT_SCORED.
+
+    Nothing is read or written where it would be multiplied by 1.
+    """
+    if upstream.dim() == 0 and not upstream.is_cuda and upstream.item() == 1:
+        return
+    factors = torch.where(targets == NOT_SCORED, 1.0, upstream.to(blocks.accumulator(gradient.dtype)))
+    if gradient.is_cuda and _has_triton():
+        from . import kernel
+
+        kernel.scale_rows(gradient, factors)
+    else:
+        gradient.mul_(factors[:, None])
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether Triton is there: it comes with torch where torch is built for CUDA on Linux."""
+    return find_spec("triton") is not None

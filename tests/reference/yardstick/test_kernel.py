@@ -1,0 +1,182 @@
+"""The Triton kernels: their numbers on a CPU, interpreted, and on a CUDA device with everything that needs its size."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from shiftproof.harness.cases import build_case
+from shiftproof.harness.compare import SAFETY, agreement, compare_tensors
+from shiftproof.harness.recipe import Mask, Recipe
+from shiftproof.harness.rounding import rounding
+from shiftproof.reference.profiles import PROFILES
+from shiftproof.reference.score import evaluate_rows
+from shiftproof.reference.spec import Score
+from shiftproof.reference.yardstick import linear_yardstick, yardstick
+
+CAUSAL = PROFILES["hf.causal_lm"]
+WITHOUT_TRITON = importlib.util.find_spec("triton") is None
+ON_DEVICE = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+SCORES = {
+    "plain": Score(),
+    "smoothing": Score(label_smoothing=0.1),
+    "smoothing over others": Score(label_smoothing=0.1, smoothing_over="others"),
+    "z-loss": Score(z_loss=0.01),
+    "softcap": Score(softcap=5.0),
+    "scale": Score(logit_scale=0.5),
+    "class weights": Score(class_weights=True),
+    "dft": Score(dft=True, softcap=5.0, class_weights=True),
+    "all": Score(label_smoothing=0.1, z_loss=0.01, softcap=5.0, logit_scale=0.5, class_weights=True),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check(how: Score, dtype: torch.dtype, classes: int, device: str) -> None:
+    """Seven rows, one of them ignored and full of NaN, one scored on a label that is no class, against float64."""
+    from shiftproof.reference.yardstick import kernel
+
+    generator = torch.Generator().manual_seed(classes)
+    logits = (torch.randn(7, classes, generator=generator) * 3).to(dtype)
+    logits[2] = torch.nan
+    logits[3, 1:] -= 100  # near one-hot
+    targets = torch.tensor([0, classes - 1, -1, 0, 1 % classes, classes // 2, classes])
+    weights = torch.tensor([0.5, 0.25, 1.0, 2.0, -1.0, 0.0, 0.0])
+    class_weights = torch.rand(classes, generator=generator)
+    on = {name: value.to(device) for name, value in locals().items() if isinstance(value, torch.Tensor)}
+    gradient = torch.full_like(on["logits"], 9)
+    given = on["targets"], on["weights"], how, on["class_weights"] if how.class_weights else None
+    alone = kernel.score_rows(on["logits"], *given)
+    scores = kernel.score_rows(on["logits"], *given, gradient).cpu()
+    assert torch.equal(alone.cpu()[:6], scores[:6])
+    assert scores[6].isnan()
+    assert scores[2] == 0
+    assert (gradient[2] == 0).all()
+    kept = torch.tensor([0, 1, 3, 4, 5])
+    right = evaluate_rows(logits[kept].double(), targets[kept], how, class_weights if how.class_weights else None)
+    expected = right.gradient * weights[kept, None]
+    # As compare.derive_bounds puts them together.
+    off = rounding(
+        logits[kept].double(), targets[kept], weights[kept].double().abs(), right, how, class_weights, 2.0**-24
+    )
+    allowed = SAFETY * (off.score + torch.finfo(torch.float32).eps * right.loss.abs())
+    assert bool(agreement(scores[kept].double(), right.loss, allowed).all())
+    tiny = 2.0**-24 if dtype is torch.float16 else 2.0**-126
+    allowed = SAFETY * (off.gradient + torch.finfo(dtype).eps * expected.abs() + tiny)
+    mismatch = compare_tensors(gradient.cpu()[kept].double(), expected, allowed)
+    assert mismatch is None, mismatch.describe("gradient")
+
+
+def interpreted() -> None:
+    """Rows of one block, and rows of several: of blocks so short that an interpreter gets through them."""
+    from shiftproof.reference.yardstick import kernel
+
+    cases = ((how, classes) for how in SCORES.values() for classes in (2, 33, 100))
+    for (longest, swept), (index, (how, classes)) in product(((128, 64), (16, 16)), enumerate(cases)):
+        kernel._LONGEST_BLOCK, kernel._SWEPT_BLOCK = longest, swept
+        check(how, DTYPES[(index + index // 3) % 3], classes, "cpu")
+    gradient, factors = torch.ones(3, 50), torch.tensor([1.0, -2.0, 0.0])
+    kernel.scale_rows(gradient, factors)
+    assert torch.equal(gradient, factors[:, None].expand(3, 50))
+
+
+@pytest.mark.skipif(WITHOUT_TRITON, reason="triton is not installed: it comes with torch for CUDA")
+def test_numbers_interpreted() -> None:
+    """In a process of its own: Triton asks once, when it is imported, whether it is to interpret."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_kernel; test_kernel.interpreted()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class TestOnDevice:
+    pytestmark = ON_DEVICE
+
+    @pytest.mark.parametrize("classes", [2, 1026, 16384, 16385, 32000, 128256])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("how", SCORES.values(), ids=SCORES)
+    def test_numbers(self, how: Score, dtype: torch.dtype, classes: int) -> None:
+        check(how, dtype, classes, "cuda")
+
+    @pytest.mark.parametrize("name", ["hf.causal_lm", "musicgen", "higgs.mean_nonempty", "packed.cu_seqlens"])
+    def test_the_same_as_on_the_cpu(self, name: str) -> None:
+        case = build_case(
+            PROFILES[name], Recipe(rows=3, length=9, classes=40, codebooks=4, masks=(Mask.NONE, Mask.HOLES))
+        )
+        given = {key: value for key, value in vars(case.batch).items() if value is not None}
+        gradients = []
+        for device in ("cpu", "cuda"):
+            leaves = {
+                key: value.detach().to(device) if isinstance(value, torch.Tensor) else value
+                for key, value in given.items()
+            }
+            for key in case.spec.logits:
+                leaves[key].requires_grad_()
+            loss = yardstick(case.spec)(**leaves)
+            (loss * 3).backward()
+            gradients.append([loss.detach().cpu(), *(leaves[key].grad.cpu() for key in case.spec.logits)])
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+
+    def test_more_elements_than_an_int32_counts(self) -> None:
+        """2³¹ elements and one row more; what lies beyond is right, and what is scored last is not what lies first."""
+        classes = 131072
+        rows = 2**31 // classes + 1
+        if torch.cuda.mem_get_info()[0] < 3 * 2 * rows * classes:
+            pytest.skip("needs 13 GB of free memory on the device")
+        logits = torch.zeros(1, rows, classes, dtype=torch.bfloat16, device="cuda")
+        logits[0, -1, 5] = 20.0
+        labels = torch.full((1, rows), -100, device="cuda")
+        labels[0, -1] = 5
+        labels[0, 0] = 7
+        logits.requires_grad_()
+        loss = yardstick(PROFILES["preshifted"])(logits=logits, labels=labels)
+        loss.backward()
+        expected = evaluate_rows(logits.detach()[0, [0, -1]].double().cpu(), torch.tensor([7, 5]))
+        torch.testing.assert_close(float(loss.detach()), float(expected.loss.mean()), rtol=1e-5, atol=0)
+        assert logits.grad is not None
+        torch.testing.assert_close(
+            logits.grad[0, [0, -1]].double().cpu(), expected.gradient / 2, rtol=2**-7, atol=1e-30
+        )
+        assert not logits.grad[0, 1:-1].any()
+
+    def test_a_label_that_is_no_class_is_nan(self) -> None:
+        labels = torch.tensor([[0, 5, 2, 1]], device="cuda")
+        assert yardstick(CAUSAL)(logits=torch.zeros(1, 4, 5, device="cuda"), labels=labels).isnan()
+
+    def test_peak_memory_is_one_gradient(self) -> None:
+        logits = torch.randn(1, 512, 128256, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+        labels = torch.randint(128256, (1, 512), device="cuda")
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        (yardstick(CAUSAL)(logits=logits, labels=labels) * 2).backward()
+        assert torch.cuda.max_memory_allocated() - before <= 1.1 * logits.numel() * logits.element_size()
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_linear_layers(self, dtype: torch.dtype) -> None:
+        shapes = {"hidden_states": (2, 300, 64), "lm_head_weight": (5000, 64)}
+        drawn = {name: (torch.randn(shape) / 4).to(dtype) for name, shape in shapes.items()}
+        labels = torch.randint(5000, (2, 300))
+        found = []
+        for device in ("cpu", "cuda"):
+            leaves = {name: value.to(device).requires_grad_() for name, value in drawn.items()}
+            loss = linear_yardstick(CAUSAL)(**leaves, labels=labels.to(device))
+            loss.backward()
+            found.append([loss.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves.values())])
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(found[1], found[0], rtol=16 * max(eps, 1e-5), atol=eps)
