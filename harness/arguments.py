@@ -11,21 +11,25 @@ from torch import Tensor
 from shiftproof.reference.spec import LABELS, LOGITS, LossSpec, Score
 
 from .cases import Case, classes_of
+from .linear import BIAS, HIDDEN, LEAVES, WEIGHT, Linear, factor, no_linear
 from .spelling import nearest
 from .worker.protocol import Scalar
+
+Give = Callable[[Case, "Binding"], Tensor | Scalar]
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument: what it is, in words, and how a case gives it. None means that this case does not have it."""
+    """One argument: what it is, in words, and how a case gives it to a candidate that asks for what its binding says.
+    None means that this case does not have it."""
 
     name: str
     meaning: str
-    give: Callable[[Case], Tensor | Scalar]
+    give: Give
 
 
-def _tensor(name: str) -> Callable[[Case], Tensor | Scalar]:
-    def give(case: Case) -> Tensor | Scalar:
+def _tensor(name: str) -> Give:
+    def give(case: Case, binding: Binding) -> Tensor | Scalar:
         value = getattr(case.batch, name)
         assert value is None or isinstance(value, Tensor)
         return value if value is None else lay_out(case.spec, name, value)
@@ -62,10 +66,10 @@ def _rearrange(value: Tensor, axes: str, pattern: str) -> Tensor:
     return laid_out
 
 
-def _constant(name: str) -> Callable[[Case], Tensor | Scalar]:
+def _constant(name: str) -> Give:
     """A field of the first term's score; None where it changes nothing, so that a candidate's default holds."""
 
-    def give(case: Case) -> Tensor | Scalar:
+    def give(case: Case, binding: Binding) -> Tensor | Scalar:
         value: Scalar = getattr(case.spec.terms[0].score, name)
         return None if value == getattr(Score(), name) else value
 
@@ -85,6 +89,17 @@ ARGUMENTS: dict[str, Argument] = {
             "[B, S] or [B, S, K], or as the spec lays them out, int64, ignore_index where ignored",
             _tensor("labels"),
         ),
+        Argument(
+            "hidden_states",
+            "[B, S, H], or flat where the spec's logits are, floating: with lm_head_weight, in place of logits",
+            lambda c, binding: lay_out(c.spec, "logits", linear_of(c, binding).hidden),
+        ),
+        Argument(
+            "lm_head_weight",
+            "[V, H], floating: hidden_states · lm_head_weightᵀ + lm_head_bias are the logits",
+            lambda c, binding: linear_of(c, binding).weight,
+        ),
+        Argument("lm_head_bias", "[V], floating", lambda c, binding: linear_of(c, binding).bias),
         Argument("shift_labels", "[B, S], the labels already shifted by the caller, or None", _tensor("shift_labels")),
         Argument("audio_logits", "[A, T, K, V], or as the spec lays them out, floating", _tensor("audio_logits")),
         Argument("audio_labels", "[A, T, K], or as the spec lays them out, int64", _tensor("audio_labels")),
@@ -106,24 +121,29 @@ ARGUMENTS: dict[str, Argument] = {
         Argument(
             "num_items_in_batch",
             "int, the caller's count of trained tokens, or None",
-            lambda c: c.batch.num_items_in_batch,
+            lambda c, _: c.batch.num_items_in_batch,
         ),
-        Argument("vocab_size", "int, V", lambda c: _classes(c, "labels")),
-        Argument("audio_vocab_size", "int, V of audio_logits", lambda c: _classes(c, "audio_labels")),
-        Argument("num_codebooks", "int, K, or the number of heads", lambda c: c.recipe.codebooks),
-        Argument("ignore_index", "int, the label that is never trained on", lambda c: c.spec.terms[0].ignore_index),
-        Argument("reduction", "str, mean, sum or none", lambda c: str(c.spec.terms[0].reduction)),
+        Argument("vocab_size", "int, V", lambda c, _: _classes(c, "labels")),
+        Argument("audio_vocab_size", "int, V of audio_logits", lambda c, _: _classes(c, "audio_labels")),
+        Argument("num_codebooks", "int, K, or the number of heads", lambda c, _: c.recipe.codebooks),
+        Argument("ignore_index", "int, the label that is never trained on", lambda c, _: c.spec.terms[0].ignore_index),
+        Argument("reduction", "str, mean, sum or none", lambda c, _: str(c.spec.terms[0].reduction)),
         Argument("label_smoothing", "float, ε", _constant("label_smoothing")),
         Argument("lse_square_scale", "float, the factor of the z-loss", _constant("z_loss")),
         Argument("softcap", "float, c of c·tanh(x/c)", _constant("softcap")),
         Argument("logit_scale", "float, what logits are multiplied by", _constant("logit_scale")),
-        Argument("pad_token_id", "int, the id that stands at padding in input_ids", lambda c: c.batch.pad_token_id),
-        Argument("bos_token_id", "int, an id that begins documents", lambda c: c.batch.bos_token_id),
+        Argument("pad_token_id", "int, the id that stands at padding in input_ids", lambda c, _: c.batch.pad_token_id),
+        Argument("bos_token_id", "int, an id that begins documents", lambda c, _: c.batch.bos_token_id),
         Argument(
-            "eos_token_id", "int, an id that ends documents and is a legal target", lambda c: c.batch.eos_token_id
+            "eos_token_id", "int, an id that ends documents and is a legal target", lambda c, _: c.batch.eos_token_id
         ),
     )
 }
+
+
+def linear_of(case: Case, binding: Binding) -> Linear:
+    """The factors that a case's logits are handed over as."""
+    return factor(case, biased=binding.takes(BIAS))
 
 
 def _classes(case: Case, labels: str) -> int | None:
@@ -139,6 +159,8 @@ ALIASES = {
     "weight": "class_weights",
     "ce_weight": "class_weights",
     "z_loss": "lse_square_scale",
+    "linear_weight": WEIGHT,
+    "linear_bias": BIAS,
 }
 
 
@@ -176,6 +198,11 @@ class Binding:
 
     def takes(self, name: str) -> bool:
         return name in self.names
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the candidate multiplies hidden states with a weight itself, instead of taking logits."""
+        return self.takes(HIDDEN) and self.takes(WEIGHT) and not self.takes("logits")
 
 
 def bind(
@@ -231,6 +258,14 @@ def bind(
 
 def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
     """Why a candidate that asks for these arguments cannot be judged under ``spec``, or None."""
+    factors = [name for name in LEAVES if name in binding.required]
+    if factors and not binding.is_linear:
+        return (
+            f"{target} requires {factors[0]}, which is given with {HIDDEN} and {WEIGHT} both, and in place of logits; "
+            f'rename = {{ {HIDDEN} = "…", {WEIGHT} = "…" }} says which they are'
+        )
+    if binding.is_linear and (lacking := no_linear(spec)):
+        return f"{target} multiplies {HIDDEN} with {WEIGHT}, and {spec.name} has no such logits: {lacking}"
     theirs = {name for name in (*LOGITS, *LABELS) if name in binding.required}
     reads = [*spec.logits, *spec.labels]
     for name in sorted(theirs - set(reads)):
@@ -254,7 +289,8 @@ def values_for(case: Case, binding: Binding) -> tuple[dict[str, Tensor], dict[st
     An argument that this case does not have is left out, so that the candidate's default holds; if the candidate
     requires it, it is given as None.
     """
-    return hand_over(binding, lambda ours: ARGUMENTS[ours].give(case))
+    withheld = () if binding.is_linear else LEAVES
+    return hand_over(binding, lambda ours: None if ours in withheld else ARGUMENTS[ours].give(case, binding))
 
 
 def hand_over(binding: Binding, give: Callable[[str], Tensor | Scalar]) -> tuple[dict[str, Tensor], dict[str, Scalar]]:

@@ -9,6 +9,7 @@ places):
   their sum (Higham 2002, 4.2; torch's own mean comes to 37·2⁻²⁴ at n = 660, where small terms are lost in a large
   sum), and by the output's own rounding
 - each element of the gradient, by its own rounding and by ``|w|·(p + 1[j = y])`` times twice the above
+- each element of the gradient of a weight that makes the logits, by the sum of what the logits' may be off by
 
 and everything times SAFETY. docs/bounds.md derives each term; :mod:`.liveness` shows on every case that wrong fails.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from shiftproof.reference.score import Scores, evaluate_rows
 from shiftproof.reference.spec import Compute
 
 from .cases import Case
+from .linear import HIDDEN, Linear, through
 from .rounding import rounding
 
 SAFETY = 2.0
@@ -87,6 +89,30 @@ def derive_bounds(case: Case, compute: Compute, returned: torch.dtype) -> Bounds
     per_token = SAFETY * (score + out * scored.abs())
     gradients = {name: SAFETY * bound for name, bound in gradients.items()}
     return Bounds(SAFETY * total, per_token, gradients, compute, returned)
+
+
+def derive_leaf_bounds(case: Case, linear: Linear, bounds: Bounds) -> dict[str, Tensor]:
+    """How far the gradients of hidden states, weight and bias may be off where that at the logits may by ``bounds``.
+
+    Each is a sum of products with the gradient at the logits: what that may be off by, multiplied and added up; the
+    summation in fp32, term by term, whatever the dtype; and the rounding of the sum to its dtype.
+    """
+    dtype = case.batch.tensor("logits").dtype
+    gradient, off = case.oracle.gradients["logits"], bounds.gradients["logits"]
+    classes = gradient.shape[-1]
+    rows = gradient.numel() // classes
+    magnitudes = replace(linear, hidden=linear.hidden.abs(), weight=linear.weight.abs())
+    inherited, summed = through(magnitudes, off), through(magnitudes, gradient.abs())
+    return {
+        name: inherited[name]
+        + SAFETY
+        * (
+            _FP32_ROUNDOFF * max((classes if name == HIDDEN else rows) - 1, 0) * summed[name]
+            + torch.finfo(dtype).eps * right.abs()
+            + _floor(dtype)
+        )
+        for name, right in through(linear, gradient).items()
+    }
 
 
 def same_value(found: float, expected: float, bound: float) -> bool:

@@ -20,7 +20,7 @@ from .builder_trial import BuilderTrial, Built
 from .cases import Case
 from .cells import Cell, Tally
 from .laws import Law
-from .mutants.behaviour import Asked, answer
+from .mutants.behaviour import Asked, answer, at_leaves
 from .source import R, Source
 from .strategies import Space
 from .trial import Observation, Trial
@@ -173,7 +173,8 @@ class _RightLoss(Trial):
     def observe(
         self, case: Case, upstream: float | Tensor = 1.0, grad_mode: str = "enabled", backwards: int = 1
     ) -> Observation:
-        return answer(Asked(case, upstream, grad_mode, backwards))
+        right = answer(Asked(case, upstream, grad_mode, backwards))
+        return at_leaves(right, self.linear(case)) if self.is_linear else right
 
 
 class _RightBuilder(BuilderTrial):

@@ -228,6 +228,8 @@ def name_by_symptom(
             return (_symptom("length-mismatch", f"{logits} logits a row against {labels} labels"),)
     if "STABLE-3" in trial.failed and silent and all(map(_hides_nan, silent)):
         return (_symptom("nan-hidden", "STABLE-3 fails"),)
+    if "LINEAR-1" in trial.failed and (still := _leaves_without_gradient(evidence)):
+        return (_symptom("detached-part", f"{' and '.join(still)} has no gradient"),)
     over_ignored = "GRAD-2" in trial.failed and not any(map(_lacks, evidence))
     if over_ignored and "GRAD-1" in trial.failed:
         for name, charged in (("aux-over-ignored", "z_loss"), ("smooth-ignored", "label_smoothing")):
@@ -239,6 +241,12 @@ def name_by_symptom(
         if result.verdict.is_failure and alone and len(law.suggests) == 1:
             return (_symptom(law.suggests[0], f"{law.id} fails"),)
     return ()
+
+
+def _leaves_without_gradient(evidence: list[Evidence]) -> list[str]:
+    """Of hidden states, weight and bias, those whose gradient is 0 on every case, though there are pairs."""
+    seen = [each.seen.leaves for each in evidence if each.seen and each.seen.leaves and each.case.pairing.pairs]
+    return [name for name in (seen[0] if seen else ()) if not any(bool(leaves[name].any()) for leaves in seen)]
 
 
 def _hides_nan(seen: Observation) -> bool:

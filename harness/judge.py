@@ -103,11 +103,13 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
     follows = next((id for id in law.presumes if id in trial.failed), None)
     doubtful = follows is not None
     cases = vacuous = since = 0
+    lacking = ""  # of the candidate, as it says itself
     failures: list[Failure[R]] = []
     missing = gaps(law, trial) if profile.complete and not doubtful else ()
     for recipe in chain(cases_of(law, trial, profile, seed, doubtful), missing):
         recipe, judgement = judged(law, trial, recipe)
         if judgement.verdict is Verdict.SKIP:
+            lacking = lacking or judgement.message
             continue
         tick()
         if judgement.verdict is Verdict.VACUOUS:
@@ -138,8 +140,8 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
     if cases == 0:
         if vacuous:
             return result(Verdict.VACUOUS, "no case could tell a null candidate from a right one", vacuous=vacuous)
-        return result(Verdict.SKIP, "no case of this spec is one that the law speaks of")
-    return result(Verdict.PASS, cases=cases, vacuous=vacuous)
+        return result(Verdict.SKIP, lacking or "no case of this spec is one that the law speaks of")
+    return result(Verdict.PASS, lacking and f"of some cases {lacking}", cases, vacuous)
 
 
 def judged(law: Law[T, R], trial: T, recipe: R) -> tuple[R, Judgement]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.pairing import Pairing, build_pairing
 from shiftproof.reference.profiles import PROFILES as SPECS
-from shiftproof.reference.spec import LossSpec
+from shiftproof.reference.spec import LOGITS, LossSpec
 
 from .arguments import ARGUMENTS, Binding
 from .candidate import Candidate
@@ -39,7 +39,7 @@ from .judge import PROFILES, Failure, Profile, cases_of, judged, shrunk
 from .kill_table import Fate, KillTable, Tried
 from .laws import LAWS, Judgement, Law
 from .mutants import MUTANTS, Variant
-from .mutants.behaviour import Act, Asked, answer, computed
+from .mutants.behaviour import Act, Asked, answer, at_leaves, computed
 from .mutants.behaviours import BEHAVIOURS
 from .mutants.scores import SCORES, ScoreMutant
 from .mutants.views import variants_under
@@ -51,12 +51,14 @@ from .verdict import LawResult, Level, Verdict
 from .worker.exchange import Call, Outcome
 
 _BINDING = Binding({name: name for name in ARGUMENTS}, frozenset())
+_LINEAR = Binding({name: name for name in ARGUMENTS if name not in LOGITS}, frozenset())
 _KEPT = 100_000  # elements of logits up to which a case is kept, with all that belongs to it
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One way of writing one bug: as wrong pairs, a wrong score, or a whole behaviour. ``act`` is what it answers."""
+    """One way of writing one bug: as wrong pairs, a wrong score, or a whole behaviour. ``act`` is what it answers;
+    ``linear`` says that it is given hidden states and a weight in place of logits."""
 
     name: str
     detail: str
@@ -64,14 +66,18 @@ class Subject:
     dtype: str = "float32"
     variant: Variant | None = None
     reason: str = ""  # why it cannot be had
+    linear: bool = False
 
 
 class Bench:
     """Everything that the mutants of one spec share: its cases, their bounds, and what each law is asked."""
 
-    def __init__(self, spec: LossSpec, dtype: str, profile: Profile, drawn_only: bool = False) -> None:
+    def __init__(
+        self, spec: LossSpec, dtype: str, profile: Profile, drawn_only: bool = False, linear: bool = False
+    ) -> None:
         self.spec = spec
         self.drawn_only = drawn_only
+        self.linear = linear
         self.dtype = dtype
         self.profile = profile
         self.cases: dict[Recipe, Case] = {}
@@ -143,7 +149,8 @@ class MutantTrial(Trial):
 
     def __init__(self, bench: Bench, name: str, act: Act) -> None:
         candidate = Candidate(name=name, call=f"mutant:{name}", spec=bench.spec.name)
-        super().__init__(candidate, bench.spec, _BINDING, _Nobody(), dtype=bench.dtype, device="cpu")
+        binding = _LINEAR if bench.linear else _BINDING
+        super().__init__(candidate, bench.spec, binding, _Nobody(), dtype=bench.dtype, device="cpu")
         self.bench = bench
         self.act = act
 
@@ -154,7 +161,8 @@ class MutantTrial(Trial):
         self, case: Case, upstream: float | Tensor = 1.0, grad_mode: str = "enabled", backwards: int = 1
     ) -> Observation:
         self.calls += 1
-        return self.act(Asked(case, upstream, grad_mode, backwards))
+        seen = self.act(Asked(case, upstream, grad_mode, backwards))
+        return at_leaves(seen, self.linear(case)) if self.is_linear else seen
 
     def bounds(self, observation: Observation) -> Bounds:
         return self.bench.bounds(self, observation)
@@ -203,7 +211,14 @@ def _scoring(mutant: ScoreMutant) -> Act:
 def _of_behaviours(spec: LossSpec) -> Iterator[Subject]:
     for behaviour in BEHAVIOURS:
         reason = behaviour.needs(spec)
-        yield Subject(behaviour.name, behaviour.detail, behaviour.act, behaviour.dtype, reason=reason or "")
+        yield Subject(
+            behaviour.name,
+            behaviour.detail,
+            behaviour.act,
+            behaviour.dtype,
+            reason=reason or "",
+            linear=behaviour.linear,
+        )
 
 
 def first_kill(
@@ -414,13 +429,14 @@ def try_part(
     """Every ``parts``-th mutant of a spec, from ``part`` on, each with its place among all."""
     torch.set_num_threads(1)
     spec = SPECS[spec] if isinstance(spec, str) else spec
-    benches: dict[str, Bench] = {}
+    benches: dict[tuple[str, bool], Bench] = {}
     found = []
     for place, subject in enumerate(subjects(spec)):
         if place % parts != part:
             continue
-        if subject.dtype not in benches:
-            benches[subject.dtype] = Bench(spec, subject.dtype, PROFILES[profile], drawn_only)
-        found.append((place, try_subject(subject, benches[subject.dtype], range(seeds))))
+        kind = subject.dtype, subject.linear
+        if kind not in benches:
+            benches[kind] = Bench(spec, subject.dtype, PROFILES[profile], drawn_only, subject.linear)
+        found.append((place, try_subject(subject, benches[kind], range(seeds))))
     small_cases.cache_clear()
     return found

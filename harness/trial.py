@@ -16,11 +16,12 @@ from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
 from shiftproof.reference.spec import Compute, LossSpec, Reduction
 
-from .arguments import Binding, lay_back, values_for
+from .arguments import Binding, lay_back, linear_of, values_for
 from .candidate import Candidate
 from .cases import Case, build_case
 from .cells import Tally, loss_cells
 from .compare import Bounds, derive_bounds
+from .linear import LEAVES, Linear, read_logits
 from .recipe import Recipe
 from .source import LOSS_RECIPES
 from .strategies import Space, space
@@ -56,6 +57,8 @@ class Observation:
         returned: the loss as it was returned, float64, any shape; ``dtype`` is the dtype that it had.
         gradients: float64, at each of the spec's logits, in the batch's shapes; 0 at those that none flowed to, and
             None where none flowed to any.
+        leaves: float64, at the hidden states, the weight and the bias of a candidate that is given these, 0 and None as
+            for ``gradients``, which are then read back from them.
         mutated: our names of the arguments that were written to.
     """
 
@@ -65,6 +68,7 @@ class Observation:
     returned: Tensor | None = None
     dtype: torch.dtype = torch.float32
     gradients: Mapping[str, Tensor] | None = None
+    leaves: Mapping[str, Tensor] | None = None
     mutated: tuple[str, ...] = ()
 
 
@@ -123,34 +127,50 @@ class Trial:
     ) -> Observation:
         """Call the candidate on a case and read what it did, going ``backwards`` so many times. Never remembered."""
         tensors, scalars = values_for(case, self.binding)
-        logits = {name: self.binding.names[name] for name in case.spec.logits if self.binding.takes(name)}
+        names = LEAVES if self.is_linear else case.spec.logits
+        differentiated = {name: self.binding.names[name] for name in names if self.binding.takes(name)}
         wanted = self.candidate.gradient and grad_mode == "enabled"
         call = Call(
             tensors=tensors,
             scalars=scalars,
-            layouts={theirs: str(case.recipe.stride) for theirs in logits.values()},
-            gradients=tuple(logits.values()) if wanted else (),
+            layouts={theirs: str(case.recipe.stride) for theirs in differentiated.values()},
+            gradients=tuple(differentiated.values()) if wanted else (),
             upstream=upstream,
             grad_mode=grad_mode,
             backwards=backwards,
         )
         self.calls += 1
-        return self._read(case, self.caller.call(call), logits)
+        return self._read(case, self.caller.call(call), differentiated)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the candidate is given hidden states and a weight in place of logits."""
+        return self.binding.is_linear
+
+    def linear(self, case: Case) -> Linear:
+        """The factors that a case's logits are handed over as."""
+        return linear_of(case, self.binding)
 
     def bounds(self, observation: Observation) -> Bounds:
         """How far a right candidate may be from the oracle here."""
         return derive_bounds(observation.case, self.compute, observation.dtype)
 
-    def _read(self, case: Case, outcome: Outcome, logits: Mapping[str, str]) -> Observation:
+    def _read(self, case: Case, outcome: Outcome, differentiated: Mapping[str, str]) -> Observation:
         if not isinstance(outcome, Returned):
             return Observation(case, problem_of(outcome))
         back = {theirs: ours for ours, theirs in self.binding.names.items()}
         wrong = _wrong_shape(case, outcome)
         if wrong is not None:
             return Observation(case, wrong)
-        given = {name: outcome.gradients.get(theirs) for name, theirs in logits.items()}
-        flowed = any(gradient is not None for gradient in given.values())
-        gradients = {name: _gradient(case, name, given.get(name)) for name in case.spec.logits} if flowed else None
+        given = {name: outcome.gradients.get(theirs) for name, theirs in differentiated.items()}
+        gradients = leaves = None
+        if any(gradient is not None for gradient in given.values()):
+            if self.is_linear:
+                linear = self.linear(case)
+                leaves = {name: _at_leaf(linear, name, gradient) for name, gradient in given.items()}
+                gradients = {"logits": read_logits(linear, leaves, case.pairing.shapes["logits"])}
+            else:
+                gradients = {name: _gradient(case, name, given.get(name)) for name in case.spec.logits}
         returned = outcome.value.double()
         return Observation(
             case=case,
@@ -159,6 +179,7 @@ class Trial:
             returned=returned,
             dtype=outcome.value.dtype if outcome.kind == "tensor" else torch.float64,
             gradients=gradients,
+            leaves=leaves,
             mutated=tuple(back.get(name, name) for name in outcome.mutated),
         )
 
@@ -168,6 +189,12 @@ def _gradient(case: Case, name: str, gradient: Tensor | None) -> Tensor:
     if gradient is None:
         return torch.zeros(shape, dtype=torch.float64)
     return lay_back(case.spec, name, gradient.double(), shape)
+
+
+def _at_leaf(linear: Linear, name: str, gradient: Tensor | None) -> Tensor:
+    """The gradient at a leaf, which rows that lie flat do not change the order of."""
+    leaf = linear.leaf(name)
+    return torch.zeros(leaf.shape, dtype=torch.float64) if gradient is None else gradient.double().reshape(leaf.shape)
 
 
 def problem_of(outcome: Outcome) -> Problem:
@@ -180,6 +207,8 @@ def problem_of(outcome: Outcome) -> Problem:
             return Problem(Verdict.CRASH, f"died {outcome.signal or outcome.exit_code}", message)
         case OutOfMemory():
             return Problem(Verdict.CRASH, "out of memory", message)
+        case Raised(type="NotImplementedError"):
+            return Problem(Verdict.SKIP, "lacks", f"it says that it lacks this: {message}")
         case Raised():
             return Problem(Verdict.ERROR, f"raised {outcome.type}", message)
         case Unusable():

@@ -21,10 +21,10 @@ from ..trial import Observation, Trial
 from ..verdict import Level, Verdict
 from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
 
-_UPSTREAM = (0.5, 3.0, -2.0, 7.0)
+UPSTREAM = (0.5, 3.0, -2.0, 7.0)
 
 
-def _ordinary(space: Space) -> Space:
+def ordinary(space: Space) -> Space:
     return {**space, "regime": (Regime.NORMAL, Regime.SHARP, Regime.TIES)}
 
 
@@ -97,7 +97,7 @@ def _kind(off: float) -> str:
     "the loss is the oracle's",
     source="float64 reference on the rounded inputs",
     budget=130,
-    narrow=_ordinary,
+    narrow=ordinary,
     presumes=("CONTRACT-1", "ALIGN-1", "SELECT-1", "REDUCE-1"),
     large=True,
     suggests=("no-upcast", "log-eps", "clamped"),
@@ -112,7 +112,7 @@ def value(trial: Trial, recipe: Recipe) -> Judgement:
     "every element of the gradient is the oracle's",
     source="float64 reference on the rounded inputs",
     budget=130,
-    narrow=_ordinary,
+    narrow=ordinary,
     presumes=("CONTRACT-1", "ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1"),
     large=True,
     excuse=needs_gradient,
@@ -128,7 +128,7 @@ def gradient(trial: Trial, recipe: Recipe) -> Judgement:
     "logit rows that nobody is scored on have a gradient of exactly zero",
     source="torch.nn.functional.cross_entropy ignore_index",
     budget=40,
-    narrow=_ordinary,
+    narrow=ordinary,
     excuse=needs_gradient,
     presumes=("CONTRACT-1", "ALIGN-1"),
     suggests=("aux-over-ignored", "smooth-ignored"),
@@ -157,13 +157,15 @@ def zero_where_ignored(trial: Trial, recipe: Recipe) -> Judgement:
     "the incoming gradient scales every element",
     source="fla#963; torchtitan ChunkedLossWrapper, DeepSpeed's tiled loss",
     budget=40,
-    narrow=_ordinary,
+    narrow=ordinary,
     excuse=needs_gradient,
     presumes=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     suggests=("upstream-ignored",),
 )
 def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
-    upstream = _UPSTREAM[recipe.seed % len(_UPSTREAM)]
+    upstream = UPSTREAM[recipe.seed % len(UPSTREAM)]
+    if trial.is_linear and not trial.linear(trial.case(recipe)).by_hidden:
+        return NOT_MEANT  # what the weight does with the incoming gradient is for LINEAR-2
     looked = trained(trial, recipe, upstream)
     if isinstance(looked, Judgement):
         return looked
@@ -178,7 +180,7 @@ def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
     "under reduction none, each token's own incoming gradient scales its row",
     source="Liger#680, #968: every row was scaled by the first row's",
     budget=40,
-    narrow=_ordinary,
+    narrow=ordinary,
     excuse=lambda trial: (
         needs_gradient(trial) or (None if trial.spec.terms[0].reduction is Reduction.NONE else "its loss is one number")
     ),
@@ -216,7 +218,7 @@ def weighted_by(upstream: Tensor, case: Case) -> Pairing:
     "going backward again, where that is possible, gives the same gradient again",
     source="Liger rescales the gradient that it kept in place, so that the second time it is scaled twice",
     budget=30,
-    narrow=_ordinary,
+    narrow=ordinary,
     excuse=needs_gradient,
     presumes=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3"),
     suggests=("second-backward",),
@@ -225,7 +227,7 @@ def backward_again(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if not case.pairing.pairs:
         return NOT_MEANT
-    upstream = _UPSTREAM[recipe.seed % len(_UPSTREAM)]
+    upstream = UPSTREAM[recipe.seed % len(UPSTREAM)]
     observation = trial.observe(case, upstream, backwards=2)
     if observation.problem is not None:
         return PASS if observation.problem.verdict is Verdict.ERROR else not_answered(observation)
@@ -259,6 +261,8 @@ def huge_logits(trial: Trial, recipe: Recipe) -> Judgement:
     excuse=lambda trial: (
         "label smoothing charges every class, those of probability 0 infinitely"
         if any(term.score.label_smoothing for term in trial.spec.terms)
+        else "it is given no logits, and no product of finite numbers is −inf"
+        if trial.is_linear
         else None
     ),
 )

@@ -18,6 +18,7 @@ from shiftproof.reference.pairing import Pairing, first_logit
 from shiftproof.reference.spec import Compute, LossSpec, Reduction
 
 from ..cases import Case
+from ..linear import Linear, through
 from ..trial import Observation, Problem
 from ..verdict import Verdict
 from .scores import Wrong
@@ -55,6 +56,7 @@ class Behaviour:
         needs: what a spec lacks for it.
         dtype: of the logits on which it shows.
         numeric: whether it shows in the numbers alone, and is told by doing the same arithmetic.
+        linear: whether it is one of losses that multiply hidden states with a weight themselves.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Behaviour:
     needs: Needs = lambda spec: None
     dtype: str = "float32"
     numeric: bool = False
+    linear: bool = False
 
 
 def variants(
@@ -78,9 +81,12 @@ def variants(
     needs: Needs = lambda spec: None,
     dtype: str = "float32",
     numeric: bool = False,
+    linear: bool = False,
 ) -> tuple[Behaviour, ...]:
     """The ways in which one bug is written."""
-    return tuple(Behaviour(name, detail, formula, tells, seen, act, needs, dtype, numeric) for detail, act in acts)
+    return tuple(
+        Behaviour(name, detail, formula, tells, seen, act, needs, dtype, numeric, linear) for detail, act in acts
+    )
 
 
 def answer(asked: Asked, pairing: Pairing | None = None, mutated: tuple[str, ...] = ()) -> Observation:
@@ -155,6 +161,16 @@ def give(
         gradients=flown if asked.records else None,
         mutated=mutated,
     )
+
+
+def at_leaves(observation: Observation, linear: Linear) -> Observation:
+    """What a loss that multiplies ``linear`` itself does beside: its leaves have the gradients that the one at the
+    logits comes to, unless they have their own."""
+    if observation.gradients is None or observation.leaves is not None:
+        return observation
+    leaves = through(linear, observation.gradients["logits"])
+    kind = linear.hidden.dtype
+    return replace(observation, leaves={name: gradient.to(kind).double() for name, gradient in leaves.items()})
 
 
 def refuse(asked: Asked, kind: str, message: str) -> Observation:

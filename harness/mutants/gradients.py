@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from shiftproof.reference.pairing import heads_of
 from shiftproof.reference.score import charge
 from shiftproof.reference.spec import Compute, Heads, LossSpec, Reduction
 
+from ..linear import WEIGHT, Linear, factor, no_linear
 from ..trial import Observation
-from .behaviour import Act, Asked, Behaviour, Needs, answer, coming, give, times, variants
+from .behaviour import Act, Asked, Behaviour, Needs, answer, at_leaves, coming, give, times, variants
 from .normalisation import mean_of_means
 from .views import variants_under
 
@@ -24,8 +26,36 @@ def _with_gradients(asked: Asked, gradients: Mapping[str, Tensor]) -> Observatio
     return give(asked, right.returned if case.pairing.output_shape else right.value, gradients)
 
 
-def _no_weight(spec: LossSpec) -> str | None:
-    return "hidden states and a weight to multiply them with; every profile begins at the logits"
+def _needs_weight(spec: LossSpec) -> str | None:
+    lacking = no_linear(spec)
+    return lacking and f"hidden states and one weight that make the logits; {lacking}"
+
+
+def _factors(asked: Asked) -> Linear:
+    return factor(asked.case, biased=True)
+
+
+def _weight_unscaled(asked: Asked) -> Observation:
+    """Hidden states and bias are scaled by the incoming gradient, and the weight is not."""
+    linear = _factors(asked)
+    scaled = at_leaves(answer(asked), linear)
+    unscaled = at_leaves(answer(replace(asked, upstream=1.0)), linear)
+    if scaled.leaves is None or unscaled.leaves is None:
+        return scaled
+    return replace(scaled, leaves={**scaled.leaves, WEIGHT: unscaled.leaves[WEIGHT]})
+
+
+def _weight_added_up_in_bf16(asked: Asked) -> Observation:
+    """Each row of logits is a chunk, whose part of the weight's gradient is added to a bf16 sum."""
+    linear = _factors(asked)
+    seen = at_leaves(answer(asked), linear)
+    if seen.leaves is None or seen.gradients is None:
+        return seen
+    rows, hidden = seen.gradients["logits"].flatten(0, -2), linear.hidden.flatten(0, -2).double()
+    total = torch.zeros(linear.weight.shape, dtype=torch.bfloat16)
+    for row in (rows != 0).any(-1).nonzero().flatten().tolist():
+        total += torch.outer(rows[row], hidden[row]).to(torch.bfloat16)
+    return replace(seen, leaves={**seen.leaves, WEIGHT: total.double()})
 
 
 def _upstream_ignored(asked: Asked) -> Observation:
@@ -70,7 +100,7 @@ def _true_class_cancelled(asked: Asked) -> Observation:
         factors = coming(asked, case.pairing, asked.upstream)
     overall = 1.0 if isinstance(asked.upstream, Tensor) else asked.upstream
     class_weights = case.batch.class_weights
-    for pair, factor in zip(case.pairing.pairs, factors, strict=True):
+    for pair, coming_in in zip(case.pairing.pairs, factors, strict=True):
         term = case.pairing.terms[pair.term]
         classes = case.pairing.shapes[term.logits][-1]
         own = charge(term.score, classes, class_weights if term.score.class_weights else None).target[pair.target]
@@ -78,7 +108,7 @@ def _true_class_cancelled(asked: Asked) -> Observation:
         at = exact[term.logits][pair.logit]
         rounded = torch.tensor([float(at[pair.target]) + taken_off, taken_off]).to(torch.bfloat16).double()
         at[pair.target] = rounded[0] - rounded[1]
-        at *= factor
+        at *= coming_in
     return _with_gradients(asked, times(exact, overall * asked.backwards))
 
 
@@ -177,11 +207,12 @@ GRADIENTS: tuple[Behaviour, ...] = (
     ),
     *variants(
         "upstream-ignored-weight",
-        [("", answer)],
+        [("", _weight_unscaled)],
         formula="only the weight's gradient is not multiplied by the incoming one",
         tells="an incoming gradient other than 1, and the weight's gradient",
         seen="DeepSpeed's tiled loss",
-        needs=_no_weight,
+        needs=_needs_weight,
+        linear=True,
     ),
     *variants(
         "upstream-row-0",
@@ -211,11 +242,13 @@ GRADIENTS: tuple[Behaviour, ...] = (
     ),
     *variants(
         "low-precision-accumulate",
-        [("", answer)],
+        [("", _weight_added_up_in_bf16)],
         formula="the weight's gradient is accumulated over chunks in bf16",
         tells="many chunks",
         seen="fla#874",
-        needs=_no_weight,
+        needs=_needs_weight,
+        dtype="bfloat16",
+        linear=True,
     ),
     *variants(
         "second-backward",

@@ -118,6 +118,7 @@ def test_a_candidate_that_accepts_any_keyword_can_be_renamed_to_any() -> None:
 
 def test_arguments_are_the_batchs_fields_and_a_few_constants() -> None:
     assert set(ARGUMENTS) - {field.name for field in fields(Batch)} == {
+        *("hidden_states", "lm_head_weight", "lm_head_bias"),
         *("vocab_size", "audio_vocab_size", "num_codebooks"),
         *("ignore_index", "reduction", "label_smoothing", "lse_square_scale", "softcap", "logit_scale"),
     }

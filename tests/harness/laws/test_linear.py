@@ -1,0 +1,86 @@
+"""Losses that multiply hidden states with a weight themselves: right ones conform, wrong ones fail under their name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shiftproof.harness.candidate import Candidate
+from shiftproof.harness.diagnose import name_bugs
+from shiftproof.harness.docket import Hearing, Options, enter
+from shiftproof.harness.evidence import gather
+from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.laws import LAWS
+from shiftproof.harness.verdict import LawResult, Overall, Verdict, overall
+
+CANDIDATES = Path(__file__).parents[2] / "candidates" / "fused.py"
+BRIEF = Profile("brief", 0.2)
+LEAVES = ("LINEAR-1", "LINEAR-2", "LINEAR-3")
+
+
+def heard(function: str, dtype: str = "float32") -> tuple[list[LawResult], set[str]]:
+    """What the laws say of a loss, each in a few cases, and what its bug is called."""
+    candidate = replace(Candidate(function, f"{CANDIDATES}:{function}", "hf.causal_lm"), dtypes=(dtype,))
+    hearing = Hearing(enter([candidate])[0], Options(in_process=True))
+    try:
+        trial = hearing.of_loss(hearing.entry.spec)  # type: ignore[arg-type]
+        results = [ask(law, trial, BRIEF, seed=0) for law in LAWS.values()]
+        bugs = name_bugs(results, trial, *gather(trial)) if trial.failed else ()
+    finally:
+        hearing.close()
+    return results, {name for bug in bugs for name in (bug.mutant, *bug.also)}
+
+
+def failed(results: list[LawResult]) -> set[str]:
+    return {result.id for result in results if result.verdict.is_failure}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("function", ["materialised", "biased", "chunked", "gradients_in_the_forward"])
+def test_right_losses_conform(function: str, dtype: str) -> None:
+    results, _ = heard(function, dtype)
+    assert failed(results) == set()
+    assert {result.id: result.verdict for result in results if result.id in LEAVES} == dict.fromkeys(
+        LEAVES, Verdict.PASS
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "law", "named"),
+    [
+        ("double_shift", "ALIGN-1", "double-shift"),
+        ("detached_last_hidden", "ALIGN-1", "detached-part"),
+        ("detached_bias", "LINEAR-1", "detached-part"),
+        ("upstream_ignored_weight", "LINEAR-2", "upstream-ignored-weight"),
+        ("low_precision_accumulate", "LINEAR-3", "low-precision-accumulate"),
+        ("low_precision_by_autograd", "LINEAR-3", "low-precision-accumulate"),
+        ("mean_of_chunk_means", "REDUCE-1", ""),
+        ("last_chunk_dropped", "ALIGN-1", ""),
+        ("forgets_the_bias", "VALUE-1", ""),
+    ],
+)
+def test_wrong_losses_fail_under_their_name(function: str, law: str, named: str) -> None:
+    results, names = heard(function, "bfloat16" if function.startswith("low_precision") else "float32")
+    assert law in failed(results)
+    assert not named or named in names
+
+
+def test_what_is_wrong_at_the_weight_alone_fails_no_other_law() -> None:
+    assert failed(heard("upstream_ignored_weight")[0]) <= {"LINEAR-2", "LINEAR-3", "GRAD-5"}
+    assert failed(heard("low_precision_accumulate", "bfloat16")[0]) == {"LINEAR-3"}
+
+
+def test_what_a_candidate_says_that_it_lacks_is_told_and_no_failure() -> None:
+    results, _ = heard("without_wide_classes")
+    assert failed(results) == set()
+    told = {result.id for result in results if "more than 32768 classes" in result.message}
+    assert {"CONTRACT-1", "ALIGN-1"} <= told
+    assert all(result.verdict is Verdict.PASS for result in results if result.id in told)
+
+
+def test_a_candidate_that_lacks_everything_is_not_judged() -> None:
+    results, _ = heard("without_anything")
+    assert {result.verdict for result in results} == {Verdict.SKIP}
+    assert overall(tuple(results)) is Overall.INCONCLUSIVE
