@@ -97,7 +97,7 @@ def assemble(spec: LossSpec, batch: Batch, groups: list[list[Group]]) -> Pairing
             for chosen, denominator, share in of_term
             for pair in chosen
         ]
-        pairs += sorted(divided, key=lambda pair: pair.logit)
+        pairs += sorted(divided)
     return Pairing(
         terms=spec.terms,
         pairs=tuple(pairs),

@@ -1047,6 +1047,21 @@ def test_the_label_of_a_row_that_is_past_its_columns_goes_on_with_the_last_docum
     assert grid(pairing, "mtp_logits") == [[[2, _, _, _], [_, _, _, _]]]
 
 
+def test_weights_of_tokens_and_of_codebooks_multiply():
+    term = replace(BOOKS, token_weights=True, codebook_weights=(1.0, 3.0))
+    pairing = pair_up(term, [[[0, 1], [2, 3]]], token_weights=[[1.0, 2.0]])
+    assert [(pair.target, pair.weight) for pair in pairing.pairs] == [(0, 1 / 4), (2, 3 / 4), (1, 2 / 4), (3, 6 / 4)]
+
+
+def test_logits_of_as_many_classes_as_the_term_says():
+    assert pair_up(LossTerm(classes=12), EIGHT).pairs == pair_up(NEXT, EIGHT).pairs
+
+
+def test_one_loss_a_position_of_the_first_codebook():
+    term = LossTerm(heads=Heads.FIRST, reduction=Reduction.NONE, denominator=Denominator.ONE)
+    assert pair_up(term, [[[0, 1, 2], [3, 4, 5]]]).output_shape == (1, 3)
+
+
 def test_one_head_ahead_is_the_next_token():
     ahead, plain = pair_up(AHEAD, EIGHT, heads=1), pair_up(NEXT, EIGHT)
     assert [(pair.logit[:2], *pair[2:]) for pair in ahead.pairs] == [pair[1:] for pair in plain.pairs]

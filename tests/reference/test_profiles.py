@@ -687,6 +687,12 @@ def test_labels_that_the_data_shifted():
     assert by_data == others | {name for name in PROFILES if name.startswith(families)}
 
 
+def test_labels_that_meet_inputs_which_were_shifted():
+    by_inputs = {name for name, spec in PROFILES.items() for term in spec.terms if term.shifted_by is ShiftedBy.INPUTS}
+    codebooks = {"dia", "moshi", "moshi.finetune", "musicgen", "parler"}
+    assert by_inputs == codebooks | {"fairseq", "hf.seq2seq", "maxtext", "maxtext.z_loss"}
+
+
 def test_losses_that_cut_their_last_logits_off():
     trimmed = {name for name, spec in PROFILES.items() for term in spec.terms if term.tail is Tail.TRIM}
     assert trimmed == {"hf.label_smoother", "cce", "medusa", "per_token.trimmed"}
