@@ -15,6 +15,7 @@ from shiftproof.reference.yardstick import yardstick
 from ..arguments import TO_LOSSES, Binding, misfit
 from ..candidate import Candidate, UsageError
 from ..docket import bind_target
+from ..linear import HIDDEN
 from ..worker.client import Worker
 from ..worker.exchange import Call, Outcome
 from ..worker.scratch import CASE_FILE, RESULT_FILE
@@ -170,6 +171,11 @@ class Bench:
             binding = bind_target(described, candidate.rename, TO_LOSSES)
             if told := misfit(described.target, binding, self.terms.spec):
                 raise UsageError(told)
+            if binding.is_linear:
+                raise UsageError(
+                    f"{contender.name} makes its logits itself, of {HIDDEN}, and speed is of losses that are given "
+                    "logits; whether it is right, `shiftproof check` says"
+                )
         self._seated[part] = (contender, binding)
 
     def call(

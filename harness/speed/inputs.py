@@ -16,6 +16,7 @@ from shiftproof.reference.spec import LossSpec
 
 from ..arguments import ARGUMENTS, Binding, hand_over, lay_back, lay_out
 from ..cases import Case, build_batch
+from ..linear import LEAVES
 from ..recipe import Recipe
 from ..worker.fresh import fill
 from ..worker.protocol import Scalar
@@ -40,9 +41,10 @@ class Inputs:
 
     def for_candidate(self, binding: Binding) -> tuple[dict[str, Tensor], dict[str, Scalar], dict[str, Any]]:
         """Tensors, scalars and the logits' descriptions, under the candidate's names, in the spec's layouts."""
-        small = {ours: theirs for ours, theirs in binding.names.items() if ours not in self.spec.logits}
+        apart = (*self.spec.logits, *LEAVES)
+        small = Binding({ours: theirs for ours, theirs in binding.names.items() if ours not in apart}, binding.required)
         case = Case(self.spec, self.recipe, self.batch, _NO_PAIRING, _NO_ANSWER)
-        tensors, scalars = hand_over(Binding(small, binding.required), lambda ours: ARGUMENTS[ours].give(case))
+        tensors, scalars = hand_over(small, lambda ours: ARGUMENTS[ours].give(case, small))
         logits = {binding.names[name]: self._describe(name, self.shapes[name]) for name in self.spec.logits}
         return tensors, scalars, logits
 

@@ -70,18 +70,19 @@ def run(tmp_path: Path) -> Run:
         )
         assert "Traceback" not in done.stderr, done.stderr
         path = tmp_path / arguments[arguments.index("--json") + 1] if "--json" in arguments else None
-        report = read_report(path) if path is not None and path.is_file() else None
+        schema = SPEED_SCHEMA if arguments[0] == "speed" else SCHEMA
+        report = read_report(path, schema) if path is not None and path.is_file() else None
         return Ran(done.returncode, done.stdout, done.stderr, report)
 
     return run
 
 
-def read_report(path: Path) -> Any:
+def read_report(path: Path, schema: Path = SCHEMA) -> Any:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     report = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    jsonschema.validate(report, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    jsonschema.validate(report, json.loads(schema.read_text(encoding="utf-8")))
     return report
 
 
@@ -726,12 +727,21 @@ def test_speed_is_a_gate_with_exit_codes(run: Run, tmp_path: Path) -> None:
     ran = run("speed", "losses.py:slow", *shape, "--max-slowdown", "1.5", "--json", "slow.json")
     assert ran.code == 1, ran.out
     assert "FAILS" in ran.out
-    report = json.loads((tmp_path / "slow.json").read_text())
-    jsonschema.validate(report, json.loads(SPEED_SCHEMA.read_text(encoding="utf-8")))
-    assert report["trials"][0]["outcome"] == "slower"
+    assert ran.report["trials"][0]["outcome"] == "slower"
     ran = run("speed", "losses.py:slow", *shape, "--max-slowdown", "20")
     assert ran.code == 0, ran.out
     assert "PASSES" in ran.out
+
+
+def test_speed_refuses_a_loss_that_makes_its_logits_itself(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "losses.py").write_text(
+        GOOD + "\ndef fused(hidden_states, lm_head_weight, labels):\n"
+        "    return loss(hidden_states @ lm_head_weight.T, labels)\n"
+    )
+    shape = ("--spec", "hf.causal_lm", "--against", "eager", "--shape", "1,8,64", "--deadline", "5", "--times-only")
+    ran = run("speed", "losses.py:fused", *shape)
+    assert ran.code == 2, ran.out
+    assert "makes its logits itself" in ran.err
 
 
 @pytest.mark.parametrize(
