@@ -97,7 +97,9 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
             lines.append(Text(f"  again:  shiftproof replay {worst.counterexample.replay}"))
     if result.laws:
         lines.append(Text(f"  {_effort(result)}", style="dim"))
-    if result.coverage is not None and not failing:  # a law that fails ends early, and misses what it would have asked
+    if (
+        result.coverage is not None and worst is None
+    ):  # a law that fails ends early, and misses what it would have asked
         lines.append(_coverage(result.coverage, result.gaps))
     return Group(*lines)
 

@@ -17,7 +17,6 @@ from shiftproof.harness.worker.client import Worker
 from shiftproof.harness.worker.exchange import Call, Died, OutOfMemory, Raised, Returned, TimedOut
 from shiftproof.harness.worker.inprocess import InProcess
 from shiftproof.harness.worker.protocol import ProtocolError
-from shiftproof.harness.worker.scratch import PREFIX, SHARED_MEMORY
 from shiftproof.harness.worker.settings import WorkerSettings
 
 CallOf = Callable[..., Call]
@@ -39,10 +38,6 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
             return True
         time.sleep(0.02)
     return condition()
-
-
-def scratch_folders() -> set[Path]:
-    return set(Path(SHARED_MEMORY).glob(PREFIX + "*"))
 
 
 def assert_right_again(worker: Worker, call_of: CallOf) -> None:
@@ -148,12 +143,12 @@ def test_a_candidate_killed_between_calls(fragile: Worker, call_of: CallOf) -> N
 
 @pytest.mark.parametrize("how", ["close", "garbage"])
 def test_nothing_is_left_behind(zoo: Path, call_of: CallOf, how: str) -> None:
-    before = scratch_folders()
     worker = Worker("zoo.py:candidate", WorkerSettings(cwd=str(zoo)))
     worker.call(call_of("int"))
     assert worker.seconds_in_candidate > 0
     pid = worker._held.child.pid  # type: ignore[union-attr]
-    assert len(scratch_folders() - before) == 1
+    folder = Path(worker._held.scratch.for_bytes(0))  # type: ignore[union-attr]
+    assert folder.is_dir()
     if how == "close":
         worker.close()
         worker.close()
@@ -163,7 +158,7 @@ def test_nothing_is_left_behind(zoo: Path, call_of: CallOf, how: str) -> None:
         del worker
         gc.collect()
     assert not Path(f"/proc/{pid}").exists()
-    assert scratch_folders() == before
+    assert not folder.exists()
 
 
 HARNESS = """
