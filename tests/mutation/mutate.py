@@ -36,8 +36,8 @@ REPORT = ROOT / "docs" / "mutation.md"
 PACKAGES: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 FOLDER_OF = {folder: Path("src", *package.split(".")) for package, folder in PACKAGES.items()}
 TESTS = "tests/reference"
-# What is fast is no reference: the laws judge it as they judge any candidate. It is mutated when it is asked for.
-FAST = Path("reference", "yardstick")
+# What is there to be timed is no reference: the laws judge it as they judge any candidate. It is mutated when asked for.
+TIMED = (Path("reference", "yardstick"), Path("reference", "eager.py"))
 
 
 class Mutant(NamedTuple):
@@ -93,7 +93,9 @@ def python_files(path: str) -> list[str]:
     files = [file.relative_to(ROOT) for file in ([found] if found.is_file() else sorted(found.rglob("*.py")))]
     if not files:
         sys.exit(f"{path}: no Python file is there")
-    return [file.as_posix() for file in files if FAST not in file.parents or FAST in (Path(path), *Path(path).parents)]
+    asked = {Path(path), *Path(path).parents}
+    apart = [timed for timed in TIMED if timed not in asked]
+    return [file.as_posix() for file in files if not {file, *file.parents} & set(apart)]
 
 
 # The copy -------------------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def prepare(work: Path, targets: list[str], tests: list[str]) -> None:
     shutil.copytree(ROOT / "tests", work / "tests", ignore=ignored)
     shutil.copytree(ROOT / "examples", work / "examples", ignore=ignored, dirs_exist_ok=True)
     config = (ROOT / "pyproject.toml").read_text()
-    selected = [*tests, f"--ignore={Path('tests', FAST)}"]
+    selected = [*tests, f"--ignore={Path('tests', TIMED[0])}"]
     chosen = {"only_mutate": [in_copy(file) for file in targets], "pytest_add_cli_args_test_selection": selected}
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in chosen.items())
     write(work / "pyproject.toml", config.replace("[tool.mutmut]\n", f"[tool.mutmut]\n{lines}").encode())
