@@ -46,10 +46,11 @@ def install(session: nox.Session, *groups: str, project: Iterable[str] = ("-e", 
 
 @session(default=True, posargs=True)
 def tests(session: nox.Session) -> None:
-    """Run the tests, but for the slow and those that need a GPU or other people's libraries; arguments go to pytest."""
+    """Run the tests, but for the slow and those that need a quiet machine, a GPU or other people's libraries; arguments
+    go to pytest."""
     install(session, "test")
     session.env["OMP_NUM_THREADS"] = "1"
-    session.run("pytest", *PARALLEL, "-m", "not slow and not gpu and not peers", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "not slow and not timed and not gpu and not peers", *session.posargs)
 
 
 @session(posargs=True)
@@ -65,6 +66,14 @@ def soak(session: nox.Session) -> None:
     install(session, "test")
     session.env["OMP_NUM_THREADS"] = "1"
     session.run("pytest", *PARALLEL, "-m", "slow", *session.posargs)
+
+
+@session(posargs=True)
+def timed(session: nox.Session) -> None:
+    """Run the tests that time losses, one after the other on a quiet machine; arguments go to pytest."""
+    install(session, "test")
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("pytest", "-m", "timed", *session.posargs)
 
 
 @session(posargs=True)

@@ -9,7 +9,7 @@ from statistics import median
 
 from .bench import Sample
 
-_MUCH_FASTER = 0.6  # of a call's usual time, for inputs that were seen before
+_MUCH_FASTER = 0.6  # of the least time that fresh inputs took, for inputs that were seen before
 _SLOWED = 1.5  # times what the rival takes in a process of its own
 _NOTICED = 0.05  # of a call's time
 _LEAST = 0.5e-3  # seconds; less is what a thread takes to end
@@ -80,12 +80,13 @@ def _answers(evidence: Evidence) -> Cheat | None:
 
 
 def _memory(evidence: Evidence) -> Cheat | None:
-    usual = _time(evidence.timed)
+    """By the fastest calls: what disturbs one can only make it slower."""
+    usual = _fastest(evidence.timed)
     for name, samples, which in (
         ("remembers-inputs", evidence.again, "a call on inputs that were timed before"),
         ("remembers-warm-up", evidence.warmed_again, "a call on inputs of the warm-up"),
     ):
-        if usual is not None and (again := _time(samples)) is not None and again < _MUCH_FASTER * usual:
+        if usual is not None and (again := _fastest(samples)) is not None and again < _MUCH_FASTER * usual:
             return Cheat(name, f"{which} takes {again * 1e3:.3g} ms, on fresh ones {usual * 1e3:.3g} ms")
     return None
 
@@ -148,8 +149,7 @@ def _side_stream(samples: Sequence[Sample]) -> Cheat | None:
 
 
 def _rival_slowed(evidence: Evidence) -> Cheat | None:
-    beside = min((sample.charged.both for sample in evidence.rival), default=None)
-    alone = min((sample.charged.both for sample in evidence.alone), default=None)
+    beside, alone = _fastest(evidence.rival), _fastest(evidence.alone)
     if beside is not None and alone is not None and beside > _SLOWED * alone + _LEAST:
         return Cheat(
             "slows-its-rival",
@@ -157,6 +157,10 @@ def _rival_slowed(evidence: Evidence) -> Cheat | None:
             "own",
         )
     return None
+
+
+def _fastest(samples: Sequence[Sample]) -> float | None:
+    return min((sample.charged.both for sample in samples), default=None)
 
 
 def _time(samples: Sequence[Sample]) -> float | None:

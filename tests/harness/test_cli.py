@@ -718,6 +718,7 @@ def test_the_loss_of_transformers_conforms(run: Run) -> None:
     assert ran.report["cases"] >= 1000
 
 
+@pytest.mark.timed
 def test_speed_is_a_gate_with_exit_codes(run: Run, tmp_path: Path) -> None:
     """A loss that does its work four times over is no match for what it is allowed; one that may take that long is."""
     (tmp_path / "losses.py").write_text(

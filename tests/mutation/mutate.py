@@ -36,7 +36,7 @@ REPORT = ROOT / "docs" / "mutation.md"
 PACKAGES: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 FOLDER_OF = {folder: Path("src", *package.split(".")) for package, folder in PACKAGES.items()}
 TESTS = "tests/reference"
-# What is there to be timed is no reference: the laws judge it as they judge any candidate. It is mutated when asked for.
+# What is there to be timed is no reference: the laws judge it as any candidate. It is mutated when asked for.
 TIMED = (Path("reference", "yardstick"), Path("reference", "eager.py"))
 
 

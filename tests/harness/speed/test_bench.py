@@ -198,6 +198,7 @@ def test_an_ordinary_call_asks_the_same(folder: Path) -> None:
         assert (wrong_untimed(candidate, terms_of(), 1) is not None) is wrong
 
 
+@pytest.mark.timed
 def test_a_whole_trial(folder: Path) -> None:
     stages: list[str] = []
     candidate = contender(folder, "squared").candidate

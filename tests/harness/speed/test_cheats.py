@@ -39,6 +39,7 @@ def tried(name: str, device: str = "cpu") -> Trial:
     return try_speed(candidate, Contender("eager", kind="eager"), terms, Asked(Gate(), 1.0, all=False))
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("name", "called"), listed("CAUGHT").items())
 def test_a_cheat_is_caught_by_its_name(name: str, called: str) -> None:
     trial = tried(name)
@@ -52,6 +53,7 @@ def test_a_cheat_on_cuda_is_caught_by_its_name(name: str, called: str) -> None:
     assert called in [cheat for cheat, _ in tried(name, "cuda").cheats]
 
 
+@pytest.mark.timed
 def test_an_honest_loss_is_not_caught() -> None:
     trial = tried("honest")
     assert not trial.cheats
