@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import einops
 from torch import Tensor
 
-from shiftproof.reference.spec import LABELS, LOGITS, LossSpec, Score
+from shiftproof.reference.spec import LABELS, LOGITS, Heads, LossSpec, Score, ShiftedBy
 
 from .cases import Case, classes_of
 from .linear import BIAS, HIDDEN, LEAVES, WEIGHT, Linear, factor, no_linear
@@ -182,6 +182,9 @@ class Offer:
     shown: tuple[str, ...]
 
 
+TO_MODELS = ("input_ids", "labels", "num_items_in_batch", "shift_labels")
+"""What a model is given: its other arguments keep their defaults, unless it requires them."""
+
 TO_LOSSES = Offer("a loss", ARGUMENTS.keys(), ALIASES, LOGITS + LABELS, ("logits", "labels"))
 
 
@@ -203,6 +206,11 @@ class Binding:
     def is_linear(self) -> bool:
         """Whether the candidate multiplies hidden states with a weight itself, instead of taking logits."""
         return self.takes(HIDDEN) and self.takes(WEIGHT) and not self.takes("logits")
+
+    @property
+    def is_model(self) -> bool:
+        """Whether the candidate makes its logits from ``input_ids``."""
+        return self.takes("input_ids") and self.takes("labels") and not any(map(self.takes, (*LOGITS, *LEAVES)))
 
 
 def bind(
@@ -253,7 +261,17 @@ def bind(
             f"{target} asks for {neither} {' nor '.join(offer.shown)} "
             f"(its parameters: {', '.join(sorted(theirs)) or 'none'}); rename = {{ {example} }} says which is which"
         )
-    return Binding(names, frozenset(required))
+    binding = Binding(names, frozenset(required))
+    return _of_model(binding, accepts_any_keyword) if binding.is_model else binding
+
+
+def _of_model(binding: Binding, accepts_any_keyword: bool) -> Binding:
+    """Of what a model could be given, what its loss depends on; a count and shift_labels go through ``**kwargs`` too,
+    as trainers pass them."""
+    names = {name: its for name, its in binding.names.items() if name in TO_MODELS or name in binding.required}
+    if accepts_any_keyword:
+        names |= {name: name for name in TO_MODELS if name not in names}
+    return Binding(names, binding.required)
 
 
 def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
@@ -266,6 +284,8 @@ def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
         )
     if binding.is_linear and (lacking := no_linear(spec)):
         return f"{target} multiplies {HIDDEN} with {WEIGHT}, and {spec.name} has no such logits: {lacking}"
+    if binding.is_model and (lacking := no_model(spec)):
+        return f"{target} is a model, which makes its logits from input_ids, and {spec.name} is not of one: {lacking}"
     theirs = {name for name in (*LOGITS, *LABELS) if name in binding.required}
     reads = [*spec.logits, *spec.labels]
     for name in sorted(theirs - set(reads)):
@@ -280,6 +300,17 @@ def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
                     f"{spec.name} reads {name}, and {target} has no such parameter (it takes "
                     f'{", ".join(binding.names.values())}); rename = {{ {name} = "…" }} says which it is'
                 )
+    return None
+
+
+def no_model(spec: LossSpec) -> str | None:
+    """What keeps a spec from being that of a model with one array of logits, or None."""
+    if spec.logits != ("logits",) or spec.labels != ("labels",) or spec.terms[0].heads is not Heads.ONE:
+        return f"it reads {', '.join((*spec.logits, *spec.labels))}"
+    if spec.layouts:
+        return "it takes logits and labels that lie flat"
+    if spec.terms[0].shifted_by is ShiftedBy.DATA:
+        return "its labels come shifted, and those of a model are the tokens themselves"
     return None
 
 

@@ -64,6 +64,14 @@ class BuilderTrial:
         self.seconds_in_oracle += time.perf_counter() - started
         return case
 
+    def excuse(self, law: str) -> str | None:
+        """Why a law cannot be asked: all can."""
+        return None
+
+    def fit(self, recipe: BuilderRecipe) -> BuilderRecipe:
+        """The recipe as it is: a builder fixes nothing of it."""
+        return recipe
+
     def variation(self, case: BuilderCase, change: Callable[[BuilderBatch], BuilderBatch]) -> BuilderCase:
         """A case whose batch was changed by hand, with its right answer."""
         started = time.perf_counter()

@@ -19,7 +19,7 @@ from .builder_cases import BuilderCase
 from .builder_trial import BuilderTrial, Built
 from .cases import Case
 from .cells import Cell, Tally
-from .laws import Law
+from .laws import Law, aim
 from .mutants.behaviour import Asked, answer, at_leaves
 from .source import R, Source
 from .strategies import Space
@@ -40,6 +40,8 @@ class Counted(Protocol):
 
     @property
     def tally(self) -> Tally[Any]: ...
+
+    def fit(self, recipe: Any) -> Any: ...
 
 
 def gaps(law: Law[Any, R], trial: Counted) -> Iterator[R]:
@@ -80,7 +82,7 @@ def _missing(laws: Iterable[Law[Any, Any]], trial: Trial | BuilderTrial, exact: 
     missing: set[Cell] = set()
     unsure: list[tuple[Law[Any, Any], Cell, Any]] = []
     for law in laws:
-        if law.level is not Level.MUST or law.excuse(trial) is not None:
+        if law.level is not Level.MUST or trial.excuse(law.id) or law.excuse(trial):
             continue
         spoken = set() if exact else {cell.structure for cell in trial.tally.by_law.get(law.id, ())}
         for cell, recipe in _reach(law, trial):
@@ -98,7 +100,7 @@ def _missing(laws: Iterable[Law[Any, Any]], trial: Trial | BuilderTrial, exact: 
         known = law.id, str(cell) if exact else cell.structure
         if known not in speaks:
             # Of what structures a law speaks is no matter of size.
-            recipes = _attempts(law, trial, cell, recipe) if exact else _seeded(law, _sized_down(recipe))
+            recipes = _attempts(law, trial, cell, recipe) if exact else _seeded(law, trial, _sized_down(recipe))
             judgements = (law.check(right, attempt) for attempt in recipes)
             speaks[known] = any(each.verdict not in (Verdict.SKIP, Verdict.VACUOUS) for each in judgements)
         if speaks[known]:
@@ -111,7 +113,7 @@ def _reach(law: Law[Any, R], trial: Counted) -> Iterator[tuple[Cell, R]]:
     space = law.narrow(trial.space)
     structures: dict[str, R] = {}
     for recipe in _variety(space, trial.source, law.large):
-        focused = law.focus(recipe)
+        focused = aim(law, trial, recipe)
         for cell in trial.tally.sort(focused) if focused is not None else ():
             structures.setdefault(cell.structure, recipe)
     names = [name for name in trial.source.settings if name in space]
@@ -121,7 +123,7 @@ def _reach(law: Law[Any, R], trial: Counted) -> Iterator[tuple[Cell, R]]:
         for structure, recipe in structures.items():
             changed = replace(recipe, **given)
             if setting is None:
-                focused = law.focus(changed)
+                focused = aim(law, trial, changed)
                 if focused is None:
                     break  # the law is not about this setting
                 setting = trial.tally.sort(focused)[0][1:]
@@ -144,15 +146,15 @@ def _variety(space: Space, source: Source[R], large: bool) -> Iterator[R]:
 
 def _attempts(law: Law[Any, R], trial: Counted, cell: Cell, recipe: R) -> Iterator[R]:
     """Recipes of a cell in the law's focus, some small: in one or another the bounds may tell nothing."""
-    for attempt in chain(_seeded(law, recipe), _seeded(law, _sized_down(recipe))):
+    for attempt in chain(_seeded(law, trial, recipe), _seeded(law, trial, _sized_down(recipe))):
         if cell in trial.tally.sort(attempt):
             yield attempt
 
 
-def _seeded(law: Law[Any, R], recipe: R) -> Iterator[R]:
+def _seeded(law: Law[Any, R], trial: Counted, recipe: R) -> Iterator[R]:
     """A recipe under several seeds, in the law's focus."""
     for seed in range(_SEEDS):
-        focused = law.focus(replace(recipe, seed=seed))
+        focused = aim(law, trial, replace(recipe, seed=seed))
         if focused is not None:
             yield focused
 

@@ -39,7 +39,18 @@ _MISMATCH = re.compile(r"Expected input batch_size \((\d+)\) to match target bat
 def name_bugs(
     laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
 ) -> tuple[NamedBug, ...]:
-    """The bugs that explain what was seen: by the pairs, else by the score, else by a symptom."""
+    """The bugs that explain what was seen: of the loss, and of a model's logits, which may be wrong besides."""
+    seeing = (LAWS[id] for id in ("MODEL-1", "MODEL-2") if id in trial.failed)
+    of_logits = tuple(_symptom(law.suggests[0], f"{law.id} fails") for law in seeing)
+    of_loss = _name_bugs_of_loss(laws, trial, evidence, silent)
+    known = {bug.mutant for bug in of_loss}
+    return (*of_loss, *(bug for bug in of_logits if bug.mutant not in known))
+
+
+def _name_bugs_of_loss(
+    laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
+) -> tuple[NamedBug, ...]:
+    """By the pairs, else by the score, else by a symptom."""
     if "VALUE-1" not in trial.failed and any(map(_lacks, evidence)) and all(map(_adds_nothing, evidence)):
         return (_symptom("detached-part", "the value is right and pairs have no gradient"),)
     named = name_by_pairs(evidence, trial.spec, trial.dtype)

@@ -14,6 +14,7 @@ from .arguments import TO_LOSSES, Binding, Offer, UnknownArgument, bind, misfit
 from .builder_arguments import TO_BUILDERS, offer_under
 from .builder_trial import BuilderTrial
 from .candidate import Candidate, UsageError
+from .model import ModelTrial
 from .spelling import nearest
 from .trial import Trial
 from .worker.client import Worker
@@ -94,17 +95,22 @@ def find_spec(name: str) -> AnySpec:
 class Hearing:
     """One entry while it is heard: a worker that loads as soon as it is made, and then a trial.
 
-    ``start`` begins loading without waiting, so that the next candidate loads while this one is judged.
+    ``start`` begins loading without waiting, so that the next candidate loads while this one is judged. A ``worker`` that
+    is there already is turned to this candidate, and keeps what it has imported.
     """
 
-    def __init__(self, entry: Entry, options: Options) -> None:
+    def __init__(self, entry: Entry, options: Options, worker: Worker | None = None) -> None:
         self.entry = entry
+        self._trial: AnyTrial | None = None
+        if worker is not None:
+            self.worker: Worker | InProcess = worker
+            worker.turn_to(entry.candidate.call)
+            return
         candidate = entry.candidate
         settings = WorkerSettings(
             python=candidate.python, cwd=candidate.cwd, device=entry.device, call_deadline=options.deadline
         )
-        self.worker: Worker | InProcess = (InProcess if options.in_process else Worker)(candidate.call, settings)
-        self._trial: AnyTrial | None = None
+        self.worker = (InProcess if options.in_process else Worker)(candidate.call, settings)
 
     def start(self) -> None:
         self.worker.start()
@@ -139,7 +145,8 @@ class Hearing:
         binding = self.binding
         if told := misfit(self.describe().target, binding, spec):
             raise UsageError(told)
-        return Trial(self.entry.candidate, spec, binding, self.worker, dtype=self.entry.dtype, device=self.entry.device)
+        kind = ModelTrial if binding.is_model else Trial
+        return kind(self.entry.candidate, spec, binding, self.worker, dtype=self.entry.dtype, device=self.entry.device)
 
     def _of_builder(self, spec: BuilderSpec) -> BuilderTrial:
         binding = self._bind(offer_under(spec))
@@ -159,8 +166,11 @@ class Hearing:
         :meth:`describe`."""
         if self.entry.candidate.spec is not None:
             return isinstance(self.entry.spec, BuilderSpec)
+        return self._binds(TO_BUILDERS) and not (self._binds(TO_LOSSES) and self.binding.is_model)
+
+    def _binds(self, offer: Offer) -> bool:
         try:
-            self._bind(TO_BUILDERS)
+            self._bind(offer)
         except UsageError:
             return False
         return True

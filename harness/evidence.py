@@ -12,7 +12,7 @@ from shiftproof.reference.pairing import Pairing
 from shiftproof.reference.spec import LossSpec
 
 from .cases import Case
-from .laws import LAWS
+from .laws import LAWS, aim
 from .laws.pairs import calm, read_by_value
 from .mutants import MUTANTS, Variant
 from .mutants.views import variants_under
@@ -69,7 +69,7 @@ def _gather_by_value(trial: Trial, count: int) -> tuple[list[Evidence], list[Obs
     silent: list[Observation] = []
     law = LAWS["ALIGN-2"]
     for recipe in bank(trial, count):
-        focused = law.focus(recipe)
+        focused = aim(law, trial, recipe)
         if focused is None or focused.shift_labels != "absent":
             continue
         case = trial.case(focused)

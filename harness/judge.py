@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 
 from .candidate import Candidate
 from .coverage import Counted, gaps
-from .laws import Judgement, Law
+from .laws import Judgement, Law, aim
 from .recipe import digest
 from .shrink import Effort, shrink
 from .source import R, Source
@@ -67,6 +67,12 @@ class OnTrial(Counted, Protocol):
     @property
     def failed(self) -> set[str]: ...
 
+    def excuse(self, law: str) -> str | None:
+        """Why a law, by its id, cannot be asked of it, or None."""
+
+    def fit(self, recipe: Any) -> Any:
+        """The recipe with what is the same in all cases of this trial."""
+
 
 T = TypeVar("T", bound=OnTrial)
 
@@ -94,7 +100,7 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
             **rest,  # type: ignore[arg-type]
         )
 
-    excuse = law.excuse(trial)
+    excuse = trial.excuse(law.id) or law.excuse(trial)
     if excuse is not None:
         return result(Verdict.SKIP, excuse)
     basic = [id for id in _BASIC if id in trial.failed and id in (*law.presumes, "CONTRACT-1")]
@@ -153,7 +159,8 @@ def judged(law: Law[T, R], trial: T, recipe: R) -> tuple[R, Judgement]:
     judgement = law.check(trial, recipe)
     if judgement.verdict is not Verdict.VACUOUS:
         return recipe, judgement
-    for again in map(law.focus, trial.source.again(recipe, law.narrow(trial.space))):
+    for drawn in trial.source.again(recipe, law.narrow(trial.space)):
+        again = aim(law, trial, drawn)
         if again is not None:
             other = law.check(trial, again)
             if other.verdict not in (Verdict.VACUOUS, Verdict.SKIP):
@@ -183,7 +190,7 @@ def cases_of(law: Law[T, R], trial: T, profile: Profile, seed: int, doubtful: bo
         yield from _bounded(drawn.plain(space, seed), 6 * budget)
 
     for recipe in chain(drawn.killers(space), () if doubtful else draws()):
-        focused = law.focus(recipe)
+        focused = aim(law, trial, recipe)
         if focused is None or focused in seen:
             continue
         seen.add(focused)
@@ -238,7 +245,7 @@ def shrunk(law: Law[T, R], trial: T, failure: Failure[R]) -> Failure[R]:
 
     def same_failure(recipe: R) -> bool:
         nonlocal kept
-        if law.focus(recipe) != recipe:
+        if aim(law, trial, recipe) != recipe:
             return False
         judgement = law.check(trial, recipe)
         same = judgement.verdict is failure.judgement.verdict and judgement.features == failure.judgement.features

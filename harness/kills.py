@@ -37,7 +37,7 @@ from .easy import easy_inputs, right_on
 from .evidence import gather
 from .judge import PROFILES, Failure, Profile, cases_of, judged, shrunk
 from .kill_table import Fate, KillTable, Tried
-from .laws import LAWS, Judgement, Law
+from .laws import LAWS, Judgement, Law, aim
 from .mutants import MUTANTS, Variant
 from .mutants.behaviour import Act, Asked, answer, at_leaves, computed
 from .mutants.behaviours import BEHAVIOURS
@@ -295,7 +295,7 @@ def _on_hand_made(law: Law[Any, Any], trial: MutantTrial, also: tuple[Recipe, ..
     seen = set()
     verdict = Verdict.PASS
     for recipe in (*killers(law.narrow(trial.space)), *also):
-        focused = law.focus(recipe)
+        focused = aim(law, trial, recipe)
         if focused is None or focused in seen:
             continue
         seen.add(focused)

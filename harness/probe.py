@@ -114,6 +114,8 @@ def _explain(row: Tensor, probabilities: Tensor) -> dict[int, float]:
     return {j: float(weights[j]) for j in range(row.numel()) if float(weights[j]) > _SECOND_TARGET * max(total, 1e-30)}
 
 
+_MORE_CHANGES = 8  # of a label than there are rows to be told apart: more of them would tell no more
+
 UNCLEAR: Place = (-2, -2)
 """A row that was scored under some digits of its label and not under others: the class matters, not the place."""
 
@@ -176,7 +178,7 @@ def probe_value(
         for row in range(math.prod(tensor.shape[:-1]))
     ]
     rows = len(flat)
-    ids = list(range(flat.shape[1]) if legal is None else legal)
+    ids = list(range(flat.shape[1]) if legal is None else legal)[: rows + _MORE_CHANGES]
     if len(ids) < rows + 2:
         raise ValueError(f"{len(ids)} classes cannot tell {rows} logit rows apart; use at least {rows + 2}")
     found: dict[Site, dict[Place, float]] = {}

@@ -101,6 +101,18 @@ class Trial:
         self.seconds_in_oracle += time.perf_counter() - started
         return case
 
+    def excuse(self, law: str) -> str | None:
+        """Why a law, by its id, cannot be asked of this kind of candidate, or None."""
+        return None
+
+    def fit(self, recipe: Recipe) -> Recipe:
+        """The recipe with what is the same in all cases of this trial."""
+        return recipe
+
+    def scored(self, recipe: Recipe) -> Case:
+        """The case of a recipe with the logits that the candidate scores on it."""
+        return self.case(recipe)
+
     def variation(self, case: Case, change: Callable[[Batch], Batch]) -> Case:
         """A case whose batch was changed by hand, with its right answer."""
         started = time.perf_counter()

@@ -52,14 +52,14 @@ _profile(
 )
 _profile(
     "hf.seq2seq",
-    _ALIGNED,
-    "Σ ℓ(x_t, y_t) / N: the decoder's inputs were shifted right",
-    "transformers models/t5/modeling_t5.py, models/bart/modeling_bart.py",
+    replace(_ALIGNED, denominator=Denominator.NUM_ITEMS_OR_VALID),
+    "Σ ℓ(x_t, y_t) / N, or / num_items_in_batch when given: the decoder's inputs were shifted right",
+    "transformers models/t5/modeling_t5.py, models/bart/modeling_bart.py; trainer.py hands the count to all models",
 )
 _profile(
     "hf.prefix_lm",
-    replace(_NEXT_TOKEN, extra=Extra.PREFIX),
-    "the last S of the logits, then Σ ℓ(x_t, y_{t+1}) / N",
+    replace(_NEXT_TOKEN, extra=Extra.PREFIX, denominator=Denominator.NUM_ITEMS_OR_VALID),
+    "the last S of the logits, then Σ ℓ(x_t, y_{t+1}) / N, or / num_items_in_batch when given",
     "transformers models/git/modeling_git.py, models/blip_2/modeling_blip_2.py",
 )
 _profile(

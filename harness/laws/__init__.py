@@ -6,11 +6,11 @@ from typing import Any
 from shiftproof.reference.builders import BuilderSpec
 from shiftproof.reference.spec import LossSpec
 
-from . import contract, pairs, numbers, linear, streams, conduct, invariance, edges  # noqa: F401
-from .base import LAWS, Judgement, Law
+from . import contract, pairs, numbers, linear, streams, models, conduct, invariance, edges  # noqa: F401
+from .base import LAWS, Judgement, Law, aim
 from .builders import BUILDER_LAWS
 
-__all__ = ["BUILDER_LAWS", "LAWS", "Judgement", "Law", "laws_of"]
+__all__ = ["BUILDER_LAWS", "LAWS", "Judgement", "Law", "aim", "laws_of"]
 
 
 def laws_of(spec: LossSpec | BuilderSpec) -> Mapping[str, Law[Any, Any]]:

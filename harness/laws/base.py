@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..builder_trial import Built
 from ..recipe import Recipe
@@ -61,6 +61,12 @@ def trained(
     return observation
 
 
+class Aimed(Protocol):
+    """What is on trial knows which recipes it can be asked about."""
+
+    def fit(self, recipe: Any) -> Any: ...
+
+
 T = TypeVar("T")
 Check = Callable[[T, R], Judgement]
 Focus = Callable[[R], R | None]
@@ -96,6 +102,13 @@ class Law(Generic[T, R]):
     large: bool = False
     excuse: Callable[[T], str | None] = field(default=lambda trial: None)
     suggests: tuple[str, ...] = ()
+
+
+def aim(law: Law[T, R], trial: Aimed, recipe: R) -> R | None:
+    """The recipe that ``law`` asks ``trial`` about in place of ``recipe``, or None where it has none."""
+    focused = law.focus(recipe)
+    fitted: R | None = None if focused is None else trial.fit(focused)
+    return fitted
 
 
 class Laws(dict[str, Law[T, R]]):

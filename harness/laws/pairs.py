@@ -39,6 +39,7 @@ def one_id_a_place(recipe: Recipe) -> Recipe:
 def positions_of(trial: Trial, recipe: Recipe) -> Positions | Observation:
     """The label places that each logit row was scored on, or the observation that gave no loss or no gradient."""
     case = trial.case(recipe)
+    recipe = case.recipe
     labels = {name: tuple(case.batch.tensor(name).shape) for name in trial.spec.labels}
     classes = {name: classes_of(trial.spec, name, recipe) for name in labels}
     digits = max(_digits(math.prod(shape), classes[name]) for name, shape in labels.items())
@@ -174,7 +175,7 @@ def places_only(weights: Mapping[Site, Mapping[Place, float]]) -> Positions:
 
 def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]] | Observation:
     """The weight of every label place on every logit row, from values alone; or the observation that gave no loss."""
-    case = trial.case(recipe)
+    case = trial.scored(recipe)
     stuck: list[Observation] = []
     found: dict[Site, dict[Place, float]] = {}
     for name in trial.spec.labels:
@@ -191,7 +192,7 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]
 
         terms = [term for term in trial.spec.terms if term.labels == name]
         labels = case.batch.tensor(name)
-        classes = classes_of(trial.spec, name, recipe)
+        classes = classes_of(trial.spec, name, case.recipe)
         never = {term.ignore_index for term in terms} | {id for term in terms for id in term.ignored_ids}
         if any(term.ignores_bos for term in terms):
             never.add(case.batch.bos_token_id)

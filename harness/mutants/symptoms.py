@@ -21,5 +21,15 @@ SYMPTOMS: dict[str, Symptom] = {
         "what a builder is given is written to: the model then reads −100 as an id",
         "an easy slip: labels = input_ids, without a clone",
     ),
+    "sees-its-target": Symptom(
+        "a row of logits depends on the token that it is scored on, or on a later one",
+        "attention without a causal mask",
+        "one more token",
+    ),
+    "sees-other-rows": Symptom(
+        "a row of logits depends on another sequence of the batch",
+        "padding-free batches without a mask of documents; statistics over the batch",
+        "2 sequences",
+    ),
     **{behaviour.name: Symptom(behaviour.formula, behaviour.seen, behaviour.tells) for behaviour in BEHAVIOURS},
 }

@@ -171,9 +171,10 @@ class Bench:
             binding = bind_target(described, candidate.rename, TO_LOSSES)
             if told := misfit(described.target, binding, self.terms.spec):
                 raise UsageError(told)
-            if binding.is_linear:
+            if binding.is_linear or binding.is_model:
+                made_of = HIDDEN if binding.is_linear else "input_ids"
                 raise UsageError(
-                    f"{contender.name} makes its logits itself, of {HIDDEN}, and speed is of losses that are given "
+                    f"{contender.name} makes its logits itself, of {made_of}, and speed is of losses that are given "
                     "logits; whether it is right, `shiftproof check` says"
                 )
         self._seated[part] = (contender, binding)

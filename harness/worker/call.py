@@ -90,10 +90,15 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                 with watch:
                     result = loaded.function(*positional, **keywords)
                 value, kind = loss_in(result)
+                outputs = {name: _output_in(result, name) for name in call.outputs}
                 # A copy, taken now: the backward may write to the memory that the value lies in.
                 snapshot = _plain(value)
-                if call.grad_mode == "enabled" and call.gradients and value.requires_grad:
+                shown = {name: _plain(output) for name, output in outputs.items()}
+                if call.grad_mode == "enabled" and (call.gradients or outputs) and value.requires_grad:
                     upstream = _upstream(call.upstream, value)
+                    for output in outputs.values():
+                        if output.requires_grad:
+                            output.retain_grad()
                     phase = "backward"
                     with watch:
                         for left in reversed(range(call.backwards)):
@@ -112,6 +117,8 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             # By repr, since a candidate may have put things into a list that cannot be compared.
             mutated=(*arguments.mutated(), *(name for name in lists if repr(lists[name]) != repr(call.scalars[name]))),
             seconds=watch.seconds,
+            outputs=shown,
+            output_gradients={name: _plain(output.grad) for name, output in outputs.items() if output.grad is not None},
         )
     return Answer(returned, watch.seconds)
 
@@ -166,6 +173,15 @@ def _unwrap(result: Any) -> tuple[Any, str]:
     if isinstance(result, (tuple, list)) and result:
         return result[0], f"{_describe(result)} that begins with"
     return result, ""
+
+
+def _output_in(result: Any, name: str) -> torch.Tensor:
+    """What a candidate returned under `name` beside its loss. Raises _NotALoss."""
+    found = result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
+    if isinstance(found, torch.Tensor):
+        return found
+    what = f"without {name}" if found is None else f"whose {name} is {_describe(found)}"
+    raise _NotALoss(f"returned {_describe(result)} {what}; expected a tensor: a model is judged against its own {name}")
 
 
 def _number(value: Any) -> float | None:

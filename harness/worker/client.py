@@ -43,6 +43,7 @@ class Worker:
 
         self._seq = 0
         self._starts = 0
+        self._greeted = False
         self._load_deadline = 0.0
         self._description: TargetDescription | None = None
         self._failure: LoadFailure | None = None
@@ -78,9 +79,27 @@ class Worker:
             self._failure = failure
             return
         self._held.child = child
-        self._description = None
+        self._greeted = False
         self._starts += 1
         self.restarts = self._starts - 1
+        self._send_load(child, cwd)
+
+    def turn_to(self, target: str) -> None:
+        """Load another candidate in the same process, which keeps what it has imported. Waits for nothing, as `start`.
+
+        Raises:
+            RuntimeError: as `start`.
+        """
+        self.target = target
+        self._description = self._failure = None
+        child = self._held.child
+        if child is None:
+            self.start()
+            return
+        self._send_load(child, _working_directory(self.settings.cwd))
+
+    def _send_load(self, child: ChildProcess, cwd: str) -> None:
+        self._description = None
         self._load_deadline = time.monotonic() + self.settings.load_deadline
         self._seq += 1
         load = {
@@ -105,7 +124,8 @@ class Worker:
             try:
                 self._description = self._await_loading()
             except LoadFailure as failure:
-                self._stop()
+                if failure.reason != "not built":  # of which the process is none the worse
+                    self._stop()
                 self._failure = failure
                 raise
             except BaseException:  # an interrupt too: the answer, if it came later, would meet another question
@@ -185,10 +205,10 @@ class Worker:
     def _await_loading(self) -> TargetDescription:
         child = self._held.child
         assert child is not None
-        greeted = False
         try:
-            self._greet(child)
-            greeted = True
+            if not self._greeted:
+                self._greet(child)
+            self._greeted = True
             verb, body = check_answer(child.receive(self._load_deadline), self._seq)
         except DeadlinePassed:
             self._stop()
@@ -197,7 +217,7 @@ class Worker:
         except Ended:
             ending = child.farewell()
             died = self._died(ending)
-            if greeted:
+            if self._greeted:
                 raise LoadFailure("died", f"loading {self.target} {died.describe()}", ending.output) from None
             raise LoadFailure(
                 "interpreter",

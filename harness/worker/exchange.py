@@ -50,6 +50,10 @@ class Call:
     backwards: int = 1
     """How many times to go backward from the value; what comes of it is added up, as autograd does."""
 
+    outputs: tuple[str, ...] = ()
+    """What is wanted of the result besides the loss, by name (`.logits`, or `["logits"]` of a mapping), each with the
+    gradient of the loss at it."""
+
     def __post_init__(self) -> None:
         both = sorted(set(self.tensors) & set(self.scalars))
         if both:
@@ -105,6 +109,12 @@ class Returned(Outcome):
 
     seconds: float
     """Wall time of call and backward in the candidate's process, the device synchronised, transport excluded."""
+
+    outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Each of `Call.outputs` on the CPU, in its own shape and dtype."""
+
+    output_gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The gradient of the loss at each of them that it flows through."""
 
     def describe(self) -> str:
         shape = (

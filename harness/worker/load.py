@@ -37,6 +37,8 @@ def load(target: str, cwd: str, device: torch.device) -> Loaded:
 
     A class derived from torch.nn.Module is instantiated without arguments; any module is moved to `device`.
 
+    Of a class of transformers a tiny model is made.
+
     Raises:
         LoadFailure: with every reason except "died", "timed out" and those of "interpreter" that keep us from running.
         SystemExit, KeyboardInterrupt: as the candidate's module raises them.
@@ -73,9 +75,12 @@ def describe_function(
         description=TargetDescription(
             target=target,
             parameters=tuple(_parameters(signature)),
-            accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()),
+            # A transformers model may say that it takes **kwargs and yet no num_items_in_batch.
+            accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+            and bool(getattr(function, "accepts_loss_kwargs", True)),
             file=file,
             versions=_versions(package),
+            documentation=_documentation(function),
             device_name=_device_name(device),
         ),
         defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},
@@ -178,12 +183,23 @@ def _callable(found: Any, target: str, device: torch.device) -> Callable[..., An
             f"{target} is a torch.autograd.Function, whose arguments have no names: wrap it in a function",
         )
     if isinstance(found, type) and issubclass(found, torch.nn.Module):
-        found = _instance(found, target)
+        found = _instance(found, target) if getattr(found, "config_class", None) is None else _tiny(found)
     if isinstance(found, torch.nn.Module):
-        return found.to(device)
+        # In a model dropout is noise; a loss may have a reason to ask whether it is training.
+        return (found.eval() if "input_ids" in _signature(found, target).parameters else found).to(device)
     if not callable(found):
         raise LoadFailure("not callable", f"{target} is of type {type(found).__name__}, which cannot be called")
     return found  # type: ignore[no-any-return]
+
+
+def _tiny(model_class: type[torch.nn.Module]) -> torch.nn.Module:
+    """A transformers class as a model of next to no size."""
+    from .tiny import CannotBuild, build_tiny
+
+    try:
+        return build_tiny(model_class)
+    except CannotBuild as error:
+        raise LoadFailure("not built", str(error)) from error
 
 
 def _instance(module_class: type[torch.nn.Module], target: str) -> torch.nn.Module:
@@ -222,6 +238,14 @@ def _parameters(signature: inspect.Signature) -> Iterable[Parameter]:
             yield Parameter(parameter.name, required, "keyword")
         elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             yield Parameter(parameter.name, required, "either")
+
+
+def _documentation(function: Callable[..., Any]) -> str:
+    """What a candidate says of itself; a tiny model keeps what its class says."""
+    kept = getattr(function, "documentation", None)
+    if isinstance(kept, str):
+        return kept
+    return inspect.getdoc(function.forward if isinstance(function, torch.nn.Module) else function) or ""
 
 
 def _source_file(function: Any, module: ModuleType) -> str | None:

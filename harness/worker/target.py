@@ -14,6 +14,7 @@ LoadReason = Literal[
     "not callable",
     "no signature",
     "import failed",
+    "not built",
     "died",
     "timed out",
     "interpreter",
@@ -51,6 +52,9 @@ class TargetDescription:
 
     versions: dict[str, str]
     """Of "python", "torch", "platform", and of the candidate's own distribution where it has one."""
+
+    documentation: str
+    """What the candidate says of itself: its docstring, or that of a model's forward; empty where it has none."""
 
     device_name: str
     """The processor or GPU it runs on, as the machine calls it."""

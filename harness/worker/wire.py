@@ -16,6 +16,8 @@ _ARGUMENT = "argument."
 _UPSTREAM = "upstream"
 _VALUE = "value"
 _GRADIENT = "gradient."
+_OUTPUT = "output."
+_OUTPUT_GRADIENT = "output_gradient."
 
 
 def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         "upstream": upstream,
         "grad_mode": call.grad_mode,
         "backwards": call.backwards,
+        "outputs": list(call.outputs),
     }
 
 
@@ -60,6 +63,7 @@ def decode_call(body: Mapping[str, Any]) -> Call:
         upstream=upstream,
         grad_mode=body["grad_mode"],
         backwards=int(body.get("backwards", 1)),
+        outputs=tuple(body.get("outputs", ())),
     )
 
 
@@ -68,6 +72,8 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
     if isinstance(outcome, Returned):
         tensors = {_VALUE: outcome.value}
         tensors |= {_GRADIENT + name: grad for name, grad in outcome.gradients.items() if grad is not None}
+        tensors |= {_OUTPUT + name: output for name, output in outcome.outputs.items()}
+        tensors |= {_OUTPUT_GRADIENT + name: grad for name, grad in outcome.output_gradients.items()}
         try:
             write_tensors(result, tensors)
         except ValueError as error:
@@ -127,6 +133,10 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
             gradients=gradients,
             mutated=tuple(str(name) for name in body["mutated"]),
             seconds=seconds,
+            outputs={name: tensors[_OUTPUT + name] for name in call.outputs},
+            output_gradients={
+                name: tensors[_OUTPUT_GRADIENT + name] for name in call.outputs if _OUTPUT_GRADIENT + name in tensors
+            },
         )
         return returned, seconds
     if verb == "unusable":
@@ -151,6 +161,7 @@ def encode_description(description: TargetDescription) -> dict[str, Any]:
         "accepts_any_keyword": description.accepts_any_keyword,
         "file": description.file,
         "versions": description.versions,
+        "documentation": description.documentation,
         "device_name": description.device_name,
     }
 
@@ -172,6 +183,7 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
             accepts_any_keyword=bool(body["accepts_any_keyword"]),
             file=body["file"],
             versions={str(name): str(version) for name, version in body["versions"].items()},
+            documentation=str(body.get("documentation", "")),
             device_name=str(body["device_name"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -190,6 +202,6 @@ def decode_failure(body: Mapping[str, Any]) -> LoadFailure:
         ProtocolError: it is no failure of loading that a worker may report of itself.
     """
     reason = body.get("reason")
-    if reason in USAGE_REASONS or reason in ("import failed", "interpreter"):
+    if reason in USAGE_REASONS or reason in ("import failed", "not built", "interpreter"):
         return LoadFailure(reason, str(body.get("message", "")), str(body.get("traceback", "")))
     raise ProtocolError(f"the worker itself failed: {body.get('message')}\n{body.get('traceback', '')}".rstrip())

@@ -1,0 +1,150 @@
+"""Laws on models: what may reach the logits of a row, and what must not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cases import Case
+from ..model import ModelTrial, moved_rows
+from ..recipe import Count, Mask, Recipe, ShiftLabels
+from ..strategies import Space
+from ..trial import Observation, Trial
+from ..verdict import Level
+from .base import NOT_MEANT, PASS, Judgement, failing, law, not_answered, trained
+from .numbers import judge_both
+
+_SEVERAL = 3
+
+
+def needs_model(trial: Trial) -> str | None:
+    return None if isinstance(trial, ModelTrial) else "it is given its logits"
+
+
+def unmasked(recipe: Recipe) -> Recipe:
+    """Two rows at least, of some length, with every label kept."""
+    return replace(
+        recipe, rows=max(recipe.rows, 2), length=max(recipe.length, _SEVERAL), masks=(Mask.NONE,), count=Count.ABSENT
+    )
+
+
+def changed(trial: Trial, case: Case, of: str, where: Tensor) -> Observation | Judgement:
+    """What a model does with other tokens ``where`` its ``of`` (input_ids, labels, or both) are marked, bool [B, S]."""
+    batch = case.batch
+    names = ("input_ids", "labels") if of == "both" else (of,)
+    other: dict[str, Any] = {}
+    for name in names:
+        tokens = batch.tensor(name)
+        other[name] = torch.where(where & (tokens >= 0), (tokens + 1) % case.recipe.classes, tokens)
+    observation = trial.observe(replace(case, batch=replace(batch, **other)))
+    return observation if observation.problem is None else not_answered(observation)
+
+
+def compare(
+    trial: Trial, recipe: Recipe, of: str, where: Callable[[Tensor], Tensor], still: Callable[[Tensor, int], Tensor]
+) -> Judgement | Tensor:
+    """Which rows of logits [B, L] moved that should have been ``still`` when tokens were changed ``where``; both get
+    places [B, S], and the second how many rows of logits come before."""
+    before = trained(trial, recipe)
+    if isinstance(before, Judgement):
+        return before
+    labels = before.case.batch.tensor("labels")
+    places = torch.arange(labels.shape[1]).expand_as(labels)
+    after = changed(trial, before.case, of, where(places))
+    if isinstance(after, Judgement):
+        return after
+    extra = before.case.batch.tensor("logits").shape[1] - labels.shape[1]
+    rows = moved_rows(before, after)
+    return rows[:, extra:] & still(places, extra)
+
+
+@law(
+    "MODEL-1",
+    "a later token does not move an earlier row of logits",
+    source="a row that sees the token it is scored on learns to copy; causal attention in every decoder",
+    budget=30,
+    focus=unmasked,
+    excuse=needs_model,
+    suggests=("sees-its-target",),
+)
+def causal(trial: Trial, recipe: Recipe) -> Judgement:
+    assert isinstance(trial, ModelTrial)
+    at = 1 + recipe.seed % (trial.fit(recipe).length - 1)
+    if trial.shifts_inputs:  # the row at t sees the labels before t
+        found = compare(trial, recipe, "labels", lambda t: t >= at, lambda t, _: t <= at)
+        what = f"labels from position {at} on"
+    else:
+        found = compare(trial, recipe, "input_ids", lambda t: t >= at, lambda t, _: t < at)
+        what = f"tokens from position {at} on"
+    return _judge(found, f"other {what} move")
+
+
+@law(
+    "MODEL-2",
+    "what one sequence holds does not move the logits of another",
+    source="rows of a batch are independent; padding-free batches without a mask of documents",
+    budget=20,
+    focus=unmasked,
+    excuse=needs_model,
+    suggests=("sees-other-rows",),
+)
+def rows_apart(trial: Trial, recipe: Recipe) -> Judgement:
+    def first(places: Tensor) -> Tensor:
+        return (torch.arange(len(places)) == 0)[:, None].expand_as(places)
+
+    found = compare(trial, recipe, "both", first, lambda places, _: ~first(places))
+    return _judge(found, "other tokens in the first sequence move")
+
+
+@law(
+    "MODEL-3",
+    "labels do not move the logits",
+    source="what is scored must not depend on what it is scored on",
+    budget=20,
+    focus=unmasked,
+    excuse=lambda trial: (
+        needs_model(trial)
+        or ("its labels are its inputs too" if isinstance(trial, ModelTrial) and trial.shifts_inputs else None)
+    ),
+)
+def labels_apart(trial: Trial, recipe: Recipe) -> Judgement:
+    found = compare(trial, recipe, "labels", lambda t: t >= 0, lambda t, _: t >= 0)
+    return _judge(found, "other labels move")
+
+
+def _judge(found: Judgement | Tensor, what: str) -> Judgement:
+    if isinstance(found, Judgement):
+        return found
+    if not bool(found.any()):
+        return PASS
+    row, position = found.nonzero()[0].tolist()
+    return failing(f"{what} {int(found.sum())} rows of logits that must not move, the first at [{row}, {position}]")
+
+
+def shifted(space: Space) -> Space:
+    return {**space, "shift_labels": (ShiftLabels.PADDED, ShiftLabels.SHARDED)}
+
+
+@law(
+    "MODEL-4",
+    "shift_labels, where given, are scored in place of the labels",
+    source="transformers ForCausalLMLoss; sequence parallelism hands them over, and many a model drops them unseen",
+    budget=20,
+    level=Level.SHOULD,
+    narrow=shifted,
+    presumes=("CONTRACT-1", "VALUE-1"),
+    excuse=lambda trial: (
+        needs_model(trial)
+        or (None if trial.spec.terms[0].accepts_shift_labels else "its spec knows no shift_labels")
+        or (None if trial.binding.takes("shift_labels") else "it takes no shift_labels")
+    ),
+)
+def takes_shift_labels(trial: Trial, recipe: Recipe) -> Judgement:
+    if recipe.shift_labels is ShiftLabels.ABSENT:
+        return NOT_MEANT
+    looked = trained(trial, recipe)
+    return looked if isinstance(looked, Judgement) else judge_both(trial, looked)

@@ -1,0 +1,188 @@
+"""One model read without being told what it promises: how its labels meet its logits, which spec that leaves it to be
+judged under, and what came of it.
+
+- Where the labels move the logits, they are the decoder's inputs, shifted right by the model: the logits at t are to be
+  scored on the label at t.
+- Where they do not, the tokens are the inputs, and the logits at t are to be scored on the label at t + 1.
+- A model that fails the second and does all of the first, but for whose inputs they are, is *unshifted*: whoever calls
+  it must shift. Whether that is a bug is for its documentation to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from shiftproof.reference.profiles import PROFILES
+from shiftproof.reference.spec import LossSpec
+
+from ..diagnose import name_bugs
+from ..docket import Hearing
+from ..evidence import gather
+from ..judge import Profile, ask
+from ..laws import LAWS
+from ..laws.models import changed, unmasked
+from ..laws.pairs import places_only, positions_of, read_by_value
+from ..model import ModelTrial, moved_rows
+from ..probe import Positions
+from ..recipe import Recipe
+from ..strategies import killers
+from ..trial import Observation
+from ..verdict import LawResult, Level, NamedBug, Overall, Verdict, overall
+
+CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
+BRIEF = Profile("sweep", 0.1)
+_OF_THE_LOSS = ("CONTRACT-1", "ALIGN-1", "ALIGN-2", "SELECT-1", "VALUE-1")
+
+# A model of this documentation says that it shifts its labels itself.
+_PROMISES = re.compile(r"shifted\W+inside|labels\W+=\W+input_ids|next[- ](word|token)|shifted\W+internally", re.I)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was found of one model.
+
+    Attributes:
+        spec: what it was judged under, by name.
+        verdict: under that spec.
+        laws: asked, in order.
+        bugs: by name; empty where it conforms.
+        alignment: in words, how far the labels that rows of logits are scored on lie from them.
+        unshifted: whether it is right for labels that its caller has shifted.
+        promise: the sentence of its documentation that says that it shifts, or "".
+        extra: how many rows of logits come before those of the labels.
+        causal: whether no row of logits sees a later token.
+        by_value: whether the loss does not flow through the logits that it returns, so that values alone were judged.
+    """
+
+    spec: str
+    verdict: Overall
+    laws: tuple[LawResult, ...]
+    bugs: tuple[NamedBug, ...]
+    alignment: str
+    unshifted: bool = False
+    promise: str = ""
+    extra: int = 0
+    causal: bool = True
+    by_value: bool = False
+
+    @property
+    def failed(self) -> tuple[LawResult, ...]:
+        """The deciding laws that it breaks."""
+        return tuple(law for law in self.laws if law.verdict.is_failure and law.level is Level.MUST)
+
+
+def read_model(hearing: Hearing, seed: int, profile: Profile = BRIEF) -> Reading:
+    """Read and judge the model of a hearing.
+
+    Raises:
+        UsageError: it asks for what no model is given, or returns logits of no model's shape.
+        LoadFailure: it cannot be loaded.
+    """
+    trial = _trial(hearing, PROFILES[PREFIXED])
+    if labels_move_logits(trial):
+        trial = _trial(hearing, PROFILES[SEQ2SEQ])
+    elif not trial.extra:
+        trial = _trial(hearing, PROFILES[CAUSAL])
+    laws = _ask(trial, profile, seed, LAWS)
+    verdict = overall(laws)
+    found = Reading(
+        spec=trial.spec.name,
+        verdict=verdict,
+        laws=laws,
+        bugs=(),
+        alignment=describe_alignment(trial),
+        extra=trial.extra,
+        causal="MODEL-1" not in trial.failed,
+        by_value=not trial.candidate.gradient,
+    )
+    if verdict is not Overall.FAILS:
+        return found
+    found = replace(found, bugs=_name(trial, laws))
+    if not trial.shifts_inputs and {"ALIGN-1", "ALIGN-2", "VALUE-1"} & trial.failed:
+        found = _if_unshifted(hearing, trial, found, profile, seed)
+    return found
+
+
+def labels_move_logits(trial: ModelTrial) -> bool:
+    """Whether other labels, with the same input_ids, give other logits."""
+    case = trial.case(unmasked(killers(trial.space)[0]))
+    before = trial.observe(case)
+    after = changed(trial, case, "labels", torch.ones(case.batch.tensor("labels").shape, dtype=torch.bool))
+    if not isinstance(after, Observation) or before.problem is not None:
+        return False
+    return bool(moved_rows(before, after).any())
+
+
+def _trial(hearing: Hearing, spec: LossSpec) -> ModelTrial:
+    trial = hearing.of_loss(spec)
+    assert isinstance(trial, ModelTrial)
+    return trial
+
+
+def _ask(trial: ModelTrial, profile: Profile, seed: int, ids: Iterable[str]) -> tuple[LawResult, ...]:
+    results = []
+    for id in ids:
+        results.append(ask(LAWS[id], trial, profile, seed))
+        if results[-1].verdict in (Verdict.CRASH, Verdict.TIMEOUT):
+            break  # each further question may cost a process or a deadline
+    return tuple(result for result in results if result.verdict is not Verdict.SKIP)
+
+
+def _name(trial: ModelTrial, laws: tuple[LawResult, ...]) -> tuple[NamedBug, ...]:
+    if any(law.verdict in (Verdict.CRASH, Verdict.TIMEOUT) for law in laws):
+        return ()
+    return name_bugs(laws, trial, *gather(trial))
+
+
+def _if_unshifted(hearing: Hearing, trial: ModelTrial, found: Reading, profile: Profile, seed: int) -> Reading:
+    """``found``, or the same model as one whose caller shifts, where it is right as that."""
+    aligned = _trial(hearing, PROFILES[SEQ2SEQ])
+    laws = _ask(aligned, profile, seed, _OF_THE_LOSS)
+    if overall(laws) is not Overall.CONFORMS:
+        return found
+    counted = _ask(aligned, profile, seed, ("REDUCE-1",))
+    bugs = _name(aligned, counted) if overall(counted) is Overall.FAILS else ()
+    return replace(found, unshifted=True, bugs=bugs, promise=promise_in(hearing.describe().documentation))
+
+
+def promise_in(documentation: str) -> str:
+    """The sentence of a documentation that says that the labels are shifted by the model, or ""."""
+    for sentence in re.split(r"(?<=[.!?])\s+", " ".join(documentation.split())):
+        if _PROMISES.search(sentence):
+            return sentence
+    return ""
+
+
+def describe_alignment(trial: ModelTrial) -> str:
+    """Which labels the rows of logits are scored on, in words: "k=1", "k=2, and on another row"."""
+    recipe = trial.fit(unmasked(killers(trial.space)[0]))
+    found = _positions(trial, recipe)
+    if found is None:
+        return "not read"
+    whose = ", inputs shifted by the model" if trial.shifts_inputs else ""
+    if not found:
+        return "nothing is scored"
+    steps, elsewhere = set(), False
+    for site, places in found.items():
+        for place in places:
+            if place[0] != site[1]:
+                elsewhere = True
+            else:
+                steps.add(place[1] - (site[2] - trial.extra))
+    ks = " and ".join(f"k={step}" for step in sorted(steps))
+    return f"{ks}{', and on another row' if elsewhere else ''}{whose}"
+
+
+def _positions(trial: ModelTrial, recipe: Recipe) -> Positions | None:
+    if trial.candidate.gradient:
+        read = positions_of(trial, recipe)
+        return None if isinstance(read, Observation) else read
+    focused = LAWS["ALIGN-2"].focus(recipe)
+    if focused is None or trial.excuse("ALIGN-2"):
+        return None
+    weights = read_by_value(trial, trial.fit(focused))
+    return None if isinstance(weights, Observation) else places_only(weights)

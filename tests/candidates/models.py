@@ -1,0 +1,175 @@
+"""Models of next to no size whose losses are right, or wrong in one way each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+V = 61
+
+
+@dataclass
+class Output:
+    loss: Tensor | None
+    logits: Tensor | None
+
+
+class Right(nn.Module):
+    """A decoder that shifts inside, as its caller is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(V, 24)
+        self.mix = nn.GRU(24, 24, batch_first=True)
+        self.head = nn.Linear(24, V)
+        self.head.weight.data *= 20
+
+    def logits(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.mix(self.embed(input_ids))[0])
+
+    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None):
+        """Args: labels: [B, S]. Note that the labels **are shifted** inside the model."""
+        logits = self.logits(input_ids)
+        return Output(self.loss(logits, labels, num_items_in_batch), logits)
+
+    def loss(self, logits: Tensor, labels: Tensor, count: int | None) -> Tensor:
+        return cross_entropy(logits[:, :-1], labels[:, 1:], count)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, count: int | None = None) -> Tensor:
+    scores = F.cross_entropy(logits.reshape(-1, V), labels.reshape(-1), reduction="sum")
+    return scores / (count or (labels != -100).sum())
+
+
+class DoubleShift(Right):
+    def loss(self, logits, labels, count):
+        return super().loss(logits[:, :-1], labels[:, 1:], count)
+
+
+class FlatDoubleShift(Right):
+    """As GIT did: shifted, flattened, and shifted again."""
+
+    def loss(self, logits, labels, count):
+        flat, targets = logits[:, :-1].reshape(-1, V), labels[:, 1:].reshape(-1)
+        return cross_entropy(flat[:-1], targets[1:], count)
+
+
+class Uncounted(Right):
+    def loss(self, logits, labels, count):
+        return super().loss(logits, labels, None)
+
+
+class NeverCounts(Right):
+    """Says that it takes no count."""
+
+    def forward(self, input_ids, labels=None):
+        return super().forward(input_ids, labels=labels)
+
+
+class Unshifted(Right):
+    def forward(self, input_ids, labels=None, **kwargs):
+        """Args: labels: labels for computing the loss, [B, S], −100 where ignored."""
+        return super().forward(input_ids, labels=labels, **kwargs)
+
+    def loss(self, logits, labels, count):
+        return cross_entropy(logits, labels, count)
+
+
+class UnshiftedAgainstItsWord(Unshifted):
+    def forward(self, input_ids, labels=None, **kwargs):
+        """Computes something. Note that the labels **are shifted** inside the model. It is tiny."""
+        return super().forward(input_ids, labels=labels, **kwargs)
+
+
+class Copies(Right):
+    """The loss does not flow through the logits that are returned."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        output = super().forward(input_ids, labels=labels, num_items_in_batch=num_items_in_batch)
+        return {"loss": output.loss, "logits": output.logits.clone()}
+
+
+class CopiesDoubleShift(Copies, DoubleShift):
+    pass
+
+
+class SeesAhead(Right):
+    def logits(self, input_ids):
+        return super().logits(input_ids.flip(1)).flip(1)
+
+
+class SeesOtherRows(Right):
+    def logits(self, input_ids):
+        return super().logits(input_ids) + self.head(self.embed(input_ids).mean(0, keepdim=True))
+
+
+class LabelsInLogits(Right):
+    def forward(self, input_ids, labels=None):
+        logits = self.logits(input_ids) + F.one_hot(labels.clamp_min(0), V)
+        return Output(self.loss(logits, labels, None), logits)
+
+
+class Prefixed(Right):
+    """Three rows of logits of an image before those of the text."""
+
+    def logits(self, input_ids):
+        image = torch.arange(3).expand(len(input_ids), 3)
+        return super().logits(torch.cat([image, input_ids], 1))
+
+    def loss(self, logits, labels, count):
+        return super().loss(logits[:, 3:], labels, count)
+
+
+class Seq2Seq(Right):
+    """The labels, shifted right, are the decoder's inputs."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        inputs = F.pad(labels.clamp_min(0)[:, :-1], (1, 0))
+        logits = self.logits(inputs) + self.logits(input_ids).mean(1, keepdim=True)
+        return Output(self.loss(logits, labels, num_items_in_batch), logits)
+
+    def loss(self, logits, labels, count):
+        return cross_entropy(logits, labels, count)
+
+
+class AlignedShift(Seq2Seq):
+    """As Moonshine did: inputs shifted right, and labels shifted besides."""
+
+    def loss(self, logits, labels, count):
+        return cross_entropy(logits[:, :-1], labels[:, 1:], count)
+
+
+class Overwrites(Right):
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        output = super().forward(input_ids, labels=labels.clone(), num_items_in_batch=num_items_in_batch)
+        labels[labels == -100] = 0
+        return output
+
+
+class Raises(Right):
+    def logits(self, input_ids):
+        raise RuntimeError("not today")
+
+
+class WithoutLogits(Right):
+    def forward(self, input_ids, labels=None):
+        return {"loss": super().forward(input_ids, labels=labels).loss}
+
+
+class Drops(Right):
+    """Dropout is noise in training, and none where a model is judged."""
+
+    def logits(self, input_ids):
+        return F.dropout(super().logits(input_ids), 0.5, self.training)
+
+
+def as_function(input_ids, labels):
+    """A model need not be a module."""
+    return RIGHT(input_ids, labels=labels)
+
+
+RIGHT = Right()
