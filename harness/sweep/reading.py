@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from shiftproof.reference.profiles import PROFILES
-from shiftproof.reference.spec import LossSpec
+from shiftproof.reference.spec import Extra, LossSpec
 
 from ..diagnose import name_bugs
 from ..docket import Hearing
@@ -28,13 +28,14 @@ from ..laws.models import changed, unmasked
 from ..laws.pairs import places_only, positions_of, read_by_value
 from ..model import ModelTrial, moved_rows
 from ..probe import Positions
-from ..recipe import Recipe
+from ..recipe import Count, Recipe
 from ..strategies import killers
 from ..trial import Observation
 from ..verdict import LawResult, Level, NamedBug, Overall, Verdict, overall
 
 CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
 BRIEF = Profile("sweep", 0.1)
+_ALIGNED = replace(PROFILES[SEQ2SEQ], terms=(replace(PROFILES[SEQ2SEQ].terms[0], extra=Extra.PREFIX),))
 _OF_THE_LOSS = ("CONTRACT-1", "ALIGN-1", "ALIGN-2", "SELECT-1", "VALUE-1")
 
 # A model of this documentation says that it shifts its labels itself.
@@ -140,12 +141,14 @@ def _name(trial: ModelTrial, laws: tuple[LawResult, ...]) -> tuple[NamedBug, ...
 
 def _if_unshifted(hearing: Hearing, trial: ModelTrial, found: Reading, profile: Profile, seed: int) -> Reading:
     """``found``, or the same model as one whose caller shifts, where it is right as that."""
-    aligned = _trial(hearing, PROFILES[SEQ2SEQ])
-    laws = _ask(aligned, profile, seed, _OF_THE_LOSS)
-    if overall(laws) is not Overall.CONFORMS:
+    aligned = _trial(hearing, _ALIGNED)
+    counted = aligned.space
+    aligned.space = {**counted, "count": (Count.ABSENT,)}
+    if overall(_ask(aligned, profile, seed, _OF_THE_LOSS)) is not Overall.CONFORMS:
         return found
-    counted = _ask(aligned, profile, seed, ("REDUCE-1",))
-    bugs = _name(aligned, counted) if overall(counted) is Overall.FAILS else ()
+    aligned.space = counted
+    laws = _ask(aligned, profile, seed, ("REDUCE-1", "VALUE-1"))
+    bugs = _name(aligned, laws) if overall(laws) is Overall.FAILS else ()
     return replace(found, unshifted=True, bugs=bugs, promise=promise_in(hearing.describe().documentation))
 
 
