@@ -1,4 +1,4 @@
-"""Two models of next to no size, as `shiftproof check` takes them: `input_ids` and `labels` in, `.loss` and `.logits` out."""
+"""Two models of next to no size: `input_ids` and `labels` in, `.loss` and `.logits` out."""
 
 from __future__ import annotations
 

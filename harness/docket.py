@@ -95,8 +95,8 @@ def find_spec(name: str) -> AnySpec:
 class Hearing:
     """One entry while it is heard: a worker that loads as soon as it is made, and then a trial.
 
-    ``start`` begins loading without waiting, so that the next candidate loads while this one is judged. A ``worker`` that
-    is there already is turned to this candidate, and keeps what it has imported.
+    ``start`` begins loading without waiting, so that the next candidate loads while this one is judged. A ``worker``
+    that is there already is turned to this candidate, and keeps what it has imported.
     """
 
     def __init__(self, entry: Entry, options: Options, worker: Worker | None = None) -> None:

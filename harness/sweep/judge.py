@@ -28,8 +28,8 @@ def judge(target: str, settings: Settings) -> Row:
     """The row of the class that ``target`` names: built tiny, read, and judged under the spec that it is found to
     follow.
 
-    The budgets of the laws are a tenth of those of ``shiftproof check``: what is wrong with a whole class of inputs shows
-    in a few.
+    The budgets of the laws are a tenth of those of ``shiftproof check``: what is wrong with a whole class of inputs
+    shows in a few.
     """
     torch.set_num_threads(1)
     started = time.perf_counter()

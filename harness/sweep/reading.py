@@ -19,6 +19,7 @@ import torch
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Extra, LossSpec
 
+from ..candidate import UsageError
 from ..diagnose import name_bugs
 from ..docket import Hearing
 from ..evidence import gather
@@ -120,7 +121,8 @@ def labels_move_logits(trial: ModelTrial) -> bool:
 
 def _trial(hearing: Hearing, spec: LossSpec) -> ModelTrial:
     trial = hearing.of_loss(spec)
-    assert isinstance(trial, ModelTrial)
+    if not isinstance(trial, ModelTrial):
+        raise UsageError(f"{hearing.entry.name} is no model: it makes no logits from input_ids, scored on labels")
     return trial
 
 
@@ -170,12 +172,12 @@ def describe_alignment(trial: ModelTrial) -> str:
     if not found:
         return "nothing is scored"
     steps, elsewhere = set(), False
-    for site, places in found.items():
+    for (_, row, position, *_), places in found.items():
         for place in places:
-            if place[0] != site[1]:
-                elsewhere = True
+            if place[0] == row:
+                steps.add(place[1] - (position - trial.extra))
             else:
-                steps.add(place[1] - (site[2] - trial.extra))
+                elsewhere = True
     ks = " and ".join(f"k={step}" for step in sorted(steps))
     return f"{ks}{', and on another row' if elsewhere else ''}{whose}"
 

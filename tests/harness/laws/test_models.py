@@ -106,19 +106,19 @@ def test_every_recipe_is_cut_to_the_model() -> None:
 
 
 def test_logits_before_those_of_the_labels_need_a_spec_that_has_them() -> None:
-    with pytest.raises(UsageError, match=r"3 rows of logits more than there are labels.*hf\.prefix_lm"):
-        with trial_of("Prefixed", "hf.causal_lm"):
-            pass
+    told = r"3 rows of logits more than there are labels.*hf\.prefix_lm"
+    with pytest.raises(UsageError, match=told), trial_of("Prefixed", "hf.causal_lm"):
+        pass
 
 
 def test_a_spec_that_no_model_has_is_refused() -> None:
     for spec in ("higgs.hf", "torch.cross_entropy", "nanogpt"):
-        with pytest.raises(UsageError, match="is a model, which makes its logits from input_ids"):
-            with trial_of("Right", spec):
-                pass
+        told = "is a model, which makes its logits from input_ids"
+        with pytest.raises(UsageError, match=told), trial_of("Right", spec):
+            pass
 
 
 def test_a_model_is_judged_in_its_own_dtype() -> None:
-    with pytest.raises(UsageError, match="drop --dtype bfloat16"):
-        with trial_of("Right", "hf.causal_lm", dtypes=("bfloat16",)):
-            pass
+    told = "drop --dtype bfloat16"
+    with pytest.raises(UsageError, match=told), trial_of("Right", "hf.causal_lm", dtypes=("bfloat16",)):
+        pass
