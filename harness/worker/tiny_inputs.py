@@ -1,0 +1,100 @@
+"""What a model's forward needs besides token ids and labels, found by the names of its parameters.
+
+Each row is a pure function of its index in the batch: another batch size, or other rows, leave it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One argument besides the token ids."""
+
+    shape: tuple[int, ...]
+    """Of one row."""
+
+    below: int | None = None
+    """Integers from 0 to this, without it; None is float32, standard normal."""
+
+    ones: bool = False
+    """Instead of drawn numbers, int64 ones: a mask that hides nothing."""
+
+    def rows(self, batch: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """[batch, *shape]; row r is drawn from r alone. `dtype` is that of floats."""
+        if self.ones:
+            return torch.ones((batch, *self.shape), dtype=torch.int64, device=device)
+        generators = [torch.Generator().manual_seed(17 + row) for row in range(batch)]
+        if self.below is not None:
+            drawn = [torch.randint(self.below, self.shape, generator=each) for each in generators]
+            return torch.stack(drawn).to(device)
+        return torch.stack([torch.randn(self.shape, generator=each) for each in generators]).to(device, dtype)
+
+
+def sides(names: list[str], config: Any) -> Iterator[dict[str, Side]]:
+    """Ways to give a model the arguments of these names, the likeliest first; none where a name is not known."""
+    if all(name in _KNOWN for name in names):
+        choices = {name: _KNOWN[name](_Sizes(config)) for name in names}
+        for at in range(max(map(len, choices.values()), default=1)):
+            yield {name: each[min(at, len(each) - 1)] for name, each in choices.items()}
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a rule for a parameter of this name."""
+    return name in _KNOWN
+
+
+class _Sizes:
+    """Sizes that a configuration or one of its parts has."""
+
+    def __init__(self, config: Any) -> None:
+        self._fields = list(_flat(config))
+
+    def __call__(self, default: int, *names: str) -> int:
+        """The first of these fields that there is."""
+        found = {name: value for name, value in reversed(self._fields) if isinstance(value, (int, list, tuple))}
+        value = next((found[name] for name in names if found.get(name)), default)
+        return int(value if isinstance(value, int) else value[0])
+
+
+def _flat(config: Any) -> Iterator[tuple[str, Any]]:
+    """Every field of a configuration and of its parts, those of the parts last."""
+    fields = config if isinstance(config, Mapping) else vars(config)
+    yield from fields.items()
+    for part in fields.values():
+        if hasattr(part, "to_dict"):
+            yield from _flat(part)
+
+
+def _pixels(sizes: _Sizes) -> list[Side]:
+    side = sizes(16, "image_size")
+    image = (sizes(3, "num_channels", "in_channels", "in_chans"), side, side)
+    return [Side(image), Side((1, *image))]
+
+
+def _features(sizes: _Sizes) -> list[Side]:
+    bins = sizes(
+        16, "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "feature_size", "input_dim"
+    )
+    whole = 2 * sizes(16, "max_source_positions")
+    return [Side((bins, whole)), Side((64, bins)), Side((bins, 64))]
+
+
+def _patches(sizes: _Sizes) -> list[Side]:
+    patch = sizes(16, "patch_size")
+    return [Side((6, 2 + sizes(3, "num_channels") * patch * patch))]
+
+
+_KNOWN: Mapping[str, Callable[[_Sizes], list[Side]]] = {
+    "pixel_values": _pixels,
+    "input_features": _features,
+    "input_values": lambda sizes: [Side((1600,)), Side((1, 1600))],
+    "flattened_patches": _patches,
+    "qformer_input_ids": lambda sizes: [Side((5,), below=sizes(30, "vocab_size"))],
+}
+"""Parameter name -> the arguments that it may be given, the likeliest first."""
