@@ -106,7 +106,13 @@ def _say_found(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", action="append", default=[], help="float32, bfloat16 or float16; repeatable")
     parser.add_argument("--precision", metavar="CLASS", help="strict (accumulates in fp32) or native")
     parser.add_argument("--no-gradient", action="store_true", help="judge the value alone")
-    parser.add_argument("--python", metavar="EXE", help="run candidates under this interpreter")
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="EXE",
+        help="run candidates under this interpreter; `check` compares several",
+    )
 
 
 def _say_candidate(parser: argparse.ArgumentParser) -> None:
@@ -193,11 +199,11 @@ def _pytest_arguments(options: argparse.Namespace) -> list[str]:
     arguments += [] if options.targets else ["--shiftproof-declared"]
     for target in options.targets:
         arguments += ["--shiftproof", target]
-    for name in ("spec", "config", "precision", "profile", "seed", "python", "deadline", "json"):
+    for name in ("spec", "config", "precision", "profile", "seed", "deadline", "json"):
         value = getattr(options, name)
         if value is not None:
             arguments += [f"--shiftproof-{name}", str(value)]
-    for name in ("device", "dtype"):
+    for name in ("device", "dtype", "python"):
         for value in getattr(options, name):
             arguments += [f"--shiftproof-{name}", value]
     for name in ("no_gradient", "in_process"):
@@ -211,6 +217,8 @@ def _pytest_arguments(options: argparse.Namespace) -> list[str]:
 def _candidates(options: argparse.Namespace, targets: Sequence[str], all_declared: bool = False) -> list[Candidate]:
     from .plan import candidates_of
 
+    if len(options.python) > 1 and options.command != "check":
+        raise UsageError(f"{options.command} runs under one --python; give one, or ask `shiftproof check` to compare")
     return candidates_of(
         targets,
         all_declared=all_declared,
@@ -220,7 +228,7 @@ def _candidates(options: argparse.Namespace, targets: Sequence[str], all_declare
         dtypes=options.dtype,
         precision=options.precision,
         no_gradient=options.no_gradient,
-        python=options.python,
+        pythons=options.python,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,17 +29,27 @@ AnyTrial = Trial | BuilderTrial
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial to be held. ``name`` tells it from the others of a run."""
+    """One trial to be held. ``name`` tells it from the others of a run; ``is_compared`` with that of the same candidate
+    under other interpreters."""
 
     name: str
     candidate: Candidate
     device: str
     dtype: str
+    is_compared: bool = False
 
     @property
     def spec(self) -> AnySpec:
         """The spec that the candidate declares."""
         return find_spec(self.candidate.spec or "")
+
+    def called(self, environment: str) -> str:
+        """Its name, where its interpreter is called ``environment``."""
+        devices, dtypes = self.candidate.devices, self.candidate.dtypes
+        parts = [self.device] if len(devices) > 1 else []
+        parts += [self.dtype] if len(dtypes) > 1 else []
+        under = f" ({environment})" if self.is_compared else ""
+        return self.candidate.name + under + (f"[{','.join(parts)}]" if parts else "")
 
 
 @dataclass(frozen=True)
@@ -57,27 +68,19 @@ def enter(candidates: Sequence[Candidate]) -> list[Entry]:
     """
     # A builder is judged once, whatever the dtypes of the losses beside it: what it is given are integers.
     candidates = [replace(each, dtypes=("int64",)) if _builds(each) else each for each in candidates]
+    pythons = Counter(name for name, _ in {(candidate.name, candidate.python) for candidate in candidates})
     entries = [
-        Entry(candidate.name, candidate, device, dtype)
+        Entry(candidate.name, candidate, device, dtype, pythons[candidate.name] > 1)
         for candidate in candidates
         for device in candidate.devices
         for dtype in candidate.dtypes
     ]
-    single = {candidate.name for candidate in candidates if len(candidate.devices) * len(candidate.dtypes) == 1}
-    return [
-        entry if entry.name in single else replace(entry, name=f"{entry.name}[{_suffix(entry)}]") for entry in entries
-    ]
+    return [replace(entry, name=entry.called(entry.candidate.python or "")) for entry in entries]
 
 
 def _builds(candidate: Candidate) -> bool:
     """Whether its spec is a label builder's."""
     return candidate.spec is not None and isinstance(find_spec(candidate.spec), BuilderSpec)
-
-
-def _suffix(entry: Entry) -> str:
-    parts = [entry.device] if len(entry.candidate.devices) > 1 else []
-    parts += [entry.dtype] if len(entry.candidate.dtypes) > 1 else []
-    return ",".join(parts)
 
 
 def find_spec(name: str) -> AnySpec:

@@ -36,9 +36,10 @@ def candidates_of(
     dtypes: Sequence[str] = (),
     precision: str | None = None,
     no_gradient: bool = False,
-    python: str | None = None,
+    pythons: Sequence[str] = (),
 ) -> list[Candidate]:
-    """The candidates that targets and the project's declarations name; what is said on the command line wins.
+    """The candidates that targets and the project's declarations name, each once for every one of ``pythons``; what is
+    said on the command line wins.
 
     Raises:
         UsageError: for anything misspelt, missing or contradictory.
@@ -61,12 +62,14 @@ def candidates_of(
         changes["devices"] = tuple(devices)
     if dtypes:
         changes["dtypes"] = tuple(dtypes)
-    for name, value in (("spec", spec), ("precision", precision), ("python", python)):
+    for name, value in (("spec", spec), ("precision", precision)):
         if value is not None:
             changes[name] = value
     if no_gradient:
         changes["gradient"] = False
-    return [replace(resolve(name, declared), **changes) for name in names]
+    found = [replace(resolve(name, declared), **changes) for name in names]
+    interpreters = list(dict.fromkeys(pythons))
+    return [replace(each, python=python) for each in found for python in interpreters] if interpreters else found
 
 
 def plan(
@@ -104,7 +107,7 @@ def from_options(options: Mapping[str, Any]) -> Plan:
         dtypes=options["shiftproof_dtype"],
         precision=options["shiftproof_precision"],
         no_gradient=options["shiftproof_no_gradient"],
-        python=options["shiftproof_python"],
+        pythons=options["shiftproof_python"],
     )
     for candidate in candidates:
         if candidate.spec is None:

@@ -31,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--shiftproof-no-gradient", action="store_true", help="judge the value alone")
     option("--shiftproof-profile", default="quick", metavar="PROFILE", help="quick, ci or deep")
     option("--shiftproof-seed", type=int, metavar="N", help="draw the cases of this seed again")
-    option("--shiftproof-python", metavar="EXE", help="the interpreter to run candidates under")
+    option(
+        "--shiftproof-python", action="append", default=[], metavar="EXE", help="an interpreter for them; repeatable"
+    )
     option("--shiftproof-in-process", action="store_true", help="run candidates in this process, for a debugger")
     option("--shiftproof-deadline", type=float, default=10.0, metavar="SECONDS", help="for one call")
     option("--shiftproof-json", metavar="FILE", help="write the JSON report")

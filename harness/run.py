@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,7 @@ from .coverage import coverage
 from .diagnose import name_bugs, picture
 from .difference import measure
 from .docket import AnyTrial, Entry, Hearing
+from .environments import tell_apart
 from .evidence import gather
 from .judge import ask, planned
 from .laws import Law, laws_of
@@ -78,6 +78,9 @@ class Run:
         self.started = time.perf_counter()
         self.is_xdist_worker = hasattr(config, "workerinput")
         self.own_display = config.getoption("--shiftproof-display") == "own"
+        self.versions: dict[str, dict[str | None, Mapping[str, str]]] = {}  # candidate -> interpreter -> what it has
+        for entry in plan.entries:
+            self.versions.setdefault(entry.candidate.name, {})[entry.candidate.python] = {}
         self.reporter: Reporter = self._reporters(config)
         self._hearing: OpenHearing | None = None
         self._ready: dict[str, Hearing] = {}
@@ -110,18 +113,28 @@ class Run:
     def _check_all(self) -> None:
         """Load every candidate once, two at a time, so that a misspelt name is told before any work is done.
 
-        Candidates that are there and cannot be loaded get their verdict later, beside the others.
+        Candidates that are there and cannot be loaded get their verdict later, beside the others; so do those that are
+        not there under this interpreter and are under another.
         """
-        distinct = {entry.candidate.name: entry for entry in reversed(self.plan.entries)}
+        distinct = {(entry.candidate.name, entry.candidate.python): entry for entry in reversed(self.plan.entries)}
         entries = list(reversed(distinct.values()))
+        misnamed: dict[str, UsageError] = {}
         for index, entry in enumerate(entries):
             hearing = self._open(entry)
             if index + 1 < len(entries):
                 self._open(entries[index + 1])
-            with contextlib.suppress(LoadFailure):
+            try:
                 hearing.trial()
+                self.versions[entry.candidate.name][entry.candidate.python] = hearing.describe().versions
+            except UsageError as error:
+                misnamed.setdefault(entry.candidate.name, error)
+            except LoadFailure:
+                pass
             if len(entries) > _KEPT_LOADED:
                 self._ready.pop(entry.name).close()
+        for name, mistake in misnamed.items():
+            if not any(self.versions[name].values()):
+                raise mistake
 
     def _open(self, entry: Entry) -> Hearing:
         """The hearing of an entry, loading."""
@@ -178,9 +191,27 @@ class Run:
                 self._add(CandidateResult.from_json(json.loads(str(value))))
 
     def _add(self, result: CandidateResult) -> None:
-        known = self.results.get(result.candidate)
-        self.results[result.candidate] = merge(known, result) if known else result
-        self.reporter.tell(CandidateJudged(self.results[result.candidate]))
+        name = result.candidate
+        known = self.results.get(name)
+        self.results[name] = merge(known, result) if known else result
+        entry = self._entry(name)
+        self.versions[entry.candidate.name][entry.candidate.python] = result.environment
+        self.reporter.tell(CandidateJudged(self._named(name)))
+
+    def _named(self, name: str) -> CandidateResult:
+        """The result of an entry; where it is one of several environments, under a name that tells which.
+
+        Where other processes judge, what tells them apart is known for certain only once all have reported.
+        """
+        entry = self._entry(name)
+        if not entry.is_compared:
+            return self.results[name]
+        candidate = entry.candidate
+        environment = tell_apart(candidate.call, self.versions[candidate.name])[candidate.python]
+        return replace(self.results[name], candidate=entry.called(environment), environment_name=environment)
+
+    def _entry(self, name: str) -> Entry:
+        return next(entry for entry in self.plan.entries if entry.name == name)
 
     # After it -----------------------------------------------------------------------------------------------------
 
@@ -205,7 +236,7 @@ class Run:
             seed=self.plan.seed,
             profile=self.plan.profile.name,
             seconds=time.perf_counter() - self.started,
-            results=tuple(self.results.values()),
+            results=tuple(map(self._named, self.results)),
         )
 
     def pytest_report_header(self) -> str:
@@ -214,9 +245,10 @@ class Run:
     def pytest_terminal_summary(self) -> None:
         if not self.own_display and not self.is_xdist_worker:
             report = TerminalReport()
-            for result in self.results.values():
+            finished = self.finished()
+            for result in finished.results:
                 report.tell(CandidateJudged(result))
-            report.tell(self.finished())
+            report.tell(finished)
 
 
 class OpenHearing:
@@ -227,12 +259,12 @@ class OpenHearing:
         self.hearing = hearing
         self.complete = complete
         self.laws: list[LawResult] = []
-        self.failure: LoadFailure | None = None
+        self.failure: LoadFailure | UsageError | None = None
         self.trial: AnyTrial | None = None
         self.started = time.perf_counter()
         try:
             self.trial = hearing.trial()
-        except LoadFailure as failure:
+        except (LoadFailure, UsageError) as failure:  # a misnamed one is there under another interpreter
             self.failure = failure
 
     def close(self) -> None:
@@ -248,6 +280,7 @@ class OpenHearing:
             device=self.entry.device,
             dtype=self.entry.dtype,
             verdict=Overall.ERROR,
+            python=candidate.python,
             expect=candidate.expect,
             expected_diagnosis=candidate.diagnosis,
         )

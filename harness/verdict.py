@@ -183,6 +183,8 @@ class CandidateResult:
     device: str
     dtype: str
     verdict: Overall
+    python: str | None = None  # the interpreter that it was judged under; None is the judge's own
+    environment_name: str = ""  # which of several interpreters that is, in words
     laws: tuple[LawResult, ...] = ()
     diagnosis: tuple[NamedBug, ...] = ()
     pairing: Picture | None = None  # of a loss

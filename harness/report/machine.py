@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..environments import comparisons
 from .events import Event, RunFinished
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
@@ -35,6 +36,7 @@ def as_json(run: RunFinished) -> dict[str, Any]:
         "cases": sum(result.cases for result in run.results),
         "seconds": round(run.seconds, 3),
         "candidates": [_plain(result.to_json()) for result in run.results],
+        "comparisons": [comparison.to_json() for comparison in comparisons(run.results)],
     }
 
 

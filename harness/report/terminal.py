@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from ..environments import Comparison, comparisons
 from ..verdict import CandidateResult, Coverage, Difference, LawResult, Level, Overall, Verdict
 from .events import CandidateJudged, CandidateStarted, CaseJudged, Event, LawJudged, RunFinished, RunStarted
 
@@ -70,6 +72,8 @@ class TerminalReport:
                 self.progress.stop()
                 if len(event.results) > 1:
                     self.console.print(summary(event))
+                for compared in comparisons(event.results):
+                    self.console.print(comparison(compared))
             case _:
                 pass
 
@@ -130,6 +134,28 @@ def summary(run: RunFinished) -> RenderableType:
         verdict = Text(f"all {len(run.results)} {'are as expected' if known else 'conform'}", style="bold green")
     cases = sum(result.cases for result in run.results)
     return Group(table, verdict, Text(f"{cases} cases in {run.seconds:.1f} s", style="dim"))
+
+
+def comparison(compared: Comparison) -> RenderableType:
+    """One candidate under several interpreters: what they are, and a row for all that differs."""
+    first = compared.results[0]
+    where = f"{first.device} {first.dtype}, in {len(compared.results)} environments"
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    for result in compared.results:
+        table.add_column(escape(result.environment_name or result.candidate), overflow="fold")
+    table.add_row("verdict", *(Text(str(each.verdict), style=_COLOUR[each.verdict]) for each in compared.results))
+    table.add_row("diagnosis", *(escape(", ".join(names)) or "–" for names in compared.diagnoses))
+    follow = {law.id for result in compared.results for law in result.laws if law.follows}
+    laws = {id: cells for id, cells in compared.laws.items() if id not in follow}
+    for name, cells in (*compared.versions.items(), *laws.items()):
+        table.add_row(escape(name), *(escape(cell) if cell else "–" for cell in cells))
+    more = Counter(cells for id, cells in compared.laws.items() if id in follow)
+    for cells, count in more.items():
+        table.add_row(f"{count} more", *(cell or "–" for cell in cells))
+    changed = compared.changed
+    said = Text(f"what changed: {', '.join(changed) or 'nothing'}", style="bold yellow" if changed else "bold green")
+    return Group(Text(f"\n{first.call} against {first.spec}, {where}", style="bold"), table, said)
 
 
 def _verdict_cell(result: CandidateResult) -> Text:

@@ -49,10 +49,17 @@ def test_the_command_line_wins() -> None:
         dtypes=["float16"],
         precision="strict",
         no_gradient=True,
-        python="/other/python",
+        pythons=["/other/python"],
     )
     assert (found.spec, found.devices, found.dtypes) == ("torchtune", ("cpu", "cuda:1"), ("float16",))
     assert (found.precision, found.gradient, found.python) == ("strict", False, "/other/python")
+
+
+def test_each_candidate_under_each_interpreter_once() -> None:
+    found = candidates_of(["text", "m:h"], pythons=["old/python", "new/python", "old/python"])
+    assert [(each.name, each.python) for each in found] == [
+        (name, python) for name in ("text", "m:h") for python in ("old/python", "new/python")
+    ]
 
 
 def test_another_file_of_declarations(folder: Path) -> None:
@@ -121,8 +128,8 @@ def test_what_cannot_be_planned(options: dict[str, Any], words: str) -> None:
 
 def options(**changes: Any) -> dict[str, Any]:
     """The plugin's options where none is given, and some changes."""
-    given: dict[str, Any] = dict.fromkeys(("spec", "config", "precision", "python", "seed"))
-    given |= {"device": [], "dtype": [], "no_gradient": False, "in_process": False, "declared": False}
+    given: dict[str, Any] = dict.fromkeys(("spec", "config", "precision", "seed"))
+    given |= {"device": [], "python": [], "dtype": [], "no_gradient": False, "in_process": False, "declared": False}
     given |= {"profile": "quick", "deadline": 10.0, **changes}
     return {"shiftproof": given.pop("targets", []), **{f"shiftproof_{name}": value for name, value in given.items()}}
 
