@@ -172,7 +172,8 @@ def describe_alignment(trial: ModelTrial) -> str:
     if not found:
         return "nothing is scored"
     steps, elsewhere = set(), False
-    for (_, row, position, *_), places in found.items():
+    for (_, *site), places in found.items():
+        row, position, *_ = site
         for place in places:
             if place[0] == row:
                 steps.add(place[1] - (position - trial.extra))
