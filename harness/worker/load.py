@@ -75,7 +75,7 @@ def describe_function(
             parameters=tuple(_parameters(signature)),
             accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()),
             file=file,
-            versions=_versions(package),
+            versions=versions_of(package),
             device_name=_device_name(device),
         ),
         defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},
@@ -235,7 +235,8 @@ def _source_file(function: Any, module: ModuleType) -> str | None:
         return getattr(module, "__file__", None)
 
 
-def _versions(package: str | None) -> dict[str, str]:
+def versions_of(package: str | None) -> dict[str, str]:
+    """Of Python, torch and the platform, and of a package, if its version can be told."""
     versions = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
