@@ -94,6 +94,25 @@ def _parser() -> _Parser:
     mutants.add_argument("--json", metavar="FILE", help="write the table as JSON")
     mutants.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
 
+    sweep = commands.add_parser(
+        "sweep", help="judge every language model of an installed library, such as transformers"
+    )
+    sweep.add_argument("package", metavar="PACKAGE")
+    sweep.add_argument("patterns", nargs="*", metavar="PATTERN", help="globs on class names, such as 'Git*'; none: all")
+    sweep.add_argument("--python", metavar="EXE", help="the interpreter that the library is installed for")
+    sweep.add_argument("--processes", type=int, metavar="N", help="how many at once (default: one a core)")
+    sweep.add_argument("--engine", default="local", help="local, or ray for a cluster (pip install 'shiftproof[ray]')")
+    sweep.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster to join, or auto")
+    sweep.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    sweep.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    sweep.add_argument("--profile", default="quick", help="how many cases: quick, ci or deep")
+    sweep.add_argument("--seed", type=int, default=0, metavar="N", help="what cases are drawn from (default: 0)")
+    sweep.add_argument("--deadline", type=float, default=600.0, metavar="SECONDS", help="for one class")
+    sweep.add_argument("--out", metavar="FILE", help="where rows go as JSON lines, and from where a sweep goes on")
+    sweep.add_argument("--fresh", action="store_true", help="judge again what the file has")
+    sweep.add_argument("--html", metavar="FILE", help="write the table as one HTML page")
+    sweep.add_argument("--list", action="store_true", help="say which classes there are, and judge none")
+
     listing = commands.add_parser("list", help="show what there is")
     listing.add_argument("what", choices=tuple(_TABLES))
     return parser
@@ -132,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "replay": _replay,
             "speed": _speed,
             "mutants": _kills,
+            "sweep": _sweep,
             "list": _list,
         }
         return commands[options.command](options)
@@ -358,6 +378,58 @@ def _kills(options: argparse.Namespace) -> int:
         Path(options.markdown).write_text(markdown(table), encoding="utf-8")
     console.print(render(table))
     return FAILS if table.of(Fate.SURVIVED) else CONFORMS
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from .report.sweep import html, render
+    from .sweep.command import Request, plan, sweep
+    from .sweep.settings import Settings
+
+    settings = Settings(options.python, options.seed, options.profile, options.deadline, options.device, options.dtype)
+    _check_folder(options, "out", "html")
+    planned = plan(
+        Request(
+            options.package,
+            tuple(options.patterns),
+            settings,
+            options.processes,
+            options.engine,
+            options.ray_address,
+            Path(options.out) if options.out else None,
+            options.fresh,
+        )
+    )
+    if options.list:
+        print("\n".join(target.rpartition(":")[2] for target in planned.targets))
+        return CONFORMS
+    console = Console(highlight=False)
+    console.print(
+        f"shiftproof {planned.header.shiftproof} · seed {settings.seed} · {len(planned.targets)} classes, "
+        f"profile {settings.profile} · rows go to {planned.path}",
+        style="bold",
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("classes", total=len(planned.targets))
+
+        def tick(done: int, counts: Mapping[str, int]) -> None:
+            described = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+            progress.update(task, completed=done, description=described or "classes")
+
+        swept = sweep(planned, tick)
+    console.print(render(swept.header, swept.rows, swept.footer))
+    if options.html:
+        Path(options.html).write_text(html(swept.header, swept.rows, swept.footer), encoding="utf-8")
+    if not swept.footer.finished:
+        left = len(planned.targets) - len(swept.rows)
+        print(f"shiftproof: interrupted with {left} classes left; the same command goes on with them", file=sys.stderr)
+        return UNJUDGED
+    if any(row.is_alarm for row in swept.rows):
+        return FAILS
+    return CONFORMS if any(row.is_verdict for row in swept.rows) else UNJUDGED
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
+import torch
+
 from shiftproof.reference.pairing import Pairing
 from shiftproof.reference.spec import LossSpec
 
@@ -16,7 +18,7 @@ from .laws import LAWS, aim
 from .laws.pairs import calm, read_by_value
 from .mutants import MUTANTS, Variant
 from .mutants.views import variants_under
-from .probe import Scored, predict, read_gradients
+from .probe import Scored, Site, predict, read_gradients
 from .recipe import Recipe
 from .strategies import killers, plain
 from .trial import Observation, Trial
@@ -24,6 +26,7 @@ from .verdict import Verdict
 
 _CASES = 40
 _CASES_BY_VALUE = 10
+_CERTAIN = 2e-3
 WEIGHT_TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "float16": 8e-3, "bfloat16": 3e-2}
 """How far a weight read back may be from the one predicted, of it, by dtype."""
 
@@ -31,11 +34,12 @@ WEIGHT_TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "float16": 8e-3, "bfloat16
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What a candidate was seen to do on one case: each logit row's classes and weights, and, where there was a
-    gradient, what they were read from."""
+    gradient, what they were read from. Of the rows ``unsure`` the classes alone can be relied on."""
 
     case: Case
     scored: Scored
     seen: Observation | None = None
+    unsure: frozenset[Site] = frozenset()
 
 
 def gather(trial: Trial, by_value: int = _CASES_BY_VALUE) -> tuple[list[Evidence], list[Observation]]:
@@ -60,8 +64,21 @@ def gather(trial: Trial, by_value: int = _CASES_BY_VALUE) -> tuple[list[Evidence
         if all(bool(gradient.isfinite().all()) for gradient in observation.gradients.values()):
             case = observation.case
             scored = read_gradients(observation.gradients, case.pairing, case.batch)
-            evidence.append(Evidence(case, scored, observation))
+            unsure = _unsure(case, scored) if trial.makes_logits else frozenset()  # calm logits are certain of nothing
+            evidence.append(Evidence(case, scored, observation, unsure))
     return evidence, silent
+
+
+def _unsure(case: Case, scored: Scored) -> frozenset[Site]:
+    """The rows that are certain of what they are scored on: their gradient is no more than what is left of 1, and the
+    weight is read from that."""
+    found = set()
+    for site, weights in scored.items():
+        name, *place = site
+        row = torch.softmax(case.batch.tensor(name)[tuple(place)].double(), dim=-1)
+        if any(1 - float(row[target]) < _CERTAIN for target in weights):
+            found.add(site)
+    return frozenset(found)
 
 
 def _gather_by_value(trial: Trial, count: int) -> tuple[list[Evidence], list[Observation]]:
@@ -138,6 +155,8 @@ def agree(seen: Evidence, predicted: Scored, tolerance: float) -> bool:
         found = seen.scored[place]
         if found.keys() != weights.keys():
             return False
+        if place in seen.unsure:
+            continue
         if any(abs(found[target] - weight) > tolerance * abs(weight) for target, weight in weights.items()):
             return False
     return True

@@ -44,6 +44,8 @@ class ModelTrial(Trial):
         UsageError: where its logits have no such shape, or rows before the labels' that the spec does not speak of.
     """
 
+    makes_logits = True
+
     def __init__(
         self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
     ) -> None:

@@ -44,11 +44,9 @@ def candidates_of(
     Raises:
         UsageError: for anything misspelt, missing or contradictory.
     """
-    _check("dtype", dtypes, DTYPES)
-    _check("precision", [precision] if precision else [], PRECISIONS)
-    for device in devices:
-        if device.partition(":")[0] not in _DEVICES:
-            raise UsageError(f"no device is called {device!r}{nearest(device, _DEVICES)}; it is cpu, cuda or cuda:N")
+    check_name("dtype", dtypes, DTYPES)
+    check_name("precision", [precision] if precision else [], PRECISIONS)
+    check_device(devices)
     path = Path(config) if config else Path("pyproject.toml")
     declared = declared_in(path) if config or path.is_file() else {}
     names = [*targets, *([name for name in declared if name not in targets] if all_declared else [])]
@@ -85,7 +83,7 @@ def plan(
     Raises:
         UsageError: for an unknown profile or spec, a negative seed, or a deadline that is no time at all.
     """
-    _check("profile", [profile], tuple(PROFILES))
+    check_name("profile", [profile], tuple(PROFILES))
     chosen = PROFILES[profile]
     if seed is None:
         seed = secrets.randbelow(2**31) if chosen.seed is None else chosen.seed
@@ -121,7 +119,15 @@ def from_options(options: Mapping[str, Any]) -> Plan:
     )
 
 
-def _check(what: str, values: Sequence[str], legal: tuple[str, ...]) -> None:
+def check_device(devices: Sequence[str]) -> None:
+    """Raises UsageError where one is called as no device is."""
+    for device in devices:
+        if device.partition(":")[0] not in _DEVICES:
+            raise UsageError(f"no device is called {device!r}{nearest(device, _DEVICES)}; it is cpu, cuda or cuda:N")
+
+
+def check_name(what: str, values: Sequence[str], legal: tuple[str, ...]) -> None:
+    """Raises UsageError where one of ``values`` is not ``legal``, with the nearest that is."""
     for value in values:
         if value not in legal:
             raise UsageError(f"no {what} is called {value!r}{nearest(value, legal)}; it is one of {', '.join(legal)}")

@@ -76,6 +76,7 @@ class Trial:
     """A candidate, its spec and a worker that runs it; laws ask it for observations."""
 
     source = LOSS_RECIPES
+    makes_logits = False  # of tokens: then no case can choose them
 
     def __init__(
         self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str

@@ -1,1 +1,1 @@
-"""Whole libraries of models at once."""
+"""Whole model libraries at once: which classes there are, each judged in some process, and what became of it kept."""

@@ -114,5 +114,5 @@ class Row:
 
 def not_judged(target: str, reason: str, seconds: float = 0.0, seed: int = 0) -> Row:
     """The row of a class on which no answer came; of ``reason`` its first line."""
-    line = next(iter(reason.strip().splitlines()), "no reason was given")
+    line = reason.strip().partition("\n")[0].strip() or "no reason was given"
     return Row(target, Outcome.NOT_JUDGED, line, seconds=round(seconds, 3), seed=seed)

@@ -79,7 +79,7 @@ def describe_function(
             accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
             and bool(getattr(function, "accepts_loss_kwargs", True)),
             file=file,
-            versions=_versions(package),
+            versions=versions_of(package),
             documentation=_documentation(function),
             device_name=_device_name(device),
         ),
@@ -259,7 +259,8 @@ def _source_file(function: Any, module: ModuleType) -> str | None:
         return getattr(module, "__file__", None)
 
 
-def _versions(package: str | None) -> dict[str, str]:
+def versions_of(package: str | None) -> dict[str, str]:
+    """Of Python, torch and the platform, and of a package, if its version can be told."""
     versions = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import os
 import select
 import signal
@@ -16,7 +17,7 @@ import torch
 
 from .bench import Bench, of_reference, write_timed
 from .call import failure, perform
-from .load import Loaded, describe_function, load
+from .load import Loaded, describe_function, load, versions_of
 from .memory import MemoryLimit
 from .protocol import ProtocolError, decode_line, encode_line
 from .scratch import remove_orphan
@@ -70,8 +71,10 @@ class _Server:
                 verb, body, spoiled = self._time(message["time"])
             elif "copy" in message:
                 verb, body = "copied", {"nanoseconds": self._bench().copy_seconds(**message["copy"])}
+            elif "models" in message:
+                verb, body = _models(message["models"]["package"])
             else:
-                raise ProtocolError(f"expected load, call, seat, time or copy, got the keys {sorted(message)}")
+                raise ProtocolError(f"expected load, call, seat, time, copy or models, got the keys {sorted(message)}")
         except Exception as error:
             # Ours, not the candidate's: those are outcomes by now. Said as such, lest the candidate be blamed.
             text = f"{type(error).__name__}: {exception_message(error)}"
@@ -146,6 +149,15 @@ class _Server:
         rest = memoryview(encode_line(message))
         while rest:
             rest = rest[os.write(self._replies, rest) :]
+
+
+def _models(package: str) -> tuple[str, dict[str, Any]]:
+    # Late, since it is for sweeps alone.
+    listing = importlib.import_module(".language_models", __package__)
+    try:
+        return "models", {"targets": listing.language_models(package), "versions": versions_of(package)}
+    except ModuleNotFoundError as error:
+        return "failed", encode_failure(LoadFailure("no such module", str(error)))
 
 
 def _watch(requests: int, server: _Server) -> None:

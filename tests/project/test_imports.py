@@ -50,8 +50,12 @@ DEPENDENCIES = [re.split("[<>=]", each)[0].replace("-", "_") for each in PYPROJE
 # Triton comes with torch for CUDA, and only there is this loaded.
 KERNEL = f"{REFERENCE}.yardstick.kernel"
 
+# Ray is an extra, and loaded where a sweep asks for a cluster.
+CLUSTER = f"{HARNESS}.sweep.cluster"
+
 RULES = (
-    Rule("shiftproof", only=("shiftproof", "_pytest", *DEPENDENCIES), excepted=(KERNEL,)),
+    Rule("shiftproof", only=("shiftproof", "_pytest", *DEPENDENCIES), excepted=(KERNEL, CLUSTER)),
+    Rule(CLUSTER, only=("ray", "shiftproof")),
     # What is right is said in torch, and knows nothing of who asks.
     Rule(REFERENCE, only=("torch", REFERENCE), excepted=(KERNEL,)),
     Rule(KERNEL, only=("torch", "triton", REFERENCE)),
@@ -137,6 +141,9 @@ def test_every_package_is_installed() -> None:
         ("shiftproof.harness.worker.runner", "from shiftproof.reference import oracle", True),
         ("shiftproof.harness.strategies", "from hypothesis import strategies as st", False),
         ("shiftproof.harness.strategies", "import scipy", True),
+        ("shiftproof.harness.sweep.cluster", "import ray", False),
+        ("shiftproof.harness.sweep.cluster", "import numpy", True),
+        ("shiftproof.harness.sweep.engine", "import ray", True),
     ],
 )
 def test_the_rules_themselves(module: str, source: str, forbidden: bool) -> None:

@@ -1,0 +1,95 @@
+"""The hands of a sweep as actors of a Ray cluster, for what one machine is too small for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from ..candidate import UsageError
+from .hands import Answer, Ended, Ready, find, judged
+from .row import Row
+from .settings import Settings
+
+
+class Cluster:
+    """Hands that are Ray actors of one core each, as many as the cluster has cores, or ``count`` if that is fewer.
+
+    Joins the cluster at ``address``; without one, that of RAY_ADDRESS or of this process, else starts one on this
+    machine, and ends it at the end.
+
+    Raises:
+        UsageError: Ray is not installed, or there is no cluster at ``address``.
+    """
+
+    def __init__(self, judge: str, settings: Settings, count: int | None, address: str | None = None) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise UsageError("--engine ray needs Ray: pip install 'shiftproof[ray]'") from None
+        self._ray: Any = ray
+        self._owned = not ray.is_initialized()
+        if self._owned:
+            try:
+                ray.init(address=address, log_to_driver=False)
+            except (ConnectionError, ValueError) as error:
+                raise UsageError(f"there is no Ray cluster at {address}: {error}") from None
+        cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        self.count = min(count or cores, cores)
+        self._actor: Any = ray.remote(num_cpus=1)(_Actor)
+        self._arguments = judge, settings
+        self._actors: list[Any] = []
+        self._asked: dict[Any, int] = {}  # what is to come -> from whom
+
+    def __enter__(self) -> Cluster:
+        self._actors = [None] * self.count
+        for place in range(self.count):
+            self._start(place)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for place in range(len(self._actors)):
+            self._end(place)
+        if self._owned:
+            self._ray.shutdown()
+
+    def give(self, place: int, target: str) -> None:
+        self._asked[self._actors[place].judge.remote(target)] = place
+
+    def answers(self, seconds: float) -> Sequence[tuple[int, Answer]]:
+        done, _ = self._ray.wait(list(self._asked), num_returns=1, timeout=max(0.0, seconds))
+        return [(self._asked.pop(each), self._answer(each)) for each in done]
+
+    def renew(self, place: int) -> None:
+        self._end(place)
+        self._start(place)
+
+    def _start(self, place: int) -> None:
+        self._actors[place] = self._actor.remote(*self._arguments)
+        self._asked[self._actors[place].ready.remote()] = place
+
+    def _end(self, place: int) -> None:
+        self._asked = {asked: of for asked, of in self._asked.items() if of != place}
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            self._ray.kill(self._actors[place])
+
+    def _answer(self, asked: Any) -> Answer:
+        try:
+            answer: Answer = self._ray.get(asked)
+            return answer
+        except self._ray.exceptions.RayError as error:
+            return Ended(f"ended: {' '.join(str(error).split())}")
+
+
+class _Actor:
+    """One process of the cluster."""
+
+    def __init__(self, judge: str, settings: Settings) -> None:
+        self._judge = find(judge)
+        self._settings = settings
+
+    def ready(self) -> Ready:
+        return Ready()
+
+    def judge(self, target: str) -> Row:
+        return judged(self._judge, target, self._settings)

@@ -1,0 +1,135 @@
+"""``shiftproof sweep``, from what was asked for to a file of rows that can be gone on with."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from ..candidate import DTYPES, UsageError
+from ..judge import PROFILES
+from ..plan import check_device, check_name
+from .engine import ENGINES, hands_of, run
+from .plan import library, matching
+from .row import Row
+from .settings import Settings
+from .store import Footer, Header, Store
+
+JUDGE = "shiftproof.harness.sweep.judge:judge"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Raises:
+        UsageError: for what cannot be done.
+    """
+
+    package: str
+    patterns: tuple[str, ...]
+    settings: Settings
+    processes: int | None = None
+    engine: str = "local"
+    address: str | None = None
+    out: Path | None = None
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        check_device([settings.device])
+        check_name("dtype", [settings.dtype], DTYPES)
+        check_name("profile", [settings.profile], tuple(PROFILES))
+        if settings.seed < 0:
+            raise UsageError(f"seed is {settings.seed}; expected an integer from 0 up")
+        if not (settings.deadline > 0 and math.isfinite(settings.deadline)):
+            raise UsageError(f"deadline is {settings.deadline:g}; expected seconds above 0")
+        if self.processes is not None and self.processes < 1:
+            raise UsageError(f"--processes is {self.processes}; expected a number from 1 up")
+        check_name("engine", [self.engine], ENGINES)
+        if self.address is not None and self.engine != "ray":
+            raise UsageError("--ray-address is of a Ray cluster; add --engine ray, or leave it out")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is to be done: the classes, and the header of their rows."""
+
+    request: Request
+    targets: tuple[str, ...]
+    header: Header
+
+    @property
+    def path(self) -> Path:
+        return self.request.out or self.header.default_path
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What was found: the rows in the order of the classes, and how it ended."""
+
+    path: Path
+    header: Header
+    rows: tuple[Row, ...]
+    footer: Footer
+
+
+def plan(request: Request) -> Sweep:
+    """List the classes and choose those that are meant.
+
+    Raises:
+        UsageError: as :func:`library` and :func:`matching`.
+    """
+    settings = request.settings
+    found = library(request.package, settings.python, settings.deadline)
+    header = Header(
+        shiftproof=version("shiftproof"),
+        package=request.package,
+        versions={name: found.versions[name] for name in found.versions if name != "platform"},
+        python=settings.python or "",
+        patterns=request.patterns,
+        seed=settings.seed,
+        profile=settings.profile,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    return Sweep(request, tuple(matching(found.targets, request.patterns)), header)
+
+
+def sweep(planned: Sweep, tick: Callable[[int, Counter[str]], None] = lambda done, counts: None) -> Swept:
+    """Judge what the file has no row of. An interrupt ends it early; what was judged is kept, and the footer says so.
+
+    ``tick`` is told how many classes are done, those of an earlier run among them, and how many came to which outcome.
+
+    Raises:
+        UsageError: for a file that is another sweep's, or an engine that is not there.
+    """
+    request, targets = planned.request, planned.targets
+    started = time.perf_counter()
+    with Store(planned.path, planned.header, request.fresh) as store:
+        counts = Counter(str(row.outcome) for row in store.rows.values())
+        tick(counts.total(), counts)
+
+        def judged(row: Row) -> None:
+            counts[str(row.outcome)] += 1
+            tick(counts.total(), counts)
+
+        left = [target for target in targets if target not in store.rows]
+        finished = True
+        try:
+            if left:
+                processes = min(request.processes, len(left)) if request.processes else None
+                hands = hands_of(request.engine, JUDGE, request.settings, processes, request.address)
+                run(left, hands, request.settings, store, judged)
+        except KeyboardInterrupt:
+            finished = False
+        footer = store.finish(time.perf_counter() - started, finished)
+        return Swept(planned.path, planned.header, _in_order(targets, store), footer)
+
+
+def _in_order(targets: Sequence[str], store: Store) -> tuple[Row, ...]:
+    return tuple(store.rows[target] for target in targets if target in store.rows)

@@ -1,0 +1,78 @@
+"""What is to be swept: which classes the library has under the interpreter asked for, and which of them are meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ..candidate import UsageError
+from ..worker.client import Worker
+from ..worker.exchange import Outcome
+from ..worker.protocol import ProtocolError
+from ..worker.settings import WorkerSettings
+from ..worker.target import LoadFailure
+
+_SOMETHING = "torch.nn.functional:cross_entropy"
+"""A worker loads a candidate before it answers any other question; this one is always there."""
+
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Library:
+    """An installed model library: its language models as targets, and versions, its own and torch's among them."""
+
+    package: str
+    targets: tuple[str, ...]
+    versions: Mapping[str, str]
+
+
+def library(package: str, python: str | None, deadline: float) -> Library:
+    """The library that ``package`` is under an interpreter (None: this one), which is asked for it.
+
+    Raises:
+        UsageError: the interpreter is none, or lacks torch, or the package; or the package has no language models.
+    """
+    try:
+        with Worker(_SOMETHING, WorkerSettings(python, call_deadline=deadline)) as worker:
+            answer = worker.ask("models", {"package": package})
+    except LoadFailure as failure:
+        raise UsageError(str(failure)) from None
+    if isinstance(answer, Outcome):
+        raise UsageError(f"the models of {package} could not be listed: the process {answer.describe()}")
+    verb, body = answer
+    if verb == "failed" and body.get("reason") == "no such module":
+        raise UsageError(f"{body.get('message')}; install it for {python or 'this interpreter'}, or name another")
+    if verb != "models":
+        raise ProtocolError(f"expected models, got {verb!r}: {body.get('message', '')}")
+    if not body["targets"]:
+        raise UsageError(f"{package} has no class with a language-model loss; name a library that has, as transformers")
+    return Library(package, tuple(body["targets"]), body["versions"])
+
+
+def matching(targets: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The targets whose class any of the globs matches; all of them where there is none.
+
+    Raises:
+        UsageError: for a pattern that matches nothing, with the nearest names.
+    """
+    names = [target.rpartition(":")[2] for target in targets]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"no class matches {pattern!r}{_near(pattern, names)}; --list shows all {len(names)}")
+    return [
+        target
+        for target, name in zip(targets, names, strict=True)
+        if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    """The nearest names: those that have the pattern's letters within, or else are spelt like it."""
+    letters = pattern.strip("*?").lower()
+    by_lower = {name.lower(): name for name in names}
+    near = [lower for lower in by_lower if letters and letters in lower]
+    near = near or difflib.get_close_matches(letters, by_lower, n=_NAMED, cutoff=0.5)
+    return f" (near it: {', '.join(by_lower[lower] for lower in near[:_NAMED])})" if near else ""
