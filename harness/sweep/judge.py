@@ -10,7 +10,7 @@ import torch
 from ..candidate import Candidate, UsageError
 from ..docket import Hearing, Options, enter
 from ..judge import PROFILES, Profile
-from ..verdict import Overall
+from ..verdict import Overall, Verdict
 from ..worker.client import Worker
 from ..worker.settings import WorkerSettings
 from ..worker.target import LoadFailure
@@ -63,31 +63,29 @@ def _profile(settings: Settings) -> Profile:
 
 
 def _row(row: Row, found: Reading, documentation: str) -> Row:
-    row = replace(row, alignment=found.alignment, prefix=found.extra)
-    if found.verdict is Overall.CONFORMS:
-        return replace(row, outcome=Outcome.CONFORMS, reason="")
-    if found.verdict is not Overall.FAILS:
-        undecided = [f"{law.id} {law.verdict}: {law.message}" for law in found.laws if str(law.verdict) != "pass"]
+    """``row`` with what was found."""
+    if found.verdict not in (Overall.CONFORMS, Overall.FAILS):
+        undecided = [f"{law.id} {law.verdict}: {law.message}" for law in found.laws if law.verdict is not Verdict.PASS]
         return not_judged(row.target, next(iter(undecided), "no law had anything to ask"), seed=row.seed)
-    first = found.failed[0]
-    row = replace(
-        row,
-        outcome=Outcome.FAILS,
-        reason=_line(f"{first.id}: {first.message}"),
-        laws=tuple(law.id for law in found.failed),
-        diagnosis=tuple(bug.mutant for bug in found.bugs),
-        counterexample=first.counterexample,
-    )
-    if not found.unshifted:
-        return row
-    kept = Documentation.AGAINST if found.promise else Documentation.BY if documentation else Documentation.SILENT
-    reason = "each logit is scored on the label beside it" + ("" if found.causal else ", which it has seen")
+    failed = found.failed
+    reasons = [f"{failed[0].id}: {failed[0].message}"] if failed else []
+    outcome, kept, sentence = Outcome(str(found.verdict)), Documentation.SILENT, ""
+    if found.unshifted:
+        outcome = Outcome.UNSHIFTED
+        kept = Documentation.AGAINST if found.promise else Documentation.BY if documentation else Documentation.SILENT
+        sentence = found.promise or _line(documentation)
+        reasons.insert(0, f"each logit is scored on the label beside it{'' if found.causal else ', which it has seen'}")
     return replace(
         row,
-        outcome=Outcome.UNSHIFTED,
-        reason=reason,
+        outcome=outcome,
+        reason=_line("; ".join(reasons)),
+        laws=tuple(law.id for law in failed),
+        diagnosis=tuple(bug.mutant for bug in found.bugs),
+        alignment=found.alignment,
         documentation=kept,
-        sentence=found.promise or _line(documentation),
+        sentence=sentence,
+        prefix=found.extra,
+        counterexample=failed[0].counterexample if failed else None,
     )
 
 

@@ -48,7 +48,7 @@ class Reading:
     """What was found of one model.
 
     Attributes:
-        spec: what it was judged under, by name.
+        spec: what it was judged under, by name; of one that is unshifted, the spec of aligned labels.
         verdict: under that spec.
         laws: asked, in order.
         bugs: by name; empty where it conforms.
@@ -149,9 +149,16 @@ def _if_unshifted(hearing: Hearing, trial: ModelTrial, found: Reading, profile: 
     if overall(_ask(aligned, profile, seed, _OF_THE_LOSS)) is not Overall.CONFORMS:
         return found
     aligned.space = counted
-    laws = _ask(aligned, profile, seed, ("REDUCE-1", "VALUE-1"))
-    bugs = _name(aligned, laws) if overall(laws) is Overall.FAILS else ()
-    return replace(found, unshifted=True, bugs=bugs, promise=promise_in(hearing.describe().documentation))
+    laws = _ask(aligned, profile, seed, (*_OF_THE_LOSS, "REDUCE-1"))
+    return replace(
+        found,
+        spec=aligned.spec.name,
+        verdict=overall(laws),
+        laws=laws,
+        bugs=_name(aligned, laws) if overall(laws) is Overall.FAILS else (),
+        unshifted=True,
+        promise=promise_in(hearing.describe().documentation),
+    )
 
 
 def promise_in(documentation: str) -> str:

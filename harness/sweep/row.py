@@ -80,7 +80,7 @@ class Row:
     @property
     def is_alarm(self) -> bool:
         """Whether whoever trains it as documented trains on the wrong thing."""
-        return self.outcome is Outcome.FAILS or self.documentation is Documentation.AGAINST
+        return bool(self.laws) or self.documentation is Documentation.AGAINST
 
     @property
     def is_verdict(self) -> bool:
