@@ -65,7 +65,11 @@ def _profile(settings: Settings) -> Profile:
 def _row(row: Row, found: Reading, documentation: str) -> Row:
     """``row`` with what was found."""
     if found.verdict not in (Overall.CONFORMS, Overall.FAILS):
-        undecided = [f"{law.id} {law.verdict}: {law.message}" for law in found.laws if law.verdict is not Verdict.PASS]
+        undecided = (
+            [found.doubt]
+            if found.doubt
+            else [f"{law.id} {law.verdict}: {law.message}" for law in found.laws if law.verdict is not Verdict.PASS]
+        )
         return not_judged(row.target, next(iter(undecided), "no law had anything to ask"), seed=row.seed)
     failed = found.failed
     reasons = [f"{failed[0].id}: {failed[0].message}"] if failed else []

@@ -29,7 +29,7 @@ from ..laws.models import changed, unmasked
 from ..laws.pairs import places_only, positions_of, read_by_value
 from ..model import ModelTrial, moved_rows
 from ..probe import Positions
-from ..recipe import Count, Recipe
+from ..recipe import Count, Ids, Mask, Recipe
 from ..strategies import killers
 from ..trial import Observation
 from ..verdict import LawResult, Level, NamedBug, Overall, Verdict, overall
@@ -38,6 +38,8 @@ CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
 BRIEF = Profile("sweep", 0.1)
 _ALIGNED = replace(PROFILES[SEQ2SEQ], terms=(replace(PROFILES[SEQ2SEQ].terms[0], extra=Extra.PREFIX),))
 _OF_THE_LOSS = ("CONTRACT-1", "ALIGN-1", "ALIGN-2", "SELECT-1", "VALUE-1")
+
+_UNEXPLAINED = 0.01  # of how much a loss moves, rounding explains less
 
 # A model of this documentation says that it shifts its labels itself.
 _PROMISES = re.compile(r"shifted\W+inside|labels\W+=\W+input_ids|next[- ](word|token)|shifted\W+internally", re.I)
@@ -58,6 +60,7 @@ class Reading:
         extra: how many rows of logits come before those of the labels.
         causal: whether no row of logits sees a later token.
         by_value: whether the loss does not flow through the logits that it returns, so that values alone were judged.
+        doubt: why it cannot be judged by them; then the verdict is inconclusive.
     """
 
     spec: str
@@ -70,6 +73,7 @@ class Reading:
     extra: int = 0
     causal: bool = True
     by_value: bool = False
+    doubt: str = ""
 
     @property
     def failed(self) -> tuple[LawResult, ...]:
@@ -103,6 +107,9 @@ def read_model(hearing: Hearing, seed: int, profile: Profile = BRIEF) -> Reading
     )
     if verdict is not Overall.FAILS:
         return found
+    if found.by_value and not of_its_logits(trial):
+        doubt = "its loss is made of other logits than it returns"
+        return replace(found, verdict=Overall.INCONCLUSIVE, alignment="not read", doubt=doubt)
     found = replace(found, bugs=_name(trial, laws))
     if not trial.shifts_inputs and {"ALIGN-1", "ALIGN-2", "VALUE-1"} & trial.failed:
         found = _if_unshifted(hearing, trial, found, profile, seed)
@@ -117,6 +124,32 @@ def labels_move_logits(trial: ModelTrial) -> bool:
     if not isinstance(after, Observation) or before.problem is not None:
         return False
     return bool(moved_rows(before, after).any())
+
+
+def of_its_logits(trial: ModelTrial) -> bool:
+    """Whether the loss moves with the class of a label as the logits that are returned say, whatever its pairs.
+
+    Asked of the last label of one sequence, which no logits depend on: ΔL is the same sum of differences between two
+    classes' logits for every class that the label is changed to.
+    """
+    recipe = trial.fit(Recipe(rows=1, length=3, ids=Ids.SEEDED, masks=(Mask.NONE,)))
+    before = trial.look(recipe)
+    if before.problem is not None or before.value is None:
+        return True
+    labels = before.case.batch.tensor("labels")
+    rows = before.case.batch.tensor("logits")[0].double()
+    base = int(labels[0, -1])
+    others = [c for c in range(trial.classes) if c != base][: 3 * len(rows) + 8]
+    moved = []
+    for c in others:
+        other = labels.clone()
+        other[0, -1] = c
+        after = trial.observe(replace(before.case, batch=replace(before.case.batch, labels=other)))
+        moved.append((after.value if after.value is not None else before.value) - before.value)
+    changes = torch.tensor(moved, dtype=torch.float64)[:, None]
+    design = (rows[:, [base]] - rows[:, others]).T
+    left = changes - design @ torch.linalg.lstsq(design, changes).solution
+    return float(left.norm()) <= _UNEXPLAINED * float(changes.norm())
 
 
 def _trial(hearing: Hearing, spec: LossSpec) -> ModelTrial:

@@ -97,6 +97,15 @@ class CopiesDoubleShift(Copies, DoubleShift):
     pass
 
 
+class OfOtherLogits(Right):
+    """Trained on a second head besides, whose logits nobody sees."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        logits = self.logits(input_ids)
+        loss = self.loss(logits, labels, None) + self.loss(logits.flip(-1) * 2, labels, None)
+        return Output(loss, logits.clone())
+
+
 class SeesAhead(Right):
     def logits(self, input_ids):
         return super().logits(input_ids.flip(1)).flip(1)

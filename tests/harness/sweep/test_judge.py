@@ -53,6 +53,7 @@ def test_models_that_do_not_shift() -> None:
         ("Raises", Outcome.FAILS, "not today"),
         ("WithoutLogits", Outcome.FAILS, "without logits"),
         ("cross_entropy", Outcome.NOT_JUDGED, "no model"),
+        ("OfOtherLogits", Outcome.NOT_JUDGED, "its loss is made of other logits than it returns"),
         ("Absent", Outcome.NOT_JUDGED, "no attribute"),
     ],
 )
