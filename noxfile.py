@@ -87,7 +87,7 @@ def gpu(session: nox.Session) -> None:
 @session(posargs=True)
 def peers(session: nox.Session) -> None:
     """Judge other people's libraries and write docs/peers.md; arguments go to pytest, and then nothing is written."""
-    install(session, "test", "peers", "peers-need")
+    install(session, "test", "peers", "peers-need", project=("-e", ".[ray]"))
     bare = ("--no-deps", "-c", CONSTRAINTS)
     session.install(*bare, *nox.project.dependency_groups(PYPROJECT, "peers-bare"))
     # Without a compiler it is skipped, and the table says so.
@@ -96,6 +96,13 @@ def peers(session: nox.Session) -> None:
     if not session.posargs:
         session.env["SHIFTPROOF_PEERS_TABLE"] = str(ROOT / "docs" / "peers.md")
     session.run("pytest", "-m", "peers", *session.posargs)
+
+
+@session(posargs=True)
+def sweep(session: nox.Session) -> None:
+    """Judge every language model of transformers: arguments go to ``shiftproof sweep transformers``."""
+    install(session, "peers", project=("-e", ".[ray]"))
+    session.run("shiftproof", "sweep", "transformers", *session.posargs)
 
 
 @session(posargs=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,15 +29,15 @@ class Cluster:
         except ImportError:
             raise UsageError("--engine ray needs Ray: pip install 'shiftproof[ray]'") from None
         self._ray: Any = ray
-        self._owned = not ray.is_initialized()
+        self._owned = not self._ray.is_initialized()
         if self._owned:
             try:
-                ray.init(address=address, log_to_driver=False)
+                self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError) as error:
                 raise UsageError(f"there is no Ray cluster at {address}: {error}") from None
         cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self.count = min(count or cores, cores)
-        self._actor: Any = ray.remote(num_cpus=1)(_Actor)
+        self._actor = self._ray.remote(num_cpus=1)(_Actor)
         self._arguments = judge, settings
         self._actors: list[Any] = []
         self._asked: dict[Any, int] = {}  # what is to come -> from whom
@@ -78,7 +79,13 @@ class Cluster:
             answer: Answer = self._ray.get(asked)
             return answer
         except self._ray.exceptions.RayError as error:
-            return Ended(f"ended: {' '.join(str(error).split())}")
+            return Ended(f"ended: {_detail(str(error))}")
+
+
+def _detail(message: str) -> str:
+    """What Ray knows of how a process ended, without what is different each time and what it might have been."""
+    detail = " ".join(message.split()).partition("Worker exit detail: ")
+    return (detail[2] or detail[0]).partition(" Some common causes")[0]
 
 
 class _Actor:

@@ -55,8 +55,10 @@ def test_each_class_is_judged_once_by_two_workers(tmp_path: Path, log: Path) -> 
 @pytest.mark.peers
 def test_a_class_that_misbehaves_costs_nobody_else(tmp_path: Path, log: Path) -> None:
     rows = swept(tmp_path, "Crash", "Hang", "Leave", "Raise", "Right1", "Right2", "Right3", deadline=5.0)
-    assert rows["Crash"].reason.startswith("its process ended: ")
-    assert rows["Leave"].reason.startswith("its process ended: ")
+    assert rows["Crash"].reason.startswith("its process ended: Worker unexpectedly exits")
+    assert rows["Leave"].reason.startswith("its process ended: Worker exits unexpectedly.")
+    assert "exit code 3" in rows["Leave"].reason
+    assert all(len(row.reason) < 120 for row in rows.values())
     assert rows["Hang"].reason == "it took longer than 5 s"
     assert rows["Raise"].reason == "judging it raised ValueError: two lines"
     assert [row.outcome for row in rows.values()].count(Outcome.CONFORMS) == 3
