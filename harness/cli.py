@@ -52,7 +52,7 @@ def _parser() -> _Parser:
     check.add_argument(
         "--spec", metavar="PROFILE", help="what the loss or label builder promises; `list profiles` shows all"
     )
-    check.add_argument("--profile", default="quick", help="how many cases: quick, ci (repeatable) or deep")
+    check.add_argument("--profile", default="quick", help="how many cases: brief, quick, ci (repeatable) or deep")
     check.add_argument("--seed", type=int, metavar="N", help="draw the cases of this seed again")
     check.add_argument("--json", metavar="FILE", help="write the report as JSON")
     check.add_argument("--junit", metavar="FILE", help="write pytest's JUnit XML")
@@ -88,7 +88,7 @@ def _parser() -> _Parser:
         "--spec", action="append", default=[], metavar="PROFILE", help="repeatable; none: all profiles of losses"
     )
     mutants.add_argument("--seeds", type=int, default=20, metavar="N", help="how many seeds (default: 20)")
-    mutants.add_argument("--profile", default="quick", help="how many cases: quick, ci or deep")
+    mutants.add_argument("--profile", default="quick", help="how many cases: brief, quick, ci or deep")
     mutants.add_argument("--drawn-only", action="store_true", help="leave out the hand-made cases")
     mutants.add_argument("--processes", type=int, metavar="N", help="how many at once (default: one a core)")
     mutants.add_argument("--json", metavar="FILE", help="write the table as JSON")
@@ -105,7 +105,7 @@ def _parser() -> _Parser:
     sweep.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster to join, or auto")
     sweep.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     sweep.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
-    sweep.add_argument("--profile", default="quick", help="how many cases: quick, ci or deep")
+    sweep.add_argument("--profile", default="brief", help="how many cases: brief, quick, ci or deep")
     sweep.add_argument("--seed", type=int, default=0, metavar="N", help="what cases are drawn from (default: 0)")
     sweep.add_argument("--deadline", type=float, default=600.0, metavar="SECONDS", help="for one class")
     sweep.add_argument("--out", metavar="FILE", help="where rows go as JSON lines, and from where a sweep goes on")

@@ -41,6 +41,7 @@ class Profile:
 
 
 PROFILES: dict[str, Profile] = {
+    "brief": Profile("brief", 0.1),  # for what takes a second a case, and for hundreds of candidates
     "quick": Profile("quick", 1.0),
     "ci": Profile("ci", 2.0, seed=0, complete=True),
     "deep": Profile("deep", 20.0, complete=True),

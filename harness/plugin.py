@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--shiftproof-dtype", action="append", default=[], metavar="DTYPE", help="float32, bfloat16, …; repeatable")
     option("--shiftproof-precision", metavar="CLASS", help="strict (accumulates in fp32) or native")
     option("--shiftproof-no-gradient", action="store_true", help="judge the value alone")
-    option("--shiftproof-profile", default="quick", metavar="PROFILE", help="quick, ci or deep")
+    option("--shiftproof-profile", default="quick", metavar="PROFILE", help="brief, quick, ci or deep")
     option("--shiftproof-seed", type=int, metavar="N", help="draw the cases of this seed again")
     option(
         "--shiftproof-python", action="append", default=[], metavar="EXE", help="an interpreter for them; repeatable"

@@ -9,12 +9,12 @@ import torch
 
 from ..candidate import Candidate, UsageError
 from ..docket import Hearing, Options, enter
-from ..judge import PROFILES, Profile
+from ..judge import PROFILES
 from ..verdict import Overall, Verdict
 from ..worker.client import Worker
 from ..worker.settings import WorkerSettings
 from ..worker.target import LoadFailure
-from .reading import BRIEF, CAUSAL, Reading, read_model
+from .reading import CAUSAL, Reading, read_model
 from .row import Documentation, Outcome, Row, not_judged
 from .settings import Settings
 
@@ -26,11 +26,7 @@ _workers: dict[Settings, Worker] = {}
 
 def judge(target: str, settings: Settings) -> Row:
     """The row of the class that ``target`` names: built tiny, read, and judged under the spec that it is found to
-    follow.
-
-    The budgets of the laws are a tenth of those of ``shiftproof check``: what is wrong with a whole class of inputs
-    shows in a few.
-    """
+    follow."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     name = target.rpartition(":")[2]
@@ -38,7 +34,7 @@ def judge(target: str, settings: Settings) -> Row:
     hearing = Hearing(enter([candidate])[0], Options(deadline=_CALL_DEADLINE), _worker(target, settings))
     row = Row(target, Outcome.NOT_JUDGED, "no answer came", seed=settings.seed)
     try:
-        found = read_model(hearing, settings.seed, _profile(settings))
+        found = read_model(hearing, settings.seed, PROFILES[settings.profile])
         row = _row(row, found, hearing.describe().documentation)
         row = replace(row, environment=dict(hearing.environment()))
     except LoadFailure as failure:
@@ -56,10 +52,6 @@ def _worker(target: str, settings: Settings) -> Worker:
             WorkerSettings(python=settings.python, device=settings.device, call_deadline=_CALL_DEADLINE),
         )
     return _workers[settings]
-
-
-def _profile(settings: Settings) -> Profile:
-    return replace(BRIEF, factor=BRIEF.factor * PROFILES[settings.profile].factor)
 
 
 def _row(row: Row, found: Reading, documentation: str) -> Row:

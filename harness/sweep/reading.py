@@ -35,7 +35,6 @@ from ..trial import Observation
 from ..verdict import LawResult, Level, NamedBug, Overall, Verdict, overall
 
 CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
-BRIEF = Profile("sweep", 0.1)
 _ALIGNED = replace(PROFILES[SEQ2SEQ], terms=(replace(PROFILES[SEQ2SEQ].terms[0], extra=Extra.PREFIX),))
 _OF_THE_LOSS = ("CONTRACT-1", "ALIGN-1", "ALIGN-2", "SELECT-1", "VALUE-1")
 
@@ -81,7 +80,7 @@ class Reading:
         return tuple(law for law in self.laws if law.verdict.is_failure and law.level is Level.MUST)
 
 
-def read_model(hearing: Hearing, seed: int, profile: Profile = BRIEF) -> Reading:
+def read_model(hearing: Hearing, seed: int, profile: Profile) -> Reading:
     """Read and judge the model of a hearing.
 
     Raises:

@@ -12,14 +12,14 @@ class Settings:
     Attributes:
         python: the interpreter that the library is installed for; None is this one.
         seed: what cases are drawn from.
-        profile: how many: ``quick``, ``ci`` or ``deep``.
+        profile: how many: ``brief``, ``quick``, ``ci`` or ``deep``.
         deadline: seconds for one class, all its cases together; kept by the engine.
         device, dtype: what it is judged on.
     """
 
     python: str | None = None
     seed: int = 0
-    profile: str = "quick"
+    profile: str = "brief"
     deadline: float = 600.0
     device: str = "cpu"
     dtype: str = "float32"

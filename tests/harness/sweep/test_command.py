@@ -94,7 +94,7 @@ def lib(tmp_path: Path, interpreter: Callable[[object], str]) -> Library:
 def test_what_is_found_is_told(lib: Library) -> None:
     code, out, err = lib.sweep("--out", "s.jsonl", "--html", "s.html", "--seed", "7")
     assert (code, err) == (1, "")
-    assert "seed 7 · 8 classes, profile quick · rows go to s.jsonl" in out.splitlines()[0]
+    assert "seed 7 · 8 classes, profile brief · rows go to s.jsonl" in out.splitlines()[0]
     text = " ".join(out.split())
     for said in (
         "4 conforms 1 fails 2 unshifted 1 not-built",

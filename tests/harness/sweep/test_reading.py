@@ -8,6 +8,7 @@ import pytest
 
 from shiftproof.harness.candidate import Candidate
 from shiftproof.harness.docket import Hearing, Options, enter
+from shiftproof.harness.judge import PROFILES
 from shiftproof.harness.sweep.reading import Reading, promise_in, read_model
 from shiftproof.harness.verdict import Overall
 
@@ -17,7 +18,7 @@ CANDIDATES = Path(__file__).parents[2] / "candidates" / "models.py"
 def read(name: str) -> Reading:
     hearing = Hearing(enter([Candidate(name, f"{CANDIDATES}:{name}", "hf.causal_lm")])[0], Options(in_process=True))
     try:
-        return read_model(hearing, seed=0)
+        return read_model(hearing, seed=0, profile=PROFILES["brief"])
     finally:
         hearing.close()
 
