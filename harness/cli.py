@@ -386,6 +386,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     from .report.sweep import html, render
     from .sweep.command import Request, plan, sweep
+    from .sweep.hands import NotStarted
     from .sweep.settings import Settings
 
     settings = Settings(options.python, options.seed, options.profile, options.deadline, options.device, options.dtype)
@@ -419,7 +420,11 @@ def _sweep(options: argparse.Namespace) -> int:
             described = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
             progress.update(task, completed=done, description=described or "classes")
 
-        swept = sweep(planned, tick)
+        try:
+            swept = sweep(planned, tick)
+        except NotStarted as error:
+            print(f"shiftproof: {error}", file=sys.stderr)
+            return UNJUDGED
     console.print(render(swept.header, swept.rows, swept.footer))
     if options.html:
         Path(options.html).write_text(html(swept.header, swept.rows, swept.footer), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from .hands import Answer, Ended, Ready, find, judged
 from .row import Row
 from .settings import Settings
 
+_PATIENCE = 10.0  # seconds
+
 
 class Cluster:
-    """Hands that are Ray actors of one core each, as many as the cluster has cores, or ``count`` if that is fewer.
+    """Hands that are Ray actors of one core each: ``count`` of them, or as many as the cluster has cores.
 
     Joins the cluster at ``address``; without one, that of RAY_ADDRESS or of this process, else starts one on this
     machine, and ends it at the end.
@@ -23,7 +26,7 @@ class Cluster:
         UsageError: Ray is not installed, or there is no cluster at ``address``.
     """
 
-    def __init__(self, judge: str, settings: Settings, count: int | None, address: str | None = None) -> None:
+    def __init__(self, judge: str, settings: Settings, count: int, address: str | None = None) -> None:
         try:
             import ray
         except ImportError:
@@ -32,11 +35,12 @@ class Cluster:
         self._owned = not self._ray.is_initialized()
         if self._owned:
             try:
+                _look_for(address)
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise UsageError(f"there is no Ray cluster at {address}: {error}") from None
         cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        self.count = min(count or cores, cores)
+        self.count = min(count, cores)
         self._actor = self._ray.remote(num_cpus=1)(_Actor)
         self._arguments = judge, settings
         self._actors: list[Any] = []
@@ -82,10 +86,18 @@ class Cluster:
             return Ended(f"ended: {_detail(str(error))}")
 
 
+def _look_for(address: str | None) -> None:
+    """Raises OSError where nobody listens at host:port, for which Ray itself would look for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+
+
 def _detail(message: str) -> str:
-    """What Ray knows of how a process ended, without what is different each time and what it might have been."""
-    detail = " ".join(message.split()).partition("Worker exit detail: ")
-    return (detail[2] or detail[0]).partition(" Some common causes")[0]
+    """What Ray knows of how a process ended, without what is different each time and what it might have been; the last
+    line of what it raised, if it never was one."""
+    _, found, detail = " ".join(message.split()).partition("Worker exit detail: ")
+    return detail.partition(" Some common causes")[0] if found else message.strip().splitlines()[-1]
 
 
 class _Actor:

@@ -107,6 +107,7 @@ def sweep(planned: Sweep, tick: Callable[[int, Counter[str]], None] = lambda don
 
     Raises:
         UsageError: for a file that is another sweep's, or an engine that is not there.
+        NotStarted: as :func:`run`.
     """
     request, targets = planned.request, planned.targets
     started = time.perf_counter()
@@ -122,9 +123,9 @@ def sweep(planned: Sweep, tick: Callable[[int, Counter[str]], None] = lambda don
         finished = True
         try:
             if left:
-                processes = min(request.processes, len(left)) if request.processes else None
-                hands = hands_of(request.engine, JUDGE, request.settings, processes, request.address)
-                run(left, hands, request.settings, store, judged)
+                settings = request.settings
+                hands = hands_of(request.engine, JUDGE, settings, len(left), request.processes, request.address)
+                run(left, hands, settings, store, judged)
         except KeyboardInterrupt:
             finished = False
         footer = store.finish(time.perf_counter() - started, finished)

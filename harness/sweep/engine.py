@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from .hands import Ended, Hands, Ready
+from .hands import Ended, Hands, NotStarted, Ready
 from .processes import Processes
 from .row import Row, not_judged
 from .settings import Settings
@@ -18,14 +18,18 @@ ENGINES = ("local", "ray")
 
 
 def hands_of(
-    engine: str, judge: str, settings: Settings, processes: int | None = None, address: str | None = None
+    engine: str, judge: str, settings: Settings, most: int, processes: int | None = None, address: str | None = None
 ) -> Hands:
-    """The hands of one of ``ENGINES``: ``processes`` of them, or one a core; raises as :class:`Cluster`."""
+    """The hands of one of ``ENGINES``: ``processes`` of them, or one a core; no more than ``most``, the classes.
+
+    Raises:
+        UsageError: as :class:`Cluster`.
+    """
     if engine == "local":
-        return Processes(judge, settings, processes or os.cpu_count() or 1)
+        return Processes(judge, settings, min(processes or os.cpu_count() or 1, most))
     from .cluster import Cluster
 
-    return Cluster(judge, settings, processes, address)
+    return Cluster(judge, settings, min(processes or most, most), address)
 
 
 def run(
@@ -37,7 +41,7 @@ def run(
     in a new process.
 
     Raises:
-        RuntimeError: a process ended before it was given any class, which another one would do too.
+        NotStarted: the judge cannot be had.
     """
     waiting = deque(targets)
     on_trial: dict[int, tuple[str, float]] = {}  # place -> its class, and since when
@@ -54,7 +58,7 @@ def run(
                 target, since = on_trial.pop(place, ("", 0.0))
                 if isinstance(answer, Ended):
                     if place not in started:
-                        raise RuntimeError(f"a process of the sweep {answer.how} before it was given any class")
+                        raise NotStarted(f"a process of the sweep {answer.how}, before it was given any class")
                     if target:
                         seconds = time.monotonic() - since
                         keep(not_judged(target, f"its process {answer.how}", seconds, settings.seed))

@@ -32,6 +32,10 @@ class Ended:
 Answer = Row | Ready | Ended
 
 
+class NotStarted(Exception):
+    """A process ended before it was given any class, which another one would do too."""
+
+
 class Hands(Protocol):
     """``count`` processes, numbered from 0 up, which begin to start as soon as the context is entered."""
 

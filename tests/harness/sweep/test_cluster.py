@@ -11,6 +11,7 @@ import pytest
 
 from shiftproof.harness.candidate import UsageError
 from shiftproof.harness.sweep.engine import hands_of, run
+from shiftproof.harness.sweep.hands import NotStarted
 from shiftproof.harness.sweep.row import Outcome, Row
 from shiftproof.harness.sweep.settings import Settings
 from shiftproof.harness.sweep.store import Header, Store
@@ -36,7 +37,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def swept(folder: Path, *names: str, deadline: float = 60.0) -> dict[str, Row]:
     settings = Settings(seed=3, deadline=deadline)
     with Store(folder / "s.jsonl", HEADER) as store:
-        run([f"lib:{name}" for name in names], hands_of("ray", JUDGE, settings), settings, store)
+        run([f"lib:{name}" for name in names], hands_of("ray", JUDGE, settings, 2), settings, store)
         return {row.name: row for row in store.rows.values()}
 
 
@@ -69,7 +70,7 @@ def test_a_judge_that_cannot_be_started_is_no_fault_of_a_class(tmp_path: Path, l
     settings = Settings()
     with (
         Store(tmp_path / "s.jsonl", HEADER) as store,
-        pytest.raises(RuntimeError, match="before it was given any class"),
+        pytest.raises(NotStarted, match=r"ended: AttributeError: .*no_such"),
     ):
         run(["lib:Right"], hands_of("ray", "sweep_judge:no_such", settings, 1), settings, store)
 
@@ -77,4 +78,10 @@ def test_a_judge_that_cannot_be_started_is_no_fault_of_a_class(tmp_path: Path, l
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install 'shiftproof\[ray\]'"):
-        hands_of("ray", JUDGE, Settings())
+        hands_of("ray", JUDGE, Settings(), 1)
+
+
+def test_no_cluster_at_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("ray"), "is_initialized", lambda: False)
+    with pytest.raises(UsageError, match=r"there is no Ray cluster at 127.0.0.1:1: "):
+        hands_of("ray", JUDGE, Settings(), 1, address="127.0.0.1:1")

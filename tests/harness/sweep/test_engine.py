@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shiftproof.harness.sweep.engine import hands_of, run
-from shiftproof.harness.sweep.hands import judged
+from shiftproof.harness.sweep.hands import NotStarted, judged
 from shiftproof.harness.sweep.processes import Processes
 from shiftproof.harness.sweep.row import Outcome, Row
 from shiftproof.harness.sweep.settings import Settings
@@ -38,7 +38,11 @@ def swept(store: Store, *names: str, processes: int = 2, deadline: float = 60.0)
     settings = Settings(seed=3, deadline=deadline)
     ticked: list[Row] = []
     run(
-        [f"lib:{name}" for name in names], hands_of("local", JUDGE, settings, processes), settings, store, ticked.append
+        [f"lib:{name}" for name in names],
+        hands_of("local", JUDGE, settings, len(names), processes),
+        settings,
+        store,
+        ticked.append,
     )
     assert ticked == list(store.rows.values())
     return {row.name: row for row in ticked}
@@ -97,7 +101,7 @@ def test_a_class_that_hangs_costs_its_deadline_alone(store: Store, log: Path) ->
 
 def test_a_judge_that_cannot_be_started_is_no_fault_of_a_class(store: Store) -> None:
     settings = Settings()
-    with pytest.raises(RuntimeError, match="exited with code 1 before it was given any class"):
+    with pytest.raises(NotStarted, match="exited with code 1, before it was given any class"):
         run(["lib:Right"], hands_of("local", "sweep_judge:no_such", settings, 1), settings, store)
     assert store.rows == {}
 
