@@ -1,0 +1,138 @@
+"""Write docs/sweep-VERSION.md from the file of a sweep: every alarm, beside the lines of the library that make its loss.
+
+    python docs/scripts/sweep_page.py SWEEP.jsonl [--python EXE]
+
+Whether an alarm is a bug or a design was decided by reading those lines; ``sweep_verdicts.toml`` keeps what was decided,
+by bug and, where a class is a case of its own, by class. An alarm that nobody has read yet ends the script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1]
+VERDICTS = Path(__file__).with_name("sweep_verdicts.toml")
+
+# Run by the interpreter that has the library: {class: [file, first line, the lines that make its loss]}.
+_READ = """
+import importlib, inspect, json, re, sys
+found = {}
+for target in json.load(sys.stdin):
+    package, _, name = target.partition(":")
+    model = getattr(importlib.import_module(package), name)
+    lines, first = inspect.getsourcelines(inspect.unwrap(model.forward))
+    start = next((i for i, line in enumerate(lines) if re.match(r"\\s+(loss|lm_loss|masked_lm_loss|decoder_loss) = None", line)
+                  or re.match(r"\\s+if labels is not None", line) and any("loss" in l for l in lines[i : i + 8])), None)
+    if start is None:
+        start = next((i for i, line in enumerate(lines) if re.search(r"loss.*=.*\\(", line)), len(lines) - 1)
+    block = []
+    for line in lines[start:]:
+        if block and re.match(r"\\s+(if not return_dict|return |if use_cache|output = )", line):
+            break
+        if line.strip():
+            block.append(line.rstrip())
+    file = inspect.getsourcefile(model)
+    found[target] = [file[file.index(package):], first + start, block[:24]]
+json.dump(found, sys.stdout)
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--python", help="where the library is installed; none: the sweep's")
+    parser.add_argument("--unread", action="store_true", help="show the lines of alarms that have no verdict yet")
+    options = parser.parse_args()
+    lines = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
+    header = next(line["header"] for line in lines if "header" in line)
+    footer = next(line["footer"] for line in reversed(lines) if "footer" in line)
+    rows = sorted((line["row"] for line in lines if "row" in line), key=lambda row: row["target"])
+    alarms = [row for row in rows if row["laws"] or row["documentation"].startswith("against")]
+    told = sources(options.python or header["python"] or sys.executable, [row["target"] for row in alarms])
+    verdicts = tomllib.loads(VERDICTS.read_text(encoding="utf-8"))
+    unread = [row for row in alarms if decided(row, verdicts) is None]
+    for row in unread:
+        file, line, block = told[row["target"]]
+        print(f"{row['target']} {row['diagnosis'] or row['laws']}: {row['reason']}\n  {file}:{line}")
+        print("\n".join(block), end="\n\n")
+    if unread:
+        print(f"{len(unread)} of {len(alarms)} alarms have no verdict in {VERDICTS.name}", file=sys.stderr)
+        return 1
+    version = header["versions"][header["package"]]
+    page = DOCS / f"sweep-{version}.md"
+    page.write_text(written(header, footer, rows, alarms, told, verdicts), encoding="utf-8")
+    print(page)
+    return 0
+
+
+def sources(python: str, targets: Sequence[str]) -> dict[str, tuple[str, int, list[str]]]:
+    """Where each class makes its loss, as the library's own interpreter finds it."""
+    ran = subprocess.run([python, "-c", _READ], input=json.dumps(targets), capture_output=True, text=True, check=True)
+    found: dict[str, tuple[str, int, list[str]]] = json.loads(ran.stdout)
+    return found
+
+
+def decided(row: Mapping[str, Any], verdicts: Mapping[str, Any]) -> str | None:
+    """What reading the source came to: for the class, else for its bug."""
+    name = row["target"].partition(":")[2]
+    own = verdicts.get("classes", {}).get(name)
+    return own or verdicts.get("bugs", {}).get(kind_of(row))
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """The alarms that are told together: by how the class is aligned and its bugs, or by the laws where none is known."""
+    shift = "unshifted " if row["outcome"] == "unshifted" else ""
+    return shift + " + ".join(row["diagnosis"] or row["laws"] or ["as it says it does not"])
+
+
+def written(
+    header: Mapping[str, Any],
+    footer: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    alarms: Sequence[Mapping[str, Any]],
+    told: Mapping[str, tuple[str, int, list[str]]],
+    verdicts: Mapping[str, Any],
+) -> str:
+    package, versions = header["package"], header["versions"]
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in footer["counts"].items() if count)
+    judged = sum(row["outcome"] not in ("not-built", "not-judged") for row in rows)
+    parts = [
+        f"# {package} {versions[package]}: every class with a language-model loss\n",
+        "Made by `docs/scripts/sweep_page.py` from what `shiftproof sweep` found, with no hint on any class. "
+        f"{len(rows)} classes, {judged} judged in {footer['seconds']:.0f} s: {counts}. torch {versions['torch']}, "
+        f"profile {header['profile']}, seed {header['seed']}.\n",
+        "Every alarm below was read in the source of the version named; what was found there stands above each table.\n",
+    ]
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in alarms:
+        groups[kind_of(row), decided(row, verdicts) or ""].append(row)
+    for (kind, verdict), members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
+        parts.append(f"## {kind}: {len(members)}\n\n{verdict}\n")
+        parts.append("| class | scored | broken | its loss |\n|---|---|---|---|")
+        for row in members:
+            file, line, _ = told[row["target"]]
+            name = row["target"].partition(":")[2]
+            parts.append(f"| {name} | {row['alignment']} | {', '.join(row['laws'])} | `{file}:{line}` |")
+        parts.append("")
+    quiet = [row for row in rows if row["outcome"] == "unshifted" and row not in alarms]
+    if quiet:
+        parts.append(f"## Unshifted by design, and no alarm: {len(quiet)}\n")
+        parts += [f"- {row['target'].partition(':')[2]}: {row['sentence'][:160]}" for row in quiet] + [""]
+    for outcome, title in (("not-judged", "Not judged"), ("not-built", "Not built")):
+        left = [row for row in rows if row["outcome"] == outcome]
+        if left:
+            parts.append(f"## {title}: {len(left)}\n")
+            parts += [f"- {row['target'].partition(':')[2]}: {row['reason'][:200]}" for row in left] + [""]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
