@@ -1,9 +1,9 @@
-"""Write docs/sweep-VERSION.md from the file of a sweep: every alarm, beside the lines of the library that make its loss.
+"""Write docs/sweep-VERSION.md from the file of a sweep: every alarm, and where the library makes that loss.
 
     python docs/scripts/sweep_page.py SWEEP.jsonl [--python EXE]
 
-Whether an alarm is a bug or a design was decided by reading those lines; ``sweep_verdicts.toml`` keeps what was decided,
-by bug and, where a class is a case of its own, by class. An alarm that nobody has read yet ends the script.
+Whether an alarm is a bug or a design was decided by reading those lines; ``sweep_verdicts.toml`` keeps what was
+decided, by bug and, where a class is a case of its own, by class. An alarm that nobody has read yet ends the script.
 """
 
 from __future__ import annotations
@@ -20,36 +20,13 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1]
 VERDICTS = Path(__file__).with_name("sweep_verdicts.toml")
-
-# Run by the interpreter that has the library: {class: [file, first line, the lines that make its loss]}.
-_READ = """
-import importlib, inspect, json, re, sys
-found = {}
-for target in json.load(sys.stdin):
-    package, _, name = target.partition(":")
-    model = getattr(importlib.import_module(package), name)
-    lines, first = inspect.getsourcelines(inspect.unwrap(model.forward))
-    start = next((i for i, line in enumerate(lines) if re.match(r"\\s+(loss|lm_loss|masked_lm_loss|decoder_loss) = None", line)
-                  or re.match(r"\\s+if labels is not None", line) and any("loss" in l for l in lines[i : i + 8])), None)
-    if start is None:
-        start = next((i for i, line in enumerate(lines) if re.search(r"loss.*=.*\\(", line)), len(lines) - 1)
-    block = []
-    for line in lines[start:]:
-        if block and re.match(r"\\s+(if not return_dict|return |if use_cache|output = )", line):
-            break
-        if line.strip():
-            block.append(line.rstrip())
-    file = inspect.getsourcefile(model)
-    found[target] = [file[file.index(package):], first + start, block[:24]]
-json.dump(found, sys.stdout)
-"""
+LINES = Path(__file__).with_name("loss_lines.py")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--python", help="where the library is installed; none: the sweep's")
-    parser.add_argument("--unread", action="store_true", help="show the lines of alarms that have no verdict yet")
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
     header = next(line["header"] for line in lines if "header" in line)
@@ -75,7 +52,7 @@ def main() -> int:
 
 def sources(python: str, targets: Sequence[str]) -> dict[str, tuple[str, int, list[str]]]:
     """Where each class makes its loss, as the library's own interpreter finds it."""
-    ran = subprocess.run([python, "-c", _READ], input=json.dumps(targets), capture_output=True, text=True, check=True)
+    ran = subprocess.run([python, str(LINES)], input=json.dumps(targets), capture_output=True, text=True, check=True)
     found: dict[str, tuple[str, int, list[str]]] = json.loads(ran.stdout)
     return found
 
@@ -88,7 +65,7 @@ def decided(row: Mapping[str, Any], verdicts: Mapping[str, Any]) -> str | None:
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    """The alarms that are told together: by how the class is aligned and its bugs, or by the laws where none is known."""
+    """The alarms that are told together: by their bugs, or by the laws where none is known."""
     shift = "unshifted " if row["outcome"] == "unshifted" else ""
     return shift + " + ".join(row["diagnosis"] or row["laws"] or ["as it says it does not"])
 
@@ -104,13 +81,13 @@ def written(
     package, versions = header["package"], header["versions"]
     counts = ", ".join(f"{count} {outcome}" for outcome, count in footer["counts"].items() if count)
     judged = sum(row["outcome"] not in ("not-built", "not-judged") for row in rows)
-    parts = [
-        f"# {package} {versions[package]}: every class with a language-model loss\n",
+    made = (
         "Made by `docs/scripts/sweep_page.py` from what `shiftproof sweep` found, with no hint on any class. "
         f"{len(rows)} classes, {judged} judged in {footer['seconds']:.0f} s: {counts}. torch {versions['torch']}, "
-        f"profile {header['profile']}, seed {header['seed']}.\n",
-        "Every alarm below was read in the source of the version named; what was found there stands above each table.\n",
-    ]
+        f"profile {header['profile']}, seed {header['seed']}.\n\n"
+        "Every alarm below was read in the source of that version; what was found there stands above each table.\n"
+    )
+    parts = [f"# {package} {versions[package]}: every class with a language-model loss\n", made]
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in alarms:
         groups[kind_of(row), decided(row, verdicts) or ""].append(row)
