@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections.abc import Sequence
@@ -87,7 +88,8 @@ def _serve(judge: str, settings: Settings, connection: Connection, memory: int) 
     """What such a process does: judge one class after the other, until the sweep is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from the keyboard is for the sweep, which ends us
     threading.Thread(target=_end_with_parent, name="shiftproof-parent", daemon=True).start()
-    _limit_memory(memory)
+    if settings.device == "cpu":  # a GPU's driver maps more than there is
+        _limit_memory(memory)
     function = find(judge)
     connection.send(Ready())
     with contextlib.suppress(EOFError):
@@ -109,7 +111,5 @@ def _physical_memory() -> int:
 
 def _limit_memory(limit: int) -> None:
     """Let an allocation beyond ``limit`` bytes fail here, before the kernel looks for somebody to kill."""
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -63,3 +63,13 @@ def test_patterns(patterns: list[str], names: list[str]) -> None:
 def test_a_pattern_that_matches_nothing_names_the_nearest(pattern: str, near: str) -> None:
     with pytest.raises(UsageError, match=near):
         matching(TARGETS, ["Git*", pattern])
+
+
+@pytest.mark.peers
+def test_the_installed_transformers() -> None:
+    found = library("transformers", None, 120)
+    assert "transformers:GitForCausalLM" in found.targets
+    assert len(found.targets) > 200
+    assert {"python", "torch", "transformers"} <= set(found.versions)
+    with pytest.raises(UsageError, match="'transformerz' is no package with a folder of models; install it"):
+        library("transformerz", None, 120)
