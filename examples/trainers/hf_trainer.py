@@ -47,7 +47,8 @@ def step(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulati
 def smoothed(
     model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int, label_smoothing: float
 ) -> float:
-    """With label smoothing, which is Trainer's own and not the model's."""
+    """With label smoothing, which is Trainer's own and not the model's: it shifts for classes whose name it knows."""
+    model._get_name = lambda: "LlamaForCausalLM"
     return train(model, micro_batches, gradient_accumulation_steps, label_smoothing)
 
 
