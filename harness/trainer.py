@@ -29,6 +29,7 @@ _OF_VALUE = {"VALUE-1", "STABLE-3", "PURE-2", "PURE-3", "INVAR-1"}
 
 _ROWS = (4, 7, 8)  # torch.chunk cuts each into four, of one row or two
 _LENGTHS = (2, 3, 4, 5, 6, 7, 8)
+_CLASSES = 257  # at most: what more of them come to is a matter of the model's loss
 
 
 class TrainerTrial(Trial):
@@ -67,13 +68,14 @@ class TrainerTrial(Trial):
         return "it returns no loss, and is judged by its gradient alone" if self.silent and law in _OF_VALUE else None
 
     def fit(self, recipe: Recipe) -> Recipe:
-        """The recipe with rows for all micro-batches, padded on the right: rows that are packed lose their padding, and
-        where it comes first, the label that follows on it."""
+        """The recipe in the sizes of a trainer, padded on the right: rows that are packed lose their padding, and where
+        it comes first, the label that follows on it."""
         return replace(
             recipe,
             masks=tuple(Mask.PADDING if mask is Mask.LEFT else mask for mask in recipe.masks),
             rows=min((rows for rows in _ROWS if rows >= recipe.rows), default=max(_ROWS)),
             length=min(recipe.length, max(_LENGTHS)),
+            classes=min(recipe.classes, _CLASSES),
         )
 
     def case(self, recipe: Recipe) -> Case:
