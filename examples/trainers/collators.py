@@ -10,7 +10,9 @@ def transformers_flattening(input_ids: Tensor, seq_lengths: Tensor, ignore_index
     """transformers' DataCollatorWithFlattening, under packing.labels."""
     from transformers import DataCollatorWithFlattening
 
-    return DataCollatorWithFlattening(separator_id=ignore_index)(_documents(input_ids, seq_lengths), return_tensors="pt")
+    return DataCollatorWithFlattening(separator_id=ignore_index)(
+        _documents(input_ids, seq_lengths), return_tensors="pt"
+    )
 
 
 def trl_padding_free(input_ids: Tensor, seq_lengths: Tensor) -> Any:

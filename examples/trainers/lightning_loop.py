@@ -41,9 +41,7 @@ def mean_of_means(model: Any, micro_batches: list[dict[str, Tensor]], gradient_a
     return _train(model, micro_batches, gradient_accumulation_steps, 1.0, None)
 
 
-def _train(
-    model: Any, micro_batches: list[dict[str, Tensor]], window: int, scale: float, count: int | None
-) -> float:
+def _train(model: Any, micro_batches: list[dict[str, Tensor]], window: int, scale: float, count: int | None) -> float:
     module = Module(model, scale, count)
     trainer = lightning.Trainer(
         accelerator="cpu",

@@ -31,7 +31,7 @@ TOKENIZER = PreTrainedTokenizerFast(
 
 
 def padded(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int) -> float:
-    return _train(model, micro_batches, gradient_accumulation_steps)
+    return _train(model, micro_batches, gradient_accumulation_steps, max_length=None)
 
 
 def padding_free(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int) -> float:
