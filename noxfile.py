@@ -16,6 +16,7 @@ nox.options.sessions = []
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PACKAGE_DIR = PYPROJECT["tool"]["setuptools"]["package-dir"]
+VERSIONS: dict[str, list[str]] = PYPROJECT["tool"]["versions"]
 CONSTRAINTS = "constraints.txt"  # relative, because pip splits what it reads from the environment at spaces
 PARALLEL = ("-n", "auto", "--maxprocesses", "8")
 
@@ -103,6 +104,38 @@ def sweep(session: nox.Session) -> None:
     """Judge every language model of transformers: arguments go to ``shiftproof sweep transformers``."""
     install(session, "peers", project=("-e", ".[ray]"))
     session.run("shiftproof", "sweep", "transformers", *session.posargs)
+
+
+@session(posargs=True)
+def versions(session: nox.Session) -> None:
+    """Judge certain versions of other people's libraries, each in an environment of its own; arguments that are names
+    of [tool.versions] choose among them, others go to pytest."""
+    chosen = [argument for argument in session.posargs if argument in VERSIONS]
+    install(session, "test", "peers")
+    folder = Path(session.create_tmp()).resolve()
+    for name in chosen or VERSIONS:
+        environment(session, folder / name, VERSIONS[name])
+    session.env.update(OMP_NUM_THREADS="1", SHIFTPROOF_VERSIONS=str(folder))
+    others = [argument for argument in session.posargs if argument not in VERSIONS]
+    session.run("pytest", "-m", "peers", *(others or ["tests/peers/test_versions.py"]))
+
+
+def environment(session: nox.Session, folder: Path, requirements: list[str]) -> None:
+    """An environment in ``folder`` with these packages, what they need of the session's where that will do, and the
+    rest of it behind them. One that is there with the same requirements is left as it is."""
+    made = folder / "requirements.txt"
+    if made.is_file() and made.read_text() == "\n".join(requirements):
+        return
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(folder))
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    python = str(next(path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists()))
+    behind = str(session.run("python", "-c", query, silent=True)).strip()
+    own = str(session.run(python, "-c", query, external=True, silent=True)).strip()
+    (Path(own) / "behind.pth").write_text(behind + "\n")
+    # Versions of their own time, whatever constraints.txt says.
+    freely = {"PIP_CONSTRAINT": "", "PIP_BUILD_CONSTRAINT": ""}
+    session.run("python", "-m", "pip", "--python", python, "install", *requirements, env=freely, silent=True)
+    made.write_text("\n".join(requirements))
 
 
 @session(posargs=True)

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 import einops
 from torch import Tensor
 
-from shiftproof.reference.spec import LABELS, LOGITS, Heads, LossSpec, Score, ShiftedBy
+from shiftproof.reference.spec import (
+    LABELS,
+    LOGITS,
+    Denominator,
+    Documents,
+    Extra,
+    Heads,
+    LossSpec,
+    Reduction,
+    Score,
+    ShiftedBy,
+)
 
 from .cases import Case, classes_of
 from .linear import BIAS, HIDDEN, LEAVES, WEIGHT, Linear, factor, no_linear
@@ -212,6 +223,11 @@ class Binding:
         """Whether the candidate makes its logits from ``input_ids``."""
         return self.takes("input_ids") and self.takes("labels") and not any(map(self.takes, (*LOGITS, *LEAVES)))
 
+    @property
+    def is_trainer(self) -> bool:
+        """Whether the candidate is given a model and its micro-batches."""
+        return self.takes("model") and self.takes("micro_batches")
+
 
 def bind(
     target: str,
@@ -276,6 +292,9 @@ def _of_model(binding: Binding, accepts_any_keyword: bool) -> Binding:
 
 def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
     """Why a candidate that asks for these arguments cannot be judged under ``spec``, or None."""
+    if binding.is_trainer:
+        lacking = no_trainer(spec)
+        return lacking and f"{target} trains a model on labels [B, S], and {spec.name} is not of one: {lacking}"
     factors = [name for name in LEAVES if name in binding.required]
     if factors and not binding.is_linear:
         return (
@@ -311,6 +330,24 @@ def no_model(spec: LossSpec) -> str | None:
         return "it takes logits and labels that lie flat"
     if spec.terms[0].shifted_by is ShiftedBy.DATA:
         return "its labels come shifted, and those of a model are the tokens themselves"
+    return None
+
+
+def no_trainer(spec: LossSpec) -> str | None:
+    """What keeps a spec from being that of a trainer's step, or None."""
+    if spec.logits != ("logits",) or spec.labels != ("labels",) or spec.terms[0].heads is not Heads.ONE:
+        return f"it reads {', '.join((*spec.logits, *spec.labels))}"
+    term = spec.terms[0]
+    if spec.layouts:
+        return "it takes logits and labels that lie flat"
+    if term.loss_mask or term.token_weights or term.documents is not Documents.NONE or term.score.class_weights:
+        return "it reads more than labels"
+    if term.extra is not Extra.NONE:
+        return "it has logits without a label"
+    if term.reduction is not Reduction.MEAN or term.ignore_index is None:
+        return "it is no mean over labels that are not ignored"
+    if term.denominator not in (Denominator.VALID, Denominator.NUM_ITEMS_OR_VALID):
+        return f"it divides by {term.denominator}"
     return None
 
 

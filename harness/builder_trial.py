@@ -41,6 +41,7 @@ class BuilderTrial:
     """A builder, its spec and a worker that runs it; laws ask it what it builds."""
 
     source = BUILDER_RECIPES
+    share = 1.0
 
     def __init__(
         self, candidate: Candidate, spec: BuilderSpec, binding: Binding, caller: Caller, *, device: str

@@ -443,10 +443,11 @@ def _list(options: argparse.Namespace) -> int:
     from .report.listing import table_of
 
     console = Console(highlight=False)
-    losses, builders = _TABLES[options.what]()
+    losses, *others = _TABLES[options.what]()
     console.print(table_of(*losses))
-    console.print("\nlabel builders\n", style="bold")
-    console.print(table_of(*builders))
+    for of, table in zip(("label builders", "trainers"), others, strict=False):
+        console.print(f"\n{of}\n", style="bold")
+        console.print(table_of(*table))
     return CONFORMS
 
 
@@ -497,14 +498,15 @@ def _mutants() -> tuple[_Table, _Table]:
     )
 
 
-def _arguments() -> tuple[_Table, _Table]:
+def _arguments() -> tuple[_Table, _Table, _Table]:
     from .arguments import ALIASES, ARGUMENTS
     from .builder_arguments import BUILDER_ARGUMENTS
+    from .trainer_arguments import TRAINER_ARGUMENTS
 
     losses = [(argument.name, argument.meaning) for argument in ARGUMENTS.values()]
     losses += [(alias, f"another name of {name}") for alias, name in ALIASES.items()]
     columns = ("argument", "what a candidate is given for it")
-    return (columns, losses), (columns, list(BUILDER_ARGUMENTS.items()))
+    return (columns, losses), (columns, [*BUILDER_ARGUMENTS.items()]), (columns, [*TRAINER_ARGUMENTS.items()])
 
 
 _TABLES = {"profiles": _profiles, "laws": _laws, "mutants": _mutants, "arguments": _arguments}

@@ -17,6 +17,8 @@ from .builder_trial import BuilderTrial
 from .candidate import Candidate, UsageError
 from .model import ModelTrial
 from .spelling import nearest
+from .trainer import TrainerTrial
+from .trainer_arguments import TO_TRAINERS, trains
 from .trial import Trial
 from .worker.client import Worker
 from .worker.inprocess import InProcess
@@ -148,7 +150,7 @@ class Hearing:
         binding = self.binding
         if told := misfit(self.describe().target, binding, spec):
             raise UsageError(told)
-        kind = ModelTrial if binding.is_model else Trial
+        kind = TrainerTrial if binding.is_trainer else ModelTrial if binding.is_model else Trial
         return kind(self.entry.candidate, spec, binding, self.worker, dtype=self.entry.dtype, device=self.entry.device)
 
     def _of_builder(self, spec: BuilderSpec) -> BuilderTrial:
@@ -157,8 +159,8 @@ class Hearing:
 
     @property
     def binding(self) -> Binding:
-        """Which of our arguments the candidate, a loss, asks for; raises as :meth:`trial`."""
-        return self._bind(TO_LOSSES)
+        """Which of our arguments the candidate, a loss or a trainer, asks for; raises as :meth:`trial`."""
+        return self._bind(offer_to(self.describe(), self.entry.candidate.rename))
 
     def _bind(self, offer: Offer) -> Binding:
         return bind_target(self.describe(), self.entry.candidate.rename, offer)
@@ -194,6 +196,11 @@ class Hearing:
 
     def close(self) -> None:
         self.worker.close()
+
+
+def offer_to(described: TargetDescription, rename: Mapping[str, str]) -> Offer:
+    """What a candidate that builds no labels is given: what trainers are, if it asks for that, or what losses are."""
+    return TO_TRAINERS if trains([parameter.name for parameter in described.parameters], rename) else TO_LOSSES
 
 
 def bind_target(described: TargetDescription, rename: Mapping[str, str], offer: Offer) -> Binding:

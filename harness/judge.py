@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -68,6 +68,10 @@ class OnTrial(Counted, Protocol):
     @property
     def failed(self) -> set[str]: ...
 
+    @property
+    def share(self) -> float:
+        """Of each law's budget, what it is asked."""
+
     def excuse(self, law: str) -> str | None:
         """Why a law, by its id, cannot be asked of it, or None."""
 
@@ -87,6 +91,7 @@ class Failure(Generic[R]):
 def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[], None] = lambda: None) -> LawResult:
     """Ask ``law`` of ``trial``; ``tick`` is called after every case."""
     started = time.perf_counter()
+    profile = replace(profile, factor=profile.factor * trial.share)
 
     def result(verdict: Verdict, message: str = "", cases: int = 0, vacuous: int = 0, **rest: object) -> LawResult:
         return LawResult(

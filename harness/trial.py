@@ -60,6 +60,7 @@ class Observation:
         leaves: float64, at the hidden states, the weight and the bias of a candidate that is given these, 0 and None as
             for ``gradients``, which are then read back from them.
         mutated: our names of the arguments that were written to.
+        steps: how often a trainer's optimizer stepped.
     """
 
     case: Case
@@ -70,13 +71,19 @@ class Observation:
     gradients: Mapping[str, Tensor] | None = None
     leaves: Mapping[str, Tensor] | None = None
     mutated: tuple[str, ...] = ()
+    steps: int = 0
 
 
 class Trial:
-    """A candidate, its spec and a worker that runs it; laws ask it for observations."""
+    """A candidate, its spec and a worker that runs it; laws ask it for observations.
+
+    Attributes:
+        share: of each law's budget, what is asked of this kind of candidate.
+    """
 
     source = LOSS_RECIPES
     makes_logits = False  # of tokens: then no case can choose them
+    share = 1.0
 
     def __init__(
         self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str

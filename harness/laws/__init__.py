@@ -6,7 +6,7 @@ from typing import Any
 from shiftproof.reference.builders import BuilderSpec
 from shiftproof.reference.spec import LossSpec
 
-from . import contract, pairs, numbers, linear, streams, models, conduct, invariance, edges  # noqa: F401
+from . import contract, pairs, numbers, linear, streams, models, trainers, conduct, invariance, edges  # noqa: F401
 from .base import LAWS, Judgement, Law, aim
 from .builders import BUILDER_LAWS
 

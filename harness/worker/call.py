@@ -16,11 +16,14 @@ from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusa
 from .load import Loaded
 from .memory import MemoryLimit, is_out_of_memory
 from .tracebacks import exception_message, exception_traceback
+from .training import Rehearsal
 
 _EXPECTED = (
     'a tensor, a number, a tuple or list that begins with one, a dict with "loss" or "labels", or an object with .loss'
 )
 _KEYS = ("loss", "labels")  # of a mapping, in the order in which they are looked for
+
+_NO_LOSS: tuple[torch.Tensor, ValueKind] = (torch.tensor(torch.nan, dtype=torch.float64), "none")  # of a trainer
 
 _GRAD_MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "enabled": torch.enable_grad,
@@ -81,20 +84,23 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             if not is_out_of_memory(error):
                 raise
             return failure(error, phase, watch.seconds, device, memory)
+        rehearsal = None if call.training is None else Rehearsal(call.training, arguments)
+        handed = arguments.handed if rehearsal is None else rehearsal.handed
         # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
         try:
             positional, keywords = bind(
-                loaded.description.parameters, {**call.scalars, **lists, **arguments.handed}, loaded.defaults
+                loaded.description.parameters, {**call.scalars, **lists, **handed}, loaded.defaults
             )
             with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
-                with watch:
+                with watch, rehearsal or nullcontext():
                     result = loaded.function(*positional, **keywords)
-                value, kind = loss_in(result)
+                value, kind = _NO_LOSS if rehearsal and result is None else loss_in(result)
                 outputs = {name: _output_in(result, name) for name in call.outputs}
                 # A copy, taken now: the backward may write to the memory that the value lies in.
                 snapshot = _plain(value)
                 shown = {name: _plain(output) for name, output in outputs.items()}
-                if call.grad_mode == "enabled" and (call.gradients or outputs) and value.requires_grad:
+                goes_backward = call.grad_mode == "enabled" and (call.gradients or outputs) and rehearsal is None
+                if goes_backward and value.requires_grad:
                     upstream = _upstream(call.upstream, value)
                     for output in outputs.values():
                         if output.requires_grad:
@@ -119,6 +125,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             seconds=watch.seconds,
             outputs=shown,
             output_gradients={name: _plain(output.grad) for name, output in outputs.items() if output.grad is not None},
+            steps=0 if rehearsal is None else rehearsal.steps,
         )
     return Answer(returned, watch.seconds)
 

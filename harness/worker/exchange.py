@@ -16,8 +16,32 @@ LAYOUTS: tuple[str, ...] = ("contiguous", "transposed", "strided", "offset", "ex
 GradMode = Literal["enabled", "no_grad", "inference"]
 GRAD_MODES: tuple[str, ...] = ("enabled", "no_grad", "inference")
 
-ValueKind = Literal["tensor", "number"]
+ValueKind = Literal["tensor", "number", "none"]
 Phase = Literal["call", "backward"]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """That the candidate is a trainer, and what is made of its tensors: a model that holds ``logits``, and the rows of
+    all the others, and of ids for the model, cut into micro-batches."""
+
+    model: str
+    """The argument that is given the model."""
+
+    micro_batches: str
+    """The argument that is given the list of micro-batches."""
+
+    parts: int
+    """Into how many the rows are cut, as torch.chunk does."""
+
+    shift: int
+    """The model's loss scores the logits at t on the label at t + shift."""
+
+    ignore_index: int
+    """The label that it ignores."""
+
+    logits: str = "logits"
+    """The tensor of which the model is made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +77,9 @@ class Call:
     outputs: tuple[str, ...] = ()
     """What is wanted of the result besides the loss, by name (`.logits`, or `["logits"]` of a mapping), each with the
     gradient of the loss at it."""
+
+    training: Training | None = None
+    """How the candidate is called if it is a trainer; its gradient is then the one that its optimizer used."""
 
     def __post_init__(self) -> None:
         both = sorted(set(self.tensors) & set(self.scalars))
@@ -94,7 +121,7 @@ class Returned(Outcome):
     """On the CPU, any shape, the dtype it came in; a plain number as a float64 scalar."""
 
     kind: ValueKind
-    """Whether it came as a "tensor" or as a plain "number"."""
+    """Whether it came as a "tensor", as a plain "number", or, from a trainer alone, not at all: "none", and NaN."""
 
     requires_grad: bool
     """Whether a backward could have started from the value."""
@@ -115,6 +142,9 @@ class Returned(Outcome):
 
     output_gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """The gradient of the loss at each of them that it flows through."""
+
+    steps: int = 0
+    """How often a trainer's optimizer stepped."""
 
     def describe(self) -> str:
         shape = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import os
 import select
@@ -98,6 +99,7 @@ class _Server:
         except LoadFailure as load_failure:
             return "failed", encode_failure(load_failure)
         self._memory = MemoryLimit(body["memory_limit"] if self._device.type == "cpu" else None)
+        gc.freeze()  # what is loaded stays: trainers that collect garbage at every step need not look through it
         return "loaded", encode_description(self._loaded.description)
 
     def _call(self, body: dict[str, Any]) -> tuple[str, dict[str, Any], bool]:

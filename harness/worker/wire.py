@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from .exchange import Call, Outcome, OutOfMemory, Raised, Returned, Unusable
+from .exchange import Call, Outcome, OutOfMemory, Raised, Returned, Training, Unusable
 from .protocol import ProtocolError, decode_scalar, encode_scalar
 from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
 from .tensors import read_tensors, write_tensors
@@ -43,6 +44,7 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         "grad_mode": call.grad_mode,
         "backwards": call.backwards,
         "outputs": list(call.outputs),
+        "training": None if call.training is None else asdict(call.training),
     }
 
 
@@ -64,6 +66,7 @@ def decode_call(body: Mapping[str, Any]) -> Call:
         grad_mode=body["grad_mode"],
         backwards=int(body.get("backwards", 1)),
         outputs=tuple(body.get("outputs", ())),
+        training=Training(**body["training"]) if body.get("training") else None,
     )
 
 
@@ -83,6 +86,7 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
             "requires_grad": outcome.requires_grad,
             "gradients": [name for name, grad in outcome.gradients.items() if grad is not None],
             "mutated": list(outcome.mutated),
+            "steps": outcome.steps,
             "seconds": seconds,
         }
     if isinstance(outcome, Unusable):
@@ -124,7 +128,7 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
             if name not in gradients or gradient.shape != call.tensors[name].shape:
                 raise ValueError(f"gradient {name!r} of shape {list(gradient.shape)} was not asked for")
             gradients[name] = gradient
-        if body["kind"] not in ("tensor", "number"):
+        if body["kind"] not in ("tensor", "number", "none"):
             raise ValueError(f"kind {body['kind']!r}")
         returned = Returned(
             value=tensors[_VALUE],
@@ -137,6 +141,7 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
             output_gradients={
                 name: tensors[_OUTPUT_GRADIENT + name] for name in call.outputs if _OUTPUT_GRADIENT + name in tensors
             },
+            steps=int(body.get("steps", 0)),
         )
         return returned, seconds
     if verb == "unusable":

@@ -1,0 +1,30 @@
+"""A loop of one's own in ten lines: what `shiftproof check` asks for is a function of model and micro_batches."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def step(model: Any, micro_batches: list[dict[str, Tensor]]) -> Tensor:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    count = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches)
+    total = torch.zeros(())
+    for batch in micro_batches:
+        loss = model(**batch, num_items_in_batch=count).loss
+        loss.backward()
+        total += loss.detach()
+    optimizer.step()
+    return total
+
+
+def mean_of_means(model: Any, micro_batches: list[dict[str, Tensor]]) -> Tensor:
+    """What was usual for years: each micro-batch is averaged by itself, however few labels it has."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    total = torch.zeros(())
+    for batch in micro_batches:
+        loss = model(**batch).loss / len(micro_batches)
+        loss.backward()
+        total += loss.detach()
+    optimizer.step()
+    return total

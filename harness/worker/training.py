@@ -1,0 +1,139 @@
+"""What a trainer is given: a model that is a table of logits, and its rows cut into micro-batches.
+
+The token at each place of a case has an id of its own, and the model looks its logits up by that id. However tokens
+are padded, packed or put in another order, every one finds its logits; and the gradient at the table, when the
+optimizer steps, is the gradient at the logits that the trainer really used.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from .arguments import Arguments
+from .exchange import Training
+
+_PAD = 0  # the id of no place: padding that a collator adds may have it
+
+
+class Output(dict[str, Any]):
+    """A mapping whose entries are attributes too, as a model's output is in transformers."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the model's output has no {name!r}; it has {', '.join(self)}") from None
+
+
+class TableModel(torch.nn.Module):
+    """A language model whose logits at a token are the table's row of its id; the ids of no two places are the same.
+
+    Its loss is that of transformers' models: cross-entropy in fp32 of the logits at t and the label at t + ``shift``,
+    summed and divided by ``num_items_in_batch`` where that is given, else by the number of labels that count.
+    """
+
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = True
+
+    def __init__(self, table: torch.Tensor, shift: int, ignore_index: int) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(table)
+        self.shift = shift
+        self.ignore_index = ignore_index
+        # By this transformers' Trainer tells whether a loss shifts, which it counts labels by.
+        self.loss_type = "ForCausalLM" if shift else None
+        self.config = SimpleNamespace(
+            model_type="table", vocab_size=table.shape[-1], pad_token_id=_PAD, use_cache=False, is_encoder_decoder=False
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.table.dtype
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **loss_kwargs: Any,  # by this very name transformers 4.46 tells who takes a count
+    ) -> Output:
+        """``input_ids`` and ``labels`` [B, S] -> ``loss`` (where there are labels) and ``logits`` [B, S, V]."""
+        logits = F.embedding(input_ids, self.table)
+        if labels is None:
+            return Output(logits=logits)
+        return Output(loss=self.loss(logits, labels, num_items_in_batch), logits=logits)
+
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        targets = F.pad(labels, (0, self.shift), value=self.ignore_index)[:, self.shift :].flatten()
+        scores = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=self.ignore_index, reduction="sum")
+        return scores / ((targets != self.ignore_index).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+class Rehearsal:
+    """One call of a trainer: what it is given, and within it, what its optimizer is about to use at every step.
+
+    Attributes:
+        handed: the arguments made of the call's tensors.
+        steps: how often an optimizer that has the table stepped.
+    """
+
+    def __init__(self, training: Training, arguments: Arguments) -> None:
+        tensors = dict(arguments.handed)
+        logits = tensors.pop(training.logits)
+        rows = logits.detach().flatten(0, -2)
+        places = torch.arange(1, len(rows) + 1, device=logits.device).reshape(logits.shape[:-1])
+        table = torch.cat([rows.new_zeros(1, rows.shape[-1]), rows])
+        whole = {"input_ids": places, **tensors}
+        cut = {name: tensor.chunk(training.parts) for name, tensor in whole.items()}
+        self._leaf = arguments.originals[training.logits]
+        self._model = TableModel(table, training.shift, training.ignore_index)
+        self._used: torch.Tensor | None = None
+        self.steps = 0
+        self.handed: dict[str, Any] = {
+            training.model: self._model,
+            training.micro_batches: [dict(zip(cut, part, strict=True)) for part in zip(*cut.values(), strict=True)],
+        }
+
+    def __enter__(self) -> None:
+        self._hook = register_optimizer_step_pre_hook(self._before_step)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        self._hook.remove()
+        if not self.steps:
+            self._look()
+        if self._used is not None:
+            self._leaf.grad = self._used[1:].reshape(self._leaf.shape).to(self._leaf)
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        if not any(parameter is self._model.table for group in optimizer.param_groups for parameter in group["params"]):
+            return None
+        self.steps += 1
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._look()
+            return None
+
+        def and_look() -> Any:  # the backward is still to come: the closure runs it, as Lightning's does
+            value = closure()
+            self._look()
+            return value
+
+        return args[:1], {**kwargs, "closure": and_look}
+
+    def _look(self) -> None:
+        gradient = self._model.table.grad
+        self._used = None if gradient is None else gradient.detach().clone()
