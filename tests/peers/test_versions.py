@@ -20,6 +20,7 @@ pytestmark = pytest.mark.peers
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES, DRIVERS = ROOT / "examples" / "trainers", Path(__file__).with_name("drivers_trainers.py")
+FUSED = ROOT / "examples" / "fused_linear.py"
 FOLDER = "SHIFTPROOF_VERSIONS"
 
 
@@ -41,6 +42,10 @@ class Known(NamedTuple):
     target: str
     spec: str
     bug: str | None
+    how: tuple[str, ...] = ("--deadline", "60")
+
+
+SLOWLY = ("--profile", "brief", "--deadline", "300")
 
 
 def _example(version: str, target: str, spec: str, bug: str | None = None) -> Known:
@@ -69,6 +74,15 @@ KNOWN = [
     _example("trl-1.16.0", "sft_trainer.py:padding_free", "hf.causal_lm"),
     _example("trl-1.16.0", "sft_trainer.py:packed", "hf.causal_lm"),
     _example("trl-0.23.1", "sft_trainer.py:padding_free", "hf.causal_lm"),
+    # models
+    Known("transformers-4.57.6", "transformers:GitForCausalLM", "hf.prefix_lm", "flat-double-shift"),
+    Known("transformers-5.18.0", "transformers:GitForCausalLM", "hf.prefix_lm", None),
+    Known("transformers-5.12.1", "transformers:MoonshineForConditionalGeneration", "hf.seq2seq", "aligned-shift"),
+    Known("transformers-5.18.0", "transformers:MoonshineForConditionalGeneration", "hf.seq2seq", None),
+    Known("transformers-5.18.0", "transformers:LlamaForCausalLM", "hf.causal_lm", None),
+    # fused kernels, interpreted
+    Known("liger-0.8.1", f"{FUSED}:liger_per_token", "per_token", "upstream-row-0", SLOWLY),
+    Known("liger-0.8.2", f"{FUSED}:liger_per_token", "per_token", None, SLOWLY),
     # collators
     _example("trl-0.22.2", "collators.py:trl_padding_free", "packing.labels", "cross-document"),
     _example("trl-0.23.0", "collators.py:trl_padding_free", "packing.labels", "cross-document"),
@@ -82,8 +96,9 @@ KNOWN = [
 def check(known: Known, folder: Path) -> Any:
     """What `shiftproof check` reports of it, run in ``folder``."""
     command = [sys.executable, "-m", "shiftproof", "check", known.target, "--spec", known.spec]
-    command += ["--python", python_of(known.version), "--seed", "0", "--json", "report.json", "--deadline", "60"]
+    command += ["--python", python_of(known.version), "--seed", "0", "--json", "report.json", *known.how]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment["TRITON_INTERPRET"] = "1"  # for kernels without a GPU
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     [candidate] = json.loads((folder / "report.json").read_text(encoding="utf-8"))["candidates"]
