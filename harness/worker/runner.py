@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
-import importlib
 import os
 import select
 import signal
@@ -18,6 +17,7 @@ import torch
 
 from .bench import Bench, of_reference, write_timed
 from .call import failure, perform
+from .language_models import language_models
 from .load import Loaded, describe_function, load, versions_of
 from .memory import MemoryLimit
 from .protocol import ProtocolError, decode_line, encode_line
@@ -154,10 +154,8 @@ class _Server:
 
 
 def _models(package: str) -> tuple[str, dict[str, Any]]:
-    # Late, since it is for sweeps alone.
-    listing = importlib.import_module(".language_models", __package__)
     try:
-        return "models", {"targets": listing.language_models(package), "versions": versions_of(package)}
+        return "models", {"targets": language_models(package), "versions": versions_of(package)}
     except ModuleNotFoundError as error:
         return "failed", encode_failure(LoadFailure("no such module", str(error)))
 
