@@ -6,6 +6,7 @@ besides token ids, `tiny_weights.py` weights that tell one token from another.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -67,19 +68,18 @@ class TinyModel(torch.nn.Module):
             **rest: goes to the inner model, and takes the place of what would be added.
         """
         floats = next(self.inner.parameters())
-        arguments: dict[str, Any] = {
-            name: side.rows(len(input_ids), floats.device, floats.dtype) for name, side in self._side.items()
-        }
+        arguments: dict[str, Any] = {name: side.rows(input_ids, floats.dtype) for name, side in self._side.items()}
         accepted = self._parameters_of_forward
         if self.reads_input_ids:
             arguments["input_ids"] = input_ids
         if labels is not None:
             arguments["labels"] = labels
-        elif self.is_encoder_decoder and "decoder_input_ids" in accepted:
+        elif "decoder_input_ids" in accepted:
             arguments["decoder_input_ids"] = input_ids
-        for name, value in (("use_cache", False), ("return_dict", True)):
-            if name in accepted:
-                arguments[name] = value
+        if "use_cache" in accepted:
+            arguments["use_cache"] = bool(getattr(self.inner.config, "use_cache", False))
+        if "return_dict" in accepted:
+            arguments["return_dict"] = True
         return self.inner(**{**arguments, **rest})
 
 
@@ -90,14 +90,14 @@ def build_tiny(model_class: type) -> TinyModel:
         CannotBuild: whatever it is that fails, with its reason.
     """
     inner = _instance(model_class)
-    refusals: list[_Refused] = []
+    refusals: dict[str, str] = {}
     for side in _ways(inner):
         model = TinyModel(inner, side)
         try:
             return _tried(model)
         except _Refused as refused:
-            refusals.append(refused)
-    raise CannotBuild(str(refusals[0])) from refusals[0]
+            refusals.setdefault(str(refused), f"with {', '.join(side)}: " if side else "")
+    raise CannotBuild("; ".join(f"{way}{reason}" for reason, way in refusals.items()))
 
 
 class _Refused(Exception):
@@ -113,26 +113,38 @@ def _instance(model_class: type) -> torch.nn.Module:
     if config_class is None:
         raise CannotBuild("the class does not say what its configuration is")
     try:
-        config = tiny_config(config_class)
-        config._attn_implementation = "eager"  # the others need more than a CPU, or round differently
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_SEED)
-            inner = model_class(config).float().eval()
+        inner = _made(model_class, tiny_config(config_class))
     except Exception as error:
         raise CannotBuild(f"it cannot be made: {_told(error)}") from error
     with torch.no_grad():
         widen(inner)
-    return inner  # type: ignore[no-any-return]
+    return inner
+
+
+def _made(model_class: type, config: Any) -> torch.nn.Module:
+    """The model as its class makes it: of this configuration, or of the part of it that the class is the model of."""
+    config._attn_implementation = "eager"  # the others need more than a CPU, or round differently
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            return model_class(config).float().eval()  # type: ignore[no-any-return]
+    except AttributeError:
+        for part in vars(config).values():
+            if hasattr(part, "to_dict"):
+                with contextlib.suppress(Exception):
+                    return _made(model_class, part)
+        raise
 
 
 def _ways(inner: torch.nn.Module) -> Iterator[dict[str, Side]]:
     """What may be added to a call: as little as the signature lets, its main input, all that there are rules for."""
     parameters = inspect.signature(inner.forward).parameters
-    known = [name for name in parameters if is_known(name)]
+    known = [name for name in parameters if is_known(name) and name != "attention_mask"]
     needed = [name for name in known if parameters[name].default is inspect.Parameter.empty]
     main = [getattr(inner, "main_input_name", "input_ids")]
     seen: list[list[str]] = []
-    for names in (needed, [name for name in known if name in needed + main], known):
+    mask = [name for name in parameters if name == "attention_mask"]
+    for names in (needed, needed + mask, [name for name in known if name in needed + main], known):
         if names not in seen:
             seen.append(names)
             yield from sides(names, inner.config)
@@ -153,16 +165,15 @@ def _tried(model: TinyModel) -> TinyModel:
         with torch.no_grad():
             output = model(ids, labels)
     except Exception as error:
-        raise _Refused(f"labels {shape}: {_told(error)}{_without_labels(model, ids)}") from error
+        raise _Refused(f"{_told(error)}{_without_labels(model, ids)}") from error
     loss, logits = getattr(output, "loss", None), getattr(output, "logits", None)
     if loss is None:
         raise _Refused(f"labels {shape} give no loss")
     if logits is None:
         model.gives_logits = False
-        with torch.no_grad():
-            logits = model(ids).logits
+        logits = _logits_without_labels(model, ids)
     if logits is None or logits.dim() != 3 or logits.shape[0] != _BATCH or logits.shape[1] < _LENGTH:
-        raise _Refused(f"labels {shape}: its logits are {_shape(logits)}, not [B, S or more, V]")
+        raise _Refused(f"for labels {shape} its logits are {_shape(logits)}, not [B, S or more, V]")
     model.vocab_size = logits.shape[-1]
 
     def answer() -> torch.Tensor:
@@ -179,12 +190,17 @@ def _tried(model: TinyModel) -> TinyModel:
 
 def _without_labels(model: TinyModel, ids: torch.Tensor) -> str:
     """What the logits are like when there are no labels, if that tells something."""
+    logits = _logits_without_labels(model, ids)
+    return "" if logits is None else f"; without labels its logits are {_shape(logits)}"
+
+
+def _logits_without_labels(model: TinyModel, ids: torch.Tensor) -> torch.Tensor | None:
+    """None where there are none, or where the call fails."""
     try:
         with torch.no_grad():
-            logits = getattr(model(ids), "logits", None)
-    except Exception:  # then it is no matter of the labels
-        return ""
-    return f"; without labels its logits are {_shape(logits)}"
+            return getattr(model(ids), "logits", None)
+    except Exception:
+        return None
 
 
 def _shape(logits: object) -> str:

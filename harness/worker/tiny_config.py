@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -19,47 +19,46 @@ LAYERS = 2
 _HIDDEN, _HEADS, _KEY_VALUE_HEADS, _HEAD_DIM = 64, 4, 2, 16
 _PATCH = 8
 
-_SIZES: tuple[tuple[str, Callable[[int], int]], ...] = (
-    (r"(.*_)?vocab(_size)?(_.*)?", lambda old: min(old, VOCABULARY)),
-    (r"mamba_(n|num)_heads", lambda old: 2 * _HIDDEN // _HEAD_DIM),  # they share twice the hidden size
-    (r"linear_num_key_heads", lambda old: min(old, _KEY_VALUE_HEADS)),
-    (r"(.*_)?n?heads?", lambda old: min(old, _HEADS)),
-    (r"(.*_)?(head_dim|dim_head|d_kv|d_head|attention_head_size|kv_channels)", lambda old: min(old, _HEAD_DIM)),
-    (r"(.*_)?rank", lambda old: min(old, 16)),
-    (r"(.*_)?(d_state|state_size)", lambda old: min(old, 16)),
-    (r"(n|num)_shared_experts|(.*_)?num_shared_experts", lambda old: min(old, 1)),
-    (r"(.*_)?experts(_per_tok)?|zero_expert_num", lambda old: min(old, 4)),
-    (r"(.*_)?top_?k|moe_k|num_experts_per_tok", lambda old: min(old, 2)),
-    (r"rotary_dim", lambda old: min(old, _HEAD_DIM)),
-    (r"n_group|topk_group|(.*_)?n_?groups", lambda old: 1),
-    (r"first_k_dense_replace|(.*_)?num_dense_layers", lambda old: min(old, 1)),
-    (r"(.*_)?layers?|(.*_)?depth|num_blocks", lambda old: min(old, LAYERS)),
-    (r"depths", lambda old: 1),
-    (
-        r"(.*_)?(intermediate_size|ffn_dim|d_ff|dff|dim_ff|ffn_hidden_size|mlp_dim|n_inner|feed_forward_size)(_.*)?",
-        lambda old: min(old, 96),
-    ),
-    (
-        r"(.*_)?(hidden_size|hidden_dim|d_model|n_embd|embed_dim|embedding_size|emb_dim|projection_dim|projector_dim|output_dim|proj_dim|width|mid_dim|hidden_units)(_.*)?",
-        lambda old: min(old, _HIDDEN),
-    ),
-    (
-        r"(max_.*position.*|n_positions|num_position_embeddings|n_ctx|max_seq_len|context_length|seq_len)",
-        lambda old: min(old, 256),
-    ),
-    (r"(.*_)?(num_mel_bins|n_mel_bins|feature_size|input_feat_size|input_feat_per_channel)", lambda old: min(old, 16)),
-    (r"(.*_)?patch_size", lambda old: min(old, _PATCH)),
-    (r"(.*_)?image_size|crop_size", lambda old: min(old, 2 * _PATCH)),
-    (r"(.*_)?channels", lambda old: min(old, 32)),
+_MOST: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (VOCABULARY, ("vocab_size", "vocab")),
+    (2 * _HIDDEN // _HEAD_DIM, ("mamba_n_heads", "mamba_num_heads")),  # they share twice the hidden size
+    (_KEY_VALUE_HEADS, ("linear_num_key_heads",)),
+    (_HEADS, ("heads", "n_head")),
+    (_HEAD_DIM, ("head_dim", "dim_head", "d_kv", "attention_head_size", "kv_channels", "rotary_dim")),
+    (16, ("rank", "d_state", "state_size", "chunk_size", "attention_window")),
+    (16, ("num_mel_bins", "n_mel_bins", "feature_size", "input_feat_size", "input_feat_per_channel")),
+    (1, ("shared_experts", "n_group", "topk_group", "n_groups", "first_k_dense_replace", "num_dense_layers", "depths")),
+    (2, ("topk", "top_k", "moe_k", "num_experts_per_tok")),
+    (4, ("experts", "zero_expert_num", "num_filters")),
+    (LAYERS, ("layers", "n_layer", "depth", "num_blocks")),
+    (96, ("intermediate_size", "ffn_dim", "d_ff", "dff", "dim_ff", "ffn_hidden_size", "mlp_dim", "feed_forward_size")),
+    (_HIDDEN, ("hidden_size", "hidden_dim", "d_model", "n_embd", "embed_dim", "emb_dim", "embedding_size")),
+    (_HIDDEN, ("projection_dim", "projector_dim", "output_dim", "mid_dim")),
+    (256, ("position_embeddings", "positions", "n_ctx", "max_seq_len", "context_length", "seq_len", "max_pos_emb")),
+    (_PATCH, ("patch_size",)),
+    (2 * _PATCH, ("image_size", "crop_size")),
+    (32, ("channels",)),
 )
-"""The first name that fits says what an integer becomes."""
+"""What an integer is at most: of the first of these words that are in its field's name, as whole words."""
 
 _TOKEN = re.compile(r"(.*_)?(id|ids|index|token|codes)")
 
 
-def tiny_config(config_class: type, **given: Any) -> Any:
-    """An instance of `config_class` with two small layers; `given` fields, and those of the fixes, stay as they are."""
-    config = config_class(**tiny_fields(config_class, **given))
+def tiny_config(config_class: type) -> Any:
+    """An instance of `config_class` with two small layers, of a model that looks back only.
+
+    Raises:
+        Exception: whatever the class raises where the rules and fixes do not suit it.
+    """
+    default = _default(config_class)
+    if _read(default, "is_encoder_decoder"):
+        fields = tiny_fields(config_class)
+    else:
+        # Encoders that can be decoders as well have to be told.
+        fields = tiny_fields(
+            config_class, **{name: True for name in ("is_decoder", "causal") if _read(default, name) is False}
+        )
+    config = config_class(**fields)
     if getattr(config, "is_encoder_decoder", False):
         for name in ("pad_token_id", "decoder_start_token_id"):
             if getattr(config, name, None) is None:
@@ -70,7 +69,7 @@ def tiny_config(config_class: type, **given: Any) -> Any:
 def tiny_fields(config_class: type, **given: Any) -> dict[str, Any]:
     """What `tiny_config` gives the class."""
     fix = {**_fixes().get(getattr(config_class, "model_type", ""), {}), **given}
-    default = _default(config_class)
+    default: Any = _default(config_class)
     ids = _TokenIds()
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(config_class).parameters.items():
@@ -81,10 +80,9 @@ def tiny_fields(config_class: type, **given: Any) -> dict[str, Any]:
             new = _tiny(name, old, ids)
         if new is not old:
             fields[name] = new
-    parts = {**getattr(config_class, "sub_configs", {}), **{name: None for name in fix if _names_a_type(fix[name])}}
-    for name in parts:
+    for name in _parts(config_class, default, fix):
         asked = dict(fix.pop(name, {}))
-        part_class = _class_of(asked.pop("model_type", None), _read(default, name), config_class)
+        part_class = _class_of_part(name, asked.pop("model_type", None), _read(default, name), config_class)
         if part_class is not None:
             fields[name] = {**tiny_fields(part_class, **asked), "model_type": part_class.model_type}
     return {**fields, **fix}
@@ -112,16 +110,24 @@ def _of_the_others(name: str, old: Any, made: Any, default: Any) -> Any:
     return None
 
 
-def _names_a_type(value: Any) -> bool:
-    return isinstance(value, dict) and "model_type" in value
+def _parts(config_class: type, default: Any, fix: Mapping[str, Any]) -> list[str]:
+    """The fields that are configurations themselves: declared as such, so by default, or given a type by a fix."""
+    by_default = [
+        name for name in inspect.signature(config_class).parameters if hasattr(_read(default, name), "to_dict")
+    ]
+    by_fix = [name for name, value in fix.items() if isinstance(value, dict) and "model_type" in value]
+    return list(dict.fromkeys([*getattr(config_class, "sub_configs", {}), *by_default, *by_fix]))
 
 
-def _class_of(model_type: str | None, made: Any, config_class: type) -> Any:
-    """The configuration class of a part: of the type that a fix asks for, or that of the default; None for no part."""
-    if model_type is None:
-        return type(made) if hasattr(made, "to_dict") else None
-    package = importlib.import_module(config_class.__module__.partition(".")[0])
-    return package.CONFIG_MAPPING[model_type]
+def _class_of_part(name: str, model_type: str | None, made: Any, config_class: type) -> Any:
+    """The class of a part: of the type that a fix asks for, that of the default, the declared one; None for no part."""
+    if model_type is not None:
+        package = importlib.import_module(config_class.__module__.partition(".")[0])
+        return package.CONFIG_MAPPING[model_type]
+    if hasattr(made, "to_dict"):
+        return type(made)
+    declared = getattr(config_class, "sub_configs", {}).get(name)
+    return declared if getattr(declared, "model_type", None) else None
 
 
 class _TokenIds:
@@ -139,14 +145,14 @@ class _TokenIds:
 def _tiny(name: str, old: Any, ids: _TokenIds) -> Any:
     """What a field becomes; `old` itself where no rule speaks of it."""
     if isinstance(old, bool):
-        return False if name in ("use_cache", "output_router_logits") and old else old
+        return False if name in ("use_cache", "output_router_logits", "use_mamba_kernels") and old else old
     if isinstance(old, float):
         return 0.0 if "drop" in name and old else old
     if isinstance(old, int):
         if _TOKEN.fullmatch(name):
             return ids(old)
-        rule = next((rule for pattern, rule in _SIZES if re.fullmatch(pattern, name)), None)
-        return old if rule is None or old <= 0 else rule(old)
+        most = next((most for most, words in _MOST if any(f"_{word}_" in f"_{name}_" for word in words)), old)
+        return min(old, most)
     if isinstance(old, (list, tuple)) and all(isinstance(each, int) for each in old):
         if name.endswith(("indexes", "indices")):
             return type(old)([LAYERS - 1])

@@ -17,23 +17,24 @@ class Side:
     """One argument besides the token ids."""
 
     shape: tuple[int, ...]
-    """Of one row."""
+    """Of one row; −1 stands for S."""
 
     below: int | None = None
-    """Integers from 0 to this, without it; None is float32, standard normal."""
+    """Integers from 0 to this, without it; None is floats from 0 to 1, which do for pixels, sound and places alike."""
 
     ones: bool = False
     """Instead of drawn numbers, int64 ones: a mask that hides nothing."""
 
-    def rows(self, batch: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """[batch, *shape]; row r is drawn from r alone. `dtype` is that of floats."""
+    def rows(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """[B, *shape] for token ids [B, S]; row r is drawn from r alone. `dtype` is that of floats."""
+        batch, length = ids.shape
+        shape = tuple(length if size < 0 else size for size in self.shape)
         if self.ones:
-            return torch.ones((batch, *self.shape), dtype=torch.int64, device=device)
+            return torch.ones((batch, *shape), dtype=torch.int64, device=ids.device)
         generators = [torch.Generator().manual_seed(17 + row) for row in range(batch)]
         if self.below is not None:
-            drawn = [torch.randint(self.below, self.shape, generator=each) for each in generators]
-            return torch.stack(drawn).to(device)
-        return torch.stack([torch.randn(self.shape, generator=each) for each in generators]).to(device, dtype)
+            return torch.stack([torch.randint(self.below, shape, generator=each) for each in generators]).to(ids.device)
+        return torch.stack([torch.rand(shape, generator=each) for each in generators]).to(ids.device, dtype)
 
 
 def sides(names: list[str], config: Any) -> Iterator[dict[str, Side]]:
@@ -85,16 +86,15 @@ def _features(sizes: _Sizes) -> list[Side]:
     return [Side((bins, whole)), Side((64, bins)), Side((bins, 64))]
 
 
-def _patches(sizes: _Sizes) -> list[Side]:
-    patch = sizes(16, "patch_size")
-    return [Side((6, 2 + sizes(3, "num_channels") * patch * patch))]
-
-
 _KNOWN: Mapping[str, Callable[[_Sizes], list[Side]]] = {
     "pixel_values": _pixels,
     "input_features": _features,
-    "input_values": lambda sizes: [Side((1600,)), Side((1, 1600))],
-    "flattened_patches": _patches,
+    "input_values": lambda sizes: [Side((1, 1600)), Side((1600,))],
+    "flattened_patches": lambda sizes: [Side((6, 2 + sizes(192, "patch_embed_hidden_size")))],
+    "attention_mask": lambda sizes: [Side((-1,), ones=True)],
+    "image_attention_mask": lambda sizes: [Side((-1, 1), ones=True)],
+    "bbox": lambda sizes: [Side((-1, 4))],
+    "inputs": lambda sizes: [Side((1600,)), *_features(sizes)],
     "qformer_input_ids": lambda sizes: [Side((5,), below=sizes(30, "vocab_size"))],
 }
 """Parameter name -> the arguments that it may be given, the likeliest first."""

@@ -22,7 +22,7 @@ def widen(model: torch.nn.Module) -> None:
     move a hidden state, and no law could see what a token takes from the others. Larger and constant weights stay.
     """
     for parameter in model.parameters():
-        if parameter.dim() >= 2 and parameter.is_floating_point():
+        if parameter.dim() >= 2 and parameter.numel() > 1 and parameter.is_floating_point():
             spread = parameter.std().item()
             wanted = parameter[0].numel() ** -0.5
             if 0 < spread < wanted:
@@ -37,26 +37,31 @@ def sharpen(model: torch.nn.Module, logits: Callable[[], torch.Tensor]) -> None:
     Raises:
         NotSharpened: the logits are not finite, or their spread does not follow the weight.
     """
-    for _ in range(8):
-        now = logits().float()
-        if not now.isfinite().all():
-            raise NotSharpened("non-finite logits")
-        spread = now.std(-1).mean().item()
-        if abs(spread / SPREAD - 1) < 1 / 3:
-            return
-        if spread == 0:
-            raise NotSharpened("its logits are the same for every class")
-        head = _head(model, now.shape[-1])
-        head.mul_(min(max(SPREAD / spread, 0.01), 100.0))
+    spread = _spread(logits())
+    for head in _heads(model, logits().shape[-1]):
+        for _ in range(8):
+            if abs(spread / SPREAD - 1) < 1 / 3:
+                return
+            factor = min(max(SPREAD / spread, 0.01), 100.0)
+            head.mul_(factor)
+            before, spread = spread, _spread(logits())
+            if abs(spread / before - 1) < 0.01:  # another layer makes the logits
+                head.div_(factor)
+                break
     raise NotSharpened(f"its logits keep a spread of {spread:.3g} over the classes, whatever its output layer")
 
 
-def _head(model: torch.nn.Module, classes: int) -> torch.Tensor:
-    """The weight that makes the logits: of the layer the model names, or else of its last with an output a class."""
+def _spread(logits: torch.Tensor) -> float:
+    if not logits.isfinite().all():
+        raise NotSharpened("non-finite logits")
+    spread = logits.float().std(-1).mean().item()
+    if spread == 0:
+        raise NotSharpened("its logits are the same for every class")
+    return spread
+
+
+def _heads(model: torch.nn.Module, classes: int) -> list[torch.Tensor]:
+    """The weights that may make the logits: of the layer the model names, then of others with an output a class."""
     named: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    layers: list[Any] = [named] if hasattr(named, "weight") else list(model.modules())
-    weights = [getattr(layer, "weight", None) for layer in layers]
-    fitting = [weight for weight in weights if isinstance(weight, torch.Tensor) and weight.shape[:1] == (classes,)]
-    if not fitting:
-        raise NotSharpened(f"no layer has {classes} outputs")
-    return fitting[-1]
+    weights = [getattr(layer, "weight", None) for layer in [named, *reversed(list(model.modules()))]]
+    return [weight for weight in weights if isinstance(weight, torch.Tensor) and weight.shape[:1] == (classes,)]
