@@ -106,6 +106,9 @@ def read_model(hearing: Hearing, seed: int, profile: Profile) -> Reading:
     )
     if verdict is not Overall.FAILS:
         return found
+    stopped = next((law.message for law in found.failed if " in its backward" in law.message), "")
+    if stopped:  # nobody trains on the wrong thing where nothing can be trained
+        return replace(found, verdict=Overall.INCONCLUSIVE, doubt=stopped)
     if found.by_value and not of_its_logits(trial):
         doubt = "its loss is made of other logits than it returns"
         return replace(found, verdict=Overall.INCONCLUSIVE, alignment="not read", doubt=doubt)

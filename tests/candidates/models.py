@@ -164,6 +164,17 @@ class Raises(Right):
         raise RuntimeError("not today")
 
 
+class RaisesInBackward(Right):
+    def logits(self, input_ids):
+        logits = super().logits(input_ids)
+        logits.register_hook(_refuse)
+        return logits
+
+
+def _refuse(gradient):
+    raise AssertionError("put me in training mode")
+
+
 class WithoutLogits(Right):
     def forward(self, input_ids, labels=None):
         return {"loss": super().forward(input_ids, labels=labels).loss}

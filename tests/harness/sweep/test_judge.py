@@ -51,6 +51,7 @@ def test_models_that_do_not_shift() -> None:
     ("name", "outcome", "told"),
     [
         ("Raises", Outcome.FAILS, "not today"),
+        ("RaisesInBackward", Outcome.NOT_JUDGED, "put me in training mode"),
         ("WithoutLogits", Outcome.FAILS, "without logits"),
         ("cross_entropy", Outcome.NOT_JUDGED, "no model"),
         ("OfOtherLogits", Outcome.NOT_JUDGED, "its loss is made of other logits than it returns"),
