@@ -83,7 +83,7 @@ class TinyModel(torch.nn.Module):
         return self.inner(**{**arguments, **rest})
 
 
-def build_tiny(model_class: type) -> TinyModel:
+def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel:
     """A tiny model of this class: float32, on the CPU, in eval mode, the same weights each time.
 
     Raises:
@@ -97,7 +97,11 @@ def build_tiny(model_class: type) -> TinyModel:
             return _tried(model)
         except _Refused as refused:
             refusals.setdefault(str(refused), f"with {', '.join(side)}: " if side else "")
-    raise CannotBuild("; ".join(f"{way}{reason}" for reason, way in refusals.items()))
+    reasons = [f"{way}{reason}" for reason, way in refusals.items()]
+    shape = re.search(r"of shape `?(\([^()]*\))", documentation(model_class))
+    if shape is not None and shape.group(1).count(",") != 1:
+        reasons.insert(0, f"its labels are {shape.group(1)}, as it documents")
+    raise CannotBuild("; ".join(reasons))
 
 
 class _Refused(Exception):

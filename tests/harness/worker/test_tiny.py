@@ -117,11 +117,11 @@ def test_without_labels_the_ids_are_what_is_decoded() -> None:
     torch.testing.assert_close(given, model(draw(2, 6, 7)).logits)
 
 
-def changed(**members: Any) -> type:
+def changed(**members: Any) -> type[torch.nn.Module]:
     return type("Changed", (Model,), members)
 
 
-def answering(**answer: Any) -> type:
+def answering(**answer: Any) -> type[torch.nn.Module]:
     def forward(self: Model, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
         right = self.answer(input_ids, labels)
         return SimpleNamespace(**{name: change(right) for name, change in answer.items()})
@@ -149,7 +149,7 @@ def raises(*args: object, **kwargs: object) -> None:
         (answering(loss=lambda o: 1.0, logits=lambda o: o.logits.tanh()), "keep a spread of"),
     ],
 )
-def test_what_cannot_be_built_says_why(model_class: type, reason: str) -> None:
+def test_what_cannot_be_built_says_why(model_class: type[torch.nn.Module], reason: str) -> None:
     with pytest.raises(CannotBuild, match=reason):
         build_tiny(model_class)
 
@@ -159,6 +159,19 @@ def test_labels_of_another_shape_are_told_from_a_model_that_fails() -> None:
         return self.answer(input_ids, None if labels is None else labels[:, :, 3])
 
     with pytest.raises(CannotBuild, match=r"^IndexError: .*; without labels its logits are \[4, 12, 99\]$"):
+        build_tiny(changed(forward=forward))
+
+
+def test_labels_that_are_documented_as_codebooks_are_given_as_the_reason() -> None:
+    def forward(self: Model, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> None:
+        """Codes.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length, num_codebooks)`): codes.
+        """
+        raises()
+
+    with pytest.raises(CannotBuild, match=r"^its labels are \(batch_size, sequence_length, num_codebooks\), as it doc"):
         build_tiny(changed(forward=forward))
 
 
