@@ -118,7 +118,8 @@ class Rehearsal:
         if not self.steps:
             self._look()
         if self._used is not None:
-            self.trains_padding = bool(self._used[_PAD].any())
+            padding = self._used[_PAD]
+            self.trains_padding = bool((padding.isfinite() & (padding != 0)).any())  # NaN may have come from anywhere
             self._leaf.grad = self._used[1:].reshape(self._leaf.shape).to(self._leaf)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
