@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -94,10 +93,9 @@ class TrainerTrial(Trial):
         if not isinstance(outcome, Returned) or seen.problem is not None:
             return seen
         if (outcome.kind == "none") != self.silent:
-            returned = ("returned no loss", "it returns one elsewhere; return one always, or never")
-            if self.silent:
-                returned = ("returned a loss", "it returns none elsewhere; return one always, or never")
-            return Observation(case, Problem(Verdict.ERROR, "unusable", ", and ".join(returned)))
+            here, elsewhere = ("a loss", "none") if self.silent else ("no loss", "one")
+            message = f"returned {here} where it returns {elsewhere} elsewhere; return one always, or never"
+            return Observation(case, Problem(Verdict.ERROR, "unusable", message))
         seen = replace(seen, steps=outcome.steps, mutated=())
         return replace(seen, value=None, returned=None) if self.silent else seen
 
@@ -106,7 +104,7 @@ class TrainerTrial(Trial):
         assert term.ignore_index is not None
         self.calls += 1
         tensors = {name: batch.tensor(name) for name in ("logits", "labels", "attention_mask")}
-        names: Mapping[str, str] = self.binding.names
+        names = self.binding.names
         return self.caller.call(
             Call(
                 tensors=tensors,

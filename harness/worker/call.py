@@ -94,6 +94,8 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
                 with watch, rehearsal or nullcontext():
                     result = loaded.function(*positional, **keywords)
+                if rehearsal and rehearsal.trains_padding:
+                    raise _NotALoss("trained the padding that it added itself; expected its labels to be ignored")
                 value, kind = _NO_LOSS if rehearsal and result is None else loss_in(result)
                 outputs = {name: _output_in(result, name) for name in call.outputs}
                 # A copy, taken now: the backward may write to the memory that the value lies in.

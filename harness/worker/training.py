@@ -87,6 +87,7 @@ class Rehearsal:
     Attributes:
         handed: the arguments made of the call's tensors.
         steps: how often an optimizer that has the table stepped.
+        trains_padding: whether the token that is none of the case's had a gradient.
     """
 
     def __init__(self, training: Training, arguments: Arguments) -> None:
@@ -101,6 +102,7 @@ class Rehearsal:
         self._model = TableModel(table, training.shift, training.ignore_index)
         self._used: torch.Tensor | None = None
         self.steps = 0
+        self.trains_padding = False
         self.handed: dict[str, Any] = {
             training.model: self._model,
             training.micro_batches: [dict(zip(cut, part, strict=True)) for part in zip(*cut.values(), strict=True)],
@@ -116,6 +118,8 @@ class Rehearsal:
         if not self.steps:
             self._look()
         if self._used is not None:
+            padding = self._used[_PAD]
+            self.trains_padding = bool((padding.isfinite() & (padding != 0)).any())  # NaN may have come from anywhere
             self._leaf.grad = self._used[1:].reshape(self._leaf.shape).to(self._leaf)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:

@@ -12,6 +12,9 @@ from shiftproof.harness.arguments import no_trainer
 from shiftproof.harness.candidate import Candidate, UsageError
 from shiftproof.harness.docket import Hearing, Options, enter
 from shiftproof.harness.identify import identify
+from shiftproof.harness.judge import PROFILES as PROFILES_OF_CASES
+from shiftproof.harness.judge import ask
+from shiftproof.harness.laws import LAWS
 from shiftproof.harness.recipe import Mask, Recipe
 from shiftproof.harness.trainer import TrainerTrial
 from shiftproof.harness.trainer_arguments import PARTS, TO_TRAINERS, TRAINER_ARGUMENTS, trains
@@ -79,6 +82,13 @@ def test_laws_on_the_loss_of_its_model_are_not_asked(trial: TrainerTrial) -> Non
     assert trial.excuse("GRAD-3") == "it is a trainer, and this is a matter of its model's loss"
     assert trial.excuse("STEP-1") is None
     assert (trial.silent, trial.steps) == (False, 1)
+
+
+def test_it_is_asked_a_share_of_the_cases(trial: TrainerTrial) -> None:
+    law = LAWS["GRAD-1"]
+    found = ask(law, trial, PROFILES_OF_CASES["quick"], seed=0)
+    most = round(law.budget * trial.share)  # less those in which nothing is trained
+    assert most / 2 < found.cases + found.vacuous <= most
 
 
 def test_one_that_returns_no_loss_is_not_asked_for_its_value() -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from shiftproof.harness.worker.client import Worker
-from shiftproof.harness.worker.exchange import Call, Outcome, Raised, Returned, Training
+from shiftproof.harness.worker.exchange import Call, Outcome, Raised, Returned, Training, Unusable
 from shiftproof.harness.worker.inprocess import InProcess
 from shiftproof.harness.worker.training import TableModel
 
@@ -60,6 +60,11 @@ def trainer(net, batches, action, window=0):
     if action == "packed":
         ids = torch.cat([batch["input_ids"].flatten() for batch in batches]).flip(0)[None]
         return net(input_ids=ids).logits.detach()
+    if action in ("pads", "trains its padding"):
+        fill = -100 if action == "pads" else 2  # of the labels
+        wider = [{name: torch.nn.functional.pad(tensor, (0, 2), value=0 if name == "input_ids" else fill)
+                  for name, tensor in batch.items()} for batch in batches]
+        return scored(net, wider)
     if action == "asks for too much":
         return net(batches[0]["input_ids"]).loss
 """
@@ -104,7 +109,7 @@ def expected() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("action", "steps"),
-    [("never steps", 0), ("steps", 1), ("closure", 1), ("closure by name", 1), ("another's optimizer", 0)],
+    [("never steps", 0), ("steps", 1), ("closure", 1), ("closure by name", 1), ("another's optimizer", 0), ("pads", 0)],
 )
 def test_the_gradient_is_the_one_that_the_optimizer_used(
     ask: Callable[[str], Outcome], action: str, steps: int
@@ -148,6 +153,12 @@ def test_rows_are_cut_as_chunk_does_and_no_two_places_share_an_id(ask: Callable[
 
 def test_a_packed_batch_finds_its_logits(ask: Callable[[str], Outcome]) -> None:
     torch.testing.assert_close(returned(ask("packed")).value, LOGITS.flatten(0, 1).flip(0)[None])
+
+
+def test_padding_that_a_trainer_adds_may_not_be_trained(ask: Callable[[str], Outcome]) -> None:
+    outcome = ask("trains its padding")
+    assert isinstance(outcome, Unusable)
+    assert "trained the padding that it added itself" in outcome.describe()
 
 
 def test_an_output_names_what_it_has(ask: Callable[[str], Outcome]) -> None:
