@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
-from shiftproof.reference.spec import LossSpec, ShiftedBy
+from shiftproof.reference.spec import LossSpec
 
 from .arguments import Binding, values_for
 from .candidate import Candidate, UsageError
@@ -81,11 +81,6 @@ class ModelTrial(Trial):
         left = {name: choices for name, choices in space.items() if name not in ("shift_labels", "regime")}
         own = {"rows": _ROWS, "length": _LENGTHS, "classes": (self.classes,)}
         return left | own | ({"extra": (self.extra,)} if "extra" in space else {})
-
-    @property
-    def shifts_inputs(self) -> bool:
-        """Whether the labels, shifted right, are the decoder's inputs."""
-        return self.spec.terms[0].shifted_by is ShiftedBy.INPUTS
 
     def excuse(self, law: str) -> str | None:
         if law not in _ASKED:

@@ -14,7 +14,7 @@ from torch import Tensor
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
-from shiftproof.reference.spec import Compute, LossSpec, Reduction
+from shiftproof.reference.spec import Compute, LossSpec, Reduction, ShiftedBy
 
 from .arguments import Binding, lay_back, linear_of, values_for
 from .candidate import Candidate
@@ -108,6 +108,11 @@ class Trial:
         case = build_case(self.spec, recipe)
         self.seconds_in_oracle += time.perf_counter() - started
         return case
+
+    @property
+    def shifts_inputs(self) -> bool:
+        """Whether the labels, shifted right, are a decoder's inputs."""
+        return self.spec.terms[0].shifted_by is ShiftedBy.INPUTS
 
     def excuse(self, law: str) -> str | None:
         """Why a law, by its id, cannot be asked of this kind of candidate, or None."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cases import Case
-from ..model import ModelTrial, moved_rows
+from ..model import moved_rows
 from ..recipe import Count, Mask, Recipe, ShiftLabels
 from ..strategies import Space
 from ..trial import Observation, Trial
@@ -22,7 +22,7 @@ _SEVERAL = 3
 
 
 def needs_model(trial: Trial) -> str | None:
-    return None if isinstance(trial, ModelTrial) else "it is given its logits"
+    return None if trial.makes_logits else "it is given its logits"
 
 
 def unmasked(recipe: Recipe) -> Recipe:
@@ -72,7 +72,6 @@ def compare(
     suggests=("sees-its-target",),
 )
 def causal(trial: Trial, recipe: Recipe) -> Judgement:
-    assert isinstance(trial, ModelTrial)
     at = 1 + recipe.seed % (trial.fit(recipe).length - 1)
     if trial.shifts_inputs:  # the row at t sees the labels before t
         found = compare(trial, recipe, "labels", lambda t: t >= at, lambda t, _: t <= at)
@@ -106,10 +105,7 @@ def rows_apart(trial: Trial, recipe: Recipe) -> Judgement:
     source="what is scored must not depend on what it is scored on",
     budget=20,
     focus=unmasked,
-    excuse=lambda trial: (
-        needs_model(trial)
-        or ("its labels are its inputs too" if isinstance(trial, ModelTrial) and trial.shifts_inputs else None)
-    ),
+    excuse=lambda trial: needs_model(trial) or ("its labels are its inputs too" if trial.shifts_inputs else None),
 )
 def labels_apart(trial: Trial, recipe: Recipe) -> Judgement:
     found = compare(trial, recipe, "labels", lambda t: t >= 0, lambda t, _: t >= 0)

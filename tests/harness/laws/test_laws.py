@@ -263,6 +263,10 @@ BREAKERS = [
     Breaks("own:audio_weighs_half", "REDUCE-2", alone=False, spec="higgs.boson"),
     Breaks("own:skips_empty_codebooks", "EMPTY-3", spec="musicgen"),
     Breaks("misbehaving:mutates_logits", "PURE-1"),
+    Breaks("models:SeesAhead", "MODEL-1"),
+    Breaks("models:SeesOtherRows", "MODEL-2"),
+    Breaks("models:LabelsInLogits", "MODEL-3"),
+    Breaks("models:DropsShiftLabels", "MODEL-4"),
     Breaks("trainers:steps_at_every_one", "STEP-1"),
     Breaks("trainers:drops_the_tail", "STEP-1"),
     Breaks("trainers:tail_accumulation", "TAIL-1"),
@@ -360,7 +364,7 @@ def test_without_a_gradient_nothing_is_said_of_gradients() -> None:
     on_leaves = {"LINEAR-1", "LINEAR-2", "LINEAR-3"}
     assert skipped == on_pairs | on_gradients | on_leaves
     not_of_text = {"BOOK-1", "BOOK-2", "STREAM-1", "STREAM-2", "REDUCE-2", "EMPTY-3"}
-    not_of_losses = {"STEP-1", "TAIL-1"}
+    not_of_losses = {"STEP-1", "TAIL-1", "MODEL-1", "MODEL-2", "MODEL-3", "MODEL-4"}
     assert {results[id].verdict for id in not_of_text | not_of_losses} == {Verdict.SKIP}
     assert {results[id].verdict for id in set(LAWS) - skipped - not_of_text - not_of_losses} == {Verdict.PASS}
 
