@@ -92,7 +92,9 @@ def written(
     for row in alarms:
         groups[kind_of(row), decided(row, verdicts) or ""].append(row)
     for (kind, verdict), members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
-        parts.append(f"## {kind}: {len(members)}\n\n{verdict}\n")
+        own = ", ".join(row["target"].partition(":")[2] for row in members)
+        title = f"{kind}: {len(members)}" if verdict in verdicts["bugs"].values() else f"{own}: {kind}"
+        parts.append(f"## {title}\n\n{verdict}\n")
         parts.append("| class | scored | broken | its loss |\n|---|---|---|---|")
         for row in members:
             file, line, _ = told[row["target"]]
