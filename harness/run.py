@@ -218,7 +218,7 @@ class Run:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         cut_short = self._hearing is not None and self._hearing.entry.name not in self.results  # as by -x
         if cut_short and self._hearing is not None and self._hearing.laws and not self.is_xdist_worker:
-            self._add(self._hearing.result())
+            self._add(self._hearing.cut_short())
         for hearing in self._ready.values():
             hearing.close()
         if self._hearing is not None:
@@ -303,6 +303,14 @@ class OpenHearing:
             seconds_in_oracle=round(self.trial.seconds_in_oracle, 3),
             environment=dict(self.hearing.environment()),
         )
+
+    def cut_short(self) -> CandidateResult:
+        """What is known where not all laws were asked: that it fails, if it does, and never that it conforms."""
+        found = self.result()
+        if found.verdict is not Overall.CONFORMS:
+            return found
+        told = f"cut short: {len(self.laws)} of {len(laws_of(self.entry.spec))} laws were asked"
+        return replace(found, verdict=Overall.INCONCLUSIVE, message=told)
 
     def _diagnosed(self, found: CandidateResult, trial: AnyTrial, laws: tuple[LawResult, ...]) -> CandidateResult:
         """``found`` with the bug's name, and a picture of it."""

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -702,6 +703,16 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     }.items():
         assert main(["list", what]) == 0
         assert word in capsys.readouterr().out
+
+
+def test_what_is_interrupted_does_not_conform(run: Run, tmp_path: Path) -> None:
+    stops = "\ncalls = 0\ndef stops(logits, labels):\n    global calls\n    calls += 1\n"
+    stops += "    if calls > 200:\n        raise KeyboardInterrupt\n    return loss(logits, labels)\n"
+    (tmp_path / "losses.py").write_text(GOOD + stops)
+    ran = run("check", "losses.py:stops", "--spec", "hf.causal_lm", "--in-process")
+    assert ran.code == 3, ran.out
+    assert "CONFORMS" not in ran.out
+    assert re.search(r"cut short: \d+ of \d+ laws were asked", ran.out)
 
 
 def test_stopping_at_the_first_failure_still_says_what_it_was(run: Run, files: Path) -> None:
