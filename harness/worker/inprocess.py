@@ -92,12 +92,18 @@ class InProcess:
         for entry in self._path_added:
             if entry in sys.path:
                 sys.path.remove(entry)
-        folders = tuple(entry + os.sep for entry in self._path_added)
-        self._path_added = []
         for name, module in list(sys.modules.items()):
-            # Two candidates' folders may each have a losses.py.
-            if name not in self._modules_before and (getattr(module, "__file__", None) or "").startswith(folders):
+            # Two candidates' folders may each have a losses.py. What a package of ours imports late stays.
+            known = name in self._modules_before or name.partition(".")[0] in self._modules_before
+            if not known and self._is_its_own(getattr(module, "__file__", None) or ""):
                 del sys.modules[name]
+        self._path_added = []
+
+    def _is_its_own(self, file: str) -> bool:
+        """Whether a module's file came by the candidate's folders. A virtual environment may lie in one of them, and
+        what it has installed, such as what torch imports late, can't be imported twice."""
+        entries = (entry for entry in (*self._path_before, *self._path_added) if file.startswith(entry + os.sep))
+        return max(entries, key=len, default="") in self._path_added
 
     def _ready(self) -> Loaded:
         self.start()

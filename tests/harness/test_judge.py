@@ -74,7 +74,12 @@ def test_a_profile_says_how_many(trial: Trial, profile: str, cases: int) -> None
 
 
 def test_only_the_repeatable_profile_has_a_seed_of_its_own() -> None:
-    assert {name: profile.seed for name, profile in PROFILES.items()} == {"quick": None, "ci": 0, "deep": None}
+    assert {name: profile.seed for name, profile in PROFILES.items()} == {
+        "brief": None,
+        "quick": None,
+        "ci": 0,
+        "deep": None,
+    }
 
 
 def test_a_seed_fixes_the_recipes(trial: Trial) -> None:

@@ -22,7 +22,8 @@ from shiftproof.harness.report.sweep import SCHEMA
 
 CANDIDATES = Path(__file__).parents[2] / "candidates"
 SWEEP = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs behind it
 sys.path.insert(0, {str(CANDIDATES)!r})
 from shiftproof.harness.cli import main
 from shiftproof.harness.sweep import command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_whatever_can_be_called(folder: Path, name: str, scale: float) -> None:
     [
         ("candidate.py:text_loss", "no such file", "did you mean 'candidates.py'?"),
         ("gone/candidates.py:text_loss", "no such file", "there is no file"),
-        ("trainers.losses:text_loss", "no such module", "did you mean 'trainer'?"),
+        ("traimer.losses:text_loss", "no such module", "did you mean 'trainer'?"),
         ("trainer.loses:text_loss", "no such module", "did you mean 'trainer.losses'?"),
         ("..trainer:text_loss", "no such module", "not the name of a module"),
         ("candidates.py:textloss", "no such attribute", "did you mean 'text_loss'?"),
@@ -238,3 +239,22 @@ def test_own_folder_comes_before_the_working_directory(tmp_path: Path) -> None:
             outcome = worker.call(Call({"logits": torch.ones(1)}))
         assert isinstance(outcome, Returned), outcome
         assert outcome.value.item() == value
+
+
+def test_what_an_environment_within_the_folder_has_installed_stays_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch imports parts of itself late, and cannot do so twice."""
+    installed = tmp_path / ".venv" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "imported_late.py").write_text("one = 1\n")
+    (tmp_path / "beside_it.py").write_text("one = 1\n")
+    (tmp_path / "loss.py").write_text(
+        "import beside_it\ndef loss(logits):\n    import imported_late\n    return logits.sum()\n"
+    )
+    monkeypatch.syspath_prepend(installed)
+    with InProcess("loss.py:loss", WorkerSettings(cwd=str(tmp_path))) as worker:
+        assert isinstance(worker.call(Call({"logits": torch.ones(1)})), Returned)
+    assert "imported_late" in sys.modules
+    assert "beside_it" not in sys.modules
+    del sys.modules["imported_late"]
