@@ -21,12 +21,12 @@ ASKED = ("CONTRACT-1", "ALIGN-1", "VALUE-1", "GRAD-1", "GRAD-3", "GRAD-4", "LINE
 BRIEF = Profile("brief", 0.06)  # interpreted kernels take a second a case
 
 
-def failed(candidate: Candidate) -> set[str]:
-    """The laws of ASKED that fail; each is asked a few cases."""
+def failed(candidate: Candidate, asked: tuple[str, ...] = ASKED) -> set[str]:
+    """The laws of ``asked`` that fail; each is asked a few cases."""
     hearing = Hearing(enter([candidate])[0], Options(deadline=60.0))
     try:
         trial = hearing.of_loss(hearing.entry.spec)  # type: ignore[arg-type]
-        results = [ask(LAWS[id], trial, BRIEF, seed=0) for id in ASKED]
+        results = [ask(LAWS[id], trial, BRIEF, seed=0) for id in asked]
     finally:
         hearing.close()
     assert any(result.verdict is Verdict.PASS for result in results)
@@ -50,3 +50,10 @@ def test_a_fused_loss_conforms(function: str, spec: str, distribution: str) -> N
     if distribution != "cut-cross-entropy" and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("its kernels need a GPU, or TRITON_INTERPRET=1 in the environment")
     assert failed(Candidate(function, f"{EXAMPLES}:{function}", spec)) == set()
+
+
+def test_what_liger_keeps_from_its_forward_is_scaled_twice_by_a_second_backward() -> None:
+    pytest.importorskip("liger_kernel")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("its kernels need a GPU, or TRITON_INTERPRET=1 in the environment")
+    assert failed(Candidate("liger", f"{EXAMPLES}:liger", "liger"), ("CONTRACT-2", "GRAD-1", "GRAD-5")) == {"GRAD-5"}
