@@ -45,10 +45,10 @@ def changed(trial: Trial, case: Case, of: str, where: Tensor) -> Observation | J
 
 
 def compare(
-    trial: Trial, recipe: Recipe, of: str, where: Callable[[Tensor], Tensor], still: Callable[[Tensor, int], Tensor]
+    trial: Trial, recipe: Recipe, of: str, where: Callable[[Tensor], Tensor], still: Callable[[Tensor], Tensor]
 ) -> Judgement | Tensor:
-    """Which rows of logits [B, L] moved that should have been ``still`` when tokens were changed ``where``; both get
-    places [B, S], and the second how many rows of logits come before."""
+    """Which rows of the labels' logits [B, S] moved that should have been ``still`` when tokens were changed ``where``;
+    both get the places [B, S]."""
     before = trained(trial, recipe)
     if isinstance(before, Judgement):
         return before
@@ -59,7 +59,7 @@ def compare(
         return after
     extra = before.case.batch.tensor("logits").shape[1] - labels.shape[1]
     rows = moved_rows(before, after)
-    return rows[:, extra:] & still(places, extra)
+    return rows[:, extra:] & still(places)
 
 
 @law(
@@ -74,10 +74,10 @@ def compare(
 def causal(trial: Trial, recipe: Recipe) -> Judgement:
     at = 1 + recipe.seed % (trial.fit(recipe).length - 1)
     if trial.shifts_inputs:  # the row at t sees the labels before t
-        found = compare(trial, recipe, "labels", lambda t: t >= at, lambda t, _: t <= at)
+        found = compare(trial, recipe, "labels", lambda t: t >= at, lambda t: t <= at)
         what = f"labels from position {at} on"
     else:
-        found = compare(trial, recipe, "input_ids", lambda t: t >= at, lambda t, _: t < at)
+        found = compare(trial, recipe, "input_ids", lambda t: t >= at, lambda t: t < at)
         what = f"tokens from position {at} on"
     return _judge(found, f"other {what} move")
 
@@ -95,7 +95,7 @@ def rows_apart(trial: Trial, recipe: Recipe) -> Judgement:
     def first(places: Tensor) -> Tensor:
         return (torch.arange(len(places)) == 0)[:, None].expand_as(places)
 
-    found = compare(trial, recipe, "both", first, lambda places, _: ~first(places))
+    found = compare(trial, recipe, "both", first, lambda places: ~first(places))
     return _judge(found, "other tokens in the first sequence move")
 
 
@@ -108,7 +108,7 @@ def rows_apart(trial: Trial, recipe: Recipe) -> Judgement:
     excuse=lambda trial: needs_model(trial) or ("its labels are its inputs too" if trial.shifts_inputs else None),
 )
 def labels_apart(trial: Trial, recipe: Recipe) -> Judgement:
-    found = compare(trial, recipe, "labels", lambda t: t >= 0, lambda t, _: t >= 0)
+    found = compare(trial, recipe, "labels", lambda t: t >= 0, lambda t: t >= 0)
     return _judge(found, "other labels move")
 
 
