@@ -12,9 +12,9 @@ from .blocks import accumulator
 from .passes import score_rows
 from .rows import NOT_SCORED
 
-_PARTS = 32  # of the rows: logits and gradient of one part are a sixteenth of all logits
+_PARTS = 6  # of the rows: the logits of one part, whose place their gradient takes, are a sixth of all logits
 _LEAST = 32  # rows a part: fewer would make matrix products slow
-_MOST = 2048
+_MOST = 512  # more would not make them faster
 
 
 def score_linear(
@@ -45,16 +45,16 @@ def score_linear(
     for rows in scored.split(min(max(-(-len(scored) // _PARTS), _LEAST), _MOST)):
         part = hidden[rows]
         logits = part @ weight.T if bias is None else torch.addmm(bias, part, weight.T)
-        gradient = torch.empty_like(logits) if any(wanted) else None
+        gradient = logits if any(wanted) else None
         scores[rows] = score_rows(logits, targets[rows], weights[rows], how, class_weights, gradient)
-        if gradient is None:
-            continue
-        if at_hidden is not None:
-            at_hidden[rows] = gradient @ weight
-        if at_weight is not None:
-            _add_product(at_weight, gradient, part)
-        if at_bias is not None:
-            at_bias += gradient.sum(0, dtype=dtype)
+        if gradient is not None:
+            if at_hidden is not None:
+                at_hidden[rows] = gradient @ weight
+            if at_weight is not None:
+                _add_product(at_weight, gradient, part)
+            if at_bias is not None:
+                at_bias += gradient.sum(0, dtype=dtype)
+        del logits, gradient  # before there are those of the next part
     return scores, (
         at_hidden,
         None if at_weight is None else at_weight.to(weight.dtype),

@@ -62,6 +62,9 @@ def check(how: Score, dtype: torch.dtype, classes: int, device: str) -> None:
     assert scores[6].isnan()
     assert scores[2] == 0
     assert (gradient[2] == 0).all()
+    place = on["logits"].clone()
+    assert torch.equal(kernel.score_rows(place, *given, place).cpu()[:6], scores[:6])
+    assert torch.equal(place[:6], gradient[:6])
     kept = torch.tensor([0, 1, 3, 4, 5])
     right = evaluate_rows(logits[kept].double(), targets[kept], how, class_weights if how.class_weights else None)
     expected = right.gradient * weights[kept, None]

@@ -273,7 +273,7 @@ def test_all_the_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(linear, "score_rows", watching)
     linear_yardstick(CAUSAL)(**layer(torch.float32, 4, 513), labels=torch.randint(50, (4, 513)))
-    assert max(largest) <= 64
+    assert max(largest) <= 4 * 513 // 6
     assert sum(largest) == 4 * 512
 
 
