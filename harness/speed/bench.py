@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from shiftproof.reference.spec import Compute, LossSpec
@@ -88,6 +89,17 @@ class Sample:
     seen: float | None
     wrong: str | None = None
     stale: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Unverified:
+    """One timed call, before it is known whether its answer was right; called, it is verified."""
+
+    sample: Sample
+    verify: Callable[[], Sample]
+
+    def __call__(self) -> Sample:
+        return self.verify()
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,12 @@ class Bench:
         Raises:
             NotMeasured: it raised, hung or ended, or returned no loss.
         """
+        return self.call_unverified(part, seed, shape=shape, weigh=weigh, linger=linger)()
+
+    def call_unverified(
+        self, part: str, seed: int, *, shape: Shape | None = None, weigh: bool = False, linger: float = 0.0
+    ) -> Unverified:
+        """The same, but for whether the answer was right: that is found out when what is returned is called."""
         terms = self.terms
         inputs = make_inputs(terms.spec, recipe_of(terms.spec, shape or terms.shape, terms.dtype, seed))
         contender, binding = self._seated[part]
@@ -196,19 +214,20 @@ class Bench:
         result = os.path.join(folder, RESULT_FILE)
         body = encode_call(Call(tensors, scalars), os.path.join(folder, CASE_FILE), result)
         body |= {"part": part, "logits": logits, "sketch": self._sketch, "weigh": weigh, "linger": linger}
-        answer = self._worker.ask("time", body)
-        if isinstance(answer, Outcome):
-            raise NotMeasured(f"{contender.name} {answer.describe()}")
-        verb, fields = answer
+        told = self._worker.ask("time", body)
+        if isinstance(told, Outcome):
+            raise NotMeasured(f"{contender.name} {told.describe()}")
+        verb, fields = told
         if verb != "timed":
             outcome, _ = decode_outcome(verb, fields, Call(tensors, scalars), result)
             raise NotMeasured(f"{contender.name} {outcome.describe()}")
         sample = self._sample(part, seed, fields)
         if binding is None:
-            return sample  # the reference's own, which has tests
+            return Unverified(sample, lambda: sample)  # the reference's own, which has tests
         assert contender.candidate is not None
         names = {theirs: ours for ours, theirs in binding.names.items()}
-        return self._verified(sample, contender.candidate, inputs, _read_answer(result, names))
+        answer = _read_answer(result, names)
+        return Unverified(sample, partial(self._verified, sample, contender.candidate, inputs, answer))
 
     def copy_seconds(self, elements: int, times: int) -> list[float]:
         """What copying ``elements`` float32 takes in that process, by the same clock."""
