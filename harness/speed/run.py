@@ -30,7 +30,7 @@ _LINGER = 0.1  # seconds after a warm-up call, in which nothing should be at wor
 _SELF_TEST = 0.3  # of the deadline
 _AGAIN_AFTER = (1, 4, 8)  # pairs; then inputs that were seen before are given once more
 _SIZED_CALLS = 3
-_COPIED = 64 << 20  # bytes, 1 GiB on CUDA: more than caches hold
+_COPIED = (64 << 20, 1 << 30)  # bytes at least and at most: as many as the logits have: caches hold more of fewer
 _COPIES = 7
 _SMALL = 8  # what T is divided by for the call that comes before a weighed one
 
@@ -161,9 +161,10 @@ def _differs(race: Race, part: str) -> bool:
 
 
 def _traffic(bench: Bench, terms: Terms) -> Traffic:
-    copied = _COPIED if terms.device == "cpu" else 16 * _COPIED
+    logits, (least, most) = _logits_bytes(terms), _COPIED
+    copied = min(max(logits, least), most) if terms.device == "cpu" else most
     seconds = median(bench.copy_seconds(copied // 4, _COPIES))
-    return Traffic(needed=2 * _logits_bytes(terms), copied=2 * copied / seconds if seconds > 0 else math.nan)
+    return Traffic(needed=2 * logits, copied=2 * copied / seconds if seconds > 0 else math.nan)
 
 
 def _logits_bytes(terms: Terms) -> int:
