@@ -51,7 +51,13 @@ def tests(session: nox.Session) -> None:
     go to pytest."""
     install(session, "test")
     session.env["OMP_NUM_THREADS"] = "1"
-    session.run("pytest", *PARALLEL, "-m", "not slow and not timed and not gpu and not peers", *session.posargs)
+    session.run(
+        "pytest",
+        *PARALLEL,
+        "-m",
+        "not slow and not timed and not gpu and not peers and not benchmark",
+        *session.posargs,
+    )
 
 
 @session(posargs=True)
@@ -163,10 +169,27 @@ def comparison(session: nox.Session) -> None:
 
 @session(posargs=True)
 def speed_gate(session: nox.Session) -> None:
-    """Try the gate of ``shiftproof speed``, and write docs/speed-*.csv and the table of docs/speed.md: half an hour."""
+    """Try the gate of ``shiftproof speed``, and write docs/speed-*.csv and the table of docs/speed.md: three
+    quarters of an hour."""
     install(session)
     session.env["OMP_NUM_THREADS"] = "1"
     session.run("python", "docs/scripts/speed_gate.py", *session.posargs)
+
+
+@session(posargs=True)
+def benchmark(session: nox.Session) -> None:
+    """Time the yardstick and what else is installed, write docs/benchmark.json and the tables of docs/benchmark.md, and
+    draw them: ten minutes. Arguments go to pytest, and then nothing is written."""
+    install(session, "test", "peers", "docs")
+    session.install("--no-deps", "-c", CONSTRAINTS, *nox.project.dependency_groups(PYPROJECT, "benchmark-bare"))
+    session.env["OMP_NUM_THREADS"] = "1"
+    # Pages that glibc gave back would have to be faulted in by the next call, whoever made it.
+    keeps_pages = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(64 << 20)}
+    found = Path(session.create_tmp()).resolve() / "benchmark.json"
+    recording = () if session.posargs else ("tests/benchmarks", f"--benchmark-json={found}")
+    session.run("pytest", "-m", "benchmark", *(session.posargs or recording), env=keeps_pages)
+    if not session.posargs:
+        session.run("python", "docs/scripts/benchmark.py", str(found))
 
 
 @session(default=True)
