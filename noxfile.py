@@ -179,8 +179,8 @@ def speed_gate(session: nox.Session) -> None:
 @session(posargs=True)
 def benchmark(session: nox.Session) -> None:
     """Time the yardstick and what else is installed, write docs/benchmark.json and the tables of docs/benchmark.md, and
-    draw them: ten minutes. Arguments go to pytest, and then nothing is written."""
-    install(session, "test", "peers", "docs")
+    draw them: twenty minutes. Arguments go to pytest, and then nothing is written."""
+    install(session, "test", "peers", "peers-need", "docs")
     session.install("--no-deps", "-c", CONSTRAINTS, *nox.project.dependency_groups(PYPROJECT, "benchmark-bare"))
     session.env["OMP_NUM_THREADS"] = "1"
     # Pages that glibc gave back would have to be faulted in by the next call, whoever made it.
