@@ -35,7 +35,10 @@ LEAVES = (HIDDEN, WEIGHT, BIAS)
 
 _WIDE = 1100  # from more classes on, the weight carries the logits: a square one would be too large
 _IDLE = 3  # at least so many columns in which the hidden states are not zero, and as many in which the weight is not
-_MULTIPLE = 16  # kernels ask for widths that are a multiple of it
+_MULTIPLE = 32
+"""Widths are a multiple of it, as those of models. Of others oneDNN's bf16 product, on CPUs with AMX, reads past the
+end of a row and takes that times zero: a NaN in the next row gets into this one (uxlfoundation/oneDNN#5717)."""
+
 _POWERS = (1.0, -2.0, 2.0, -1.0, 4.0)
 
 

@@ -99,8 +99,8 @@ def test_a_flat_spec_flattens_the_hidden_states() -> None:
     names = [(name, True) for name in ("hidden_states", "lm_head_weight", "labels")]
     tensors, _ = values_for(build_case(PROFILES["liger"], Recipe(2, 3, 5)), bind("m:f", names, {}))
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
-        "hidden_states": (6, 16),
-        "lm_head_weight": (5, 16),
+        "hidden_states": (6, 32),
+        "lm_head_weight": (5, 32),
         "labels": (6,),
     }
 
