@@ -93,13 +93,10 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Unverified:
-    """One timed call, before it is known whether its answer was right; called, it is verified."""
+    """One timed call, before it is known whether its answer was right: ``verify`` finds out."""
 
     sample: Sample
     verify: Callable[[], Sample]
-
-    def __call__(self) -> Sample:
-        return self.verify()
 
 
 @dataclass(frozen=True)
@@ -199,12 +196,12 @@ class Bench:
         Raises:
             NotMeasured: it raised, hung or ended, or returned no loss.
         """
-        return self.call_unverified(part, seed, shape=shape, weigh=weigh, linger=linger)()
+        return self.call_unverified(part, seed, shape=shape, weigh=weigh, linger=linger).verify()
 
     def call_unverified(
         self, part: str, seed: int, *, shape: Shape | None = None, weigh: bool = False, linger: float = 0.0
     ) -> Unverified:
-        """The same, but for whether the answer was right: that is found out when what is returned is called."""
+        """The same, but for whether the answer was right."""
         terms = self.terms
         inputs = make_inputs(terms.spec, recipe_of(terms.spec, shape or terms.shape, terms.dtype, seed))
         contender, binding = self._seated[part]

@@ -63,7 +63,7 @@ def run_race(
         ends = time.monotonic() > finish or len(race.pairs) == most
         ends = ends or (len(race.pairs) in LOOKS and settled(race))
         if ends or len(waiting) == _VERIFIED_AT_ONCE:
-            race.pairs[-len(waiting) :] = [(one(), two()) for one, two in waiting]
+            race.pairs[-len(waiting) :] = [(one.verify(), two.verify()) for one, two in waiting]
             waiting.clear()
         if ends:
             break

@@ -1,7 +1,8 @@
 """One pass over rows of logits, block by block, each block small enough to stay in the cache: scores and gradient.
 
-The softmax is written straight into the gradient, or, for 16-bit logits, into a buffer of one block in float32.
-Compiled code was no faster on a CPU: torch's own softmax has the quicker exp.
+The softmax is written straight into the gradient. For 16-bit logits its steps are taken in a buffer of one block in
+float32, and where the gradient takes the place of the logits, in that place. Compiled code was no faster on a CPU:
+torch's own softmax has the quicker exp.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Absent(Exception):
     """A contender is not installed, or cannot run here, or has no such loss. The message says which."""
 
 
-def distribution(name: str, *, triton: bool, device: str) -> None:
+def require(name: str, *, triton: bool, device: str) -> None:
     """
     Raises:
         Absent: it is not installed, or its kernels are Triton's and the device is none.
@@ -58,7 +58,7 @@ def compiled(spec: LossSpec, device: str) -> Loss:
 
 
 def transformers(spec: LossSpec, device: str) -> Loss:
-    distribution("transformers", triton=False, device=device)
+    require("transformers", triton=False, device=device)
     from transformers.loss.loss_utils import ForCausalLMLoss
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def transformers(spec: LossSpec, device: str) -> Loss:
 
 
 def liger(spec: LossSpec, device: str) -> Loss:
-    distribution("liger-kernel", triton=True, device=device)
+    require("liger-kernel", triton=True, device=device)
     from liger_kernel.transformers.cross_entropy import LigerCrossEntropyLoss
 
     score = LigerCrossEntropyLoss(ignore_index=IGNORED)
@@ -76,7 +76,7 @@ def liger(spec: LossSpec, device: str) -> Loss:
 
 
 def fla(spec: LossSpec, device: str) -> Loss:
-    distribution("fla-core", triton=True, device=device)
+    require("fla-core", triton=True, device=device)
     from fla.modules.fused_cross_entropy import FusedCrossEntropyLoss
 
     score = FusedCrossEntropyLoss(ignore_index=IGNORED)
@@ -84,7 +84,7 @@ def fla(spec: LossSpec, device: str) -> Loss:
 
 
 def quack(spec: LossSpec, device: str) -> Loss:
-    distribution("quack-kernels", triton=True, device=device)
+    require("quack-kernels", triton=True, device=device)
     from quack.cross_entropy import cross_entropy
 
     return lambda logits, labels: cross_entropy(logits.flatten(0, 1), shifted(labels), ignore_index=IGNORED)
@@ -135,7 +135,7 @@ def torch_linear_chunked(spec: LossSpec, device: str) -> Loss:
 
 
 def cut_cross_entropy(spec: LossSpec, device: str) -> Loss:
-    distribution("cut-cross-entropy", triton=False, device=device)
+    require("cut-cross-entropy", triton=False, device=device)
     from cut_cross_entropy import linear_cross_entropy
 
     implementation: dict[str, Any] = {} if device == "cuda" else {"impl": "torch_compile"}
@@ -148,7 +148,7 @@ def cut_cross_entropy(spec: LossSpec, device: str) -> Loss:
 
 
 def liger_linear(spec: LossSpec, device: str) -> Loss:
-    distribution("liger-kernel", triton=True, device=device)
+    require("liger-kernel", triton=True, device=device)
     from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 
     score = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED)
@@ -160,7 +160,7 @@ def liger_linear(spec: LossSpec, device: str) -> Loss:
 
 
 def fla_linear(spec: LossSpec, device: str) -> Loss:
-    distribution("fla-core", triton=True, device=device)
+    require("fla-core", triton=True, device=device)
     from fla.modules.fused_linear_cross_entropy import fused_linear_cross_entropy_loss
 
     def loss(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def fla_linear(spec: LossSpec, device: str) -> Loss:
 
 
 def quack_linear(spec: LossSpec, device: str) -> Loss:
-    distribution("quack-kernels", triton=True, device=device)
+    require("quack-kernels", triton=True, device=device)
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
     def loss(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor) -> Tensor:

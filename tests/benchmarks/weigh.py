@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+import torch
+
 from shiftproof.harness.worker.peak import Peak
 
 from .tasks import TASKS, forward_and_backward, leaves_of
@@ -23,8 +25,6 @@ def main(name: str, contender: str, dtype: str, device: str) -> None:
     if contender == "torch.compile":  # compiles anew for every shape, in this process
         forward_and_backward(loss, leaves)
         leaves = leaves_of(leaves)
-    import torch
-
     peak = Peak(torch.device(device))
     forward_and_backward(loss, leaves)
     print(peak.bytes())
