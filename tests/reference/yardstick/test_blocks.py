@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -41,6 +43,96 @@ def test_the_gradient_may_take_the_place_of_the_logits(
     torch.testing.assert_close(within, apart)
     torch.testing.assert_close(place, gradient)
     assert (place[[2, 4]] == 0).all()
+
+
+def _drifted(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """40 rows of 33 logits, and their targets: logits as they come after long training, which no loss keeps near 0."""
+    generator = torch.Generator().manual_seed(1)
+    logits, targets = torch.randn(40, 33, generator=generator) * 3, torch.randint(33, (40,), generator=generator)
+    match name:
+        case "far below":
+            logits -= 120
+        case "far above":
+            logits += 120
+        case "one of the last":
+            logits[37] += 120
+        case "target far below":
+            logits[20, targets[20]] -= 400
+        case "large, and target far below":
+            logits[20] += 120
+            logits[20, targets[20]] -= 400
+        case "one by one":
+            logits += torch.linspace(-150, 150, 40)[:, None]
+        case "confident":
+            logits[torch.arange(40), targets] += 30
+        case "undecided":
+            logits = logits[:, :1].expand(40, 33).clone() + 15
+        case "impossible":
+            logits[:, 3] = -torch.inf
+            targets[targets == 3] = 4
+    return logits, targets
+
+
+@pytest.mark.parametrize("cached", [1, 1000, 1 << 20], ids=["row by row", "blocks", "all rows at once"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "far below",
+        "far above",
+        "one of the last",
+        "target far below",
+        "large, and target far below",
+        "one by one",
+        "confident",
+        "undecided",
+        "impossible",
+    ],
+)
+def test_logits_may_be_anywhere(name: str, dtype: torch.dtype, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_CACHED", cached)
+    logits, targets = _drifted(name)
+    logits = logits.to(dtype)
+    weights = torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    gradient = torch.empty_like(logits)
+    scores = blocks.score_rows(logits, targets, weights, Score(), None, gradient)
+
+    leaf = logits.double().requires_grad_()
+    right = torch.nn.functional.cross_entropy(leaf, targets, reduction="none")
+    torch.autograd.backward((right @ weights,))
+    assert leaf.grad is not None
+    assert (scores >= 0).all()
+    torch.testing.assert_close(scores.double(), right.detach(), rtol=1e-6, atol=5e-7)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient.double(), leaf.grad, rtol=4 * eps, atol=2 * min(eps, 2e-7))
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("confident", [(0, 40)]),
+        ("far below", [(0, 1), (1, 40)]),  # the first group is one row, and is scored again
+        ("far above", [(0, 1), (1, 40)]),
+        ("one of the last", [(0, 40), (1, 7)]),  # groups of 1, 16, 16 and 7 rows, the last again
+        ("large, and target far below", [(0, 33), (1, 16), (2, 23)]),
+    ],
+)
+def test_only_logits_that_need_it_are_scored_again(
+    name: str, runs: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``runs``: what is subtracted, from how many rows on end."""
+    monkeypatch.setattr(blocks, "_CACHED", 1)
+    seen = []
+    score = blocks._Scorer.score
+
+    def watching(scorer: blocks._Scorer, block: blocks._Rows, room: torch.Tensor, *, graded: bool) -> None:
+        seen.append(int(scorer.less))
+        score(scorer, block, room, graded=graded)
+
+    monkeypatch.setattr(blocks._Scorer, "score", watching)
+    logits, targets = _drifted(name)
+    blocks.score_rows(logits, targets, torch.ones(40), Score(), None, torch.empty_like(logits))
+    assert [(less, len(list(rows))) for less, rows in itertools.groupby(seen)] == runs
 
 
 def test_a_few_bytes_of_memory_for_a_row_are_enough() -> None:
