@@ -3,7 +3,8 @@
 The logarithm of each pair's ratio is one observation. Their middle is a mean without the outer quarter on either side,
 because the noise of a shared machine has heavy tails; its interval is the bootstrap's standard error times a quantile
 of Student's t. Looking again and again until something shows would find something in nothing, so there are a fixed
-number of looks, and each has its part of the error that is allowed to all of them together.
+number of looks, and each has its part of the error that is allowed to all of them together. The last one, when time
+is up, has what those before it have left.
 """
 
 from __future__ import annotations
@@ -56,8 +57,14 @@ UNKNOWN = Interval(math.nan, 0.0, math.inf, 0)
 """Of no pairs."""
 
 
-def interval(logs: Sequence[float], error: float = ERROR / (len(LOOKS) + 1)) -> Interval:
-    """The interval of a ratio from the logarithms of pairs' ratios, wrong with probability ``error`` at most."""
+def error_after(pairs: int) -> float:
+    """How often the look after so many pairs may be wrong; where none is due, it is the last, and time is up."""
+    parts = len(LOOKS) + 1
+    return ERROR / parts * (1 if pairs in LOOKS else parts - sum(look < pairs for look in LOOKS))
+
+
+def interval(logs: Sequence[float]) -> Interval:
+    """The interval of a ratio from the logarithms of pairs' ratios, as wide as a look after so many has to have it."""
     if len(logs) < LOOKS[0] // 2:
         return UNKNOWN
     values = np.asarray(logs, dtype=np.float64)
@@ -65,7 +72,7 @@ def interval(logs: Sequence[float], error: float = ERROR / (len(LOOKS) + 1)) -> 
     middle = float(_middle(values[None])[0])
     spread = float(_middle(values[draw]).std(ddof=1))
     # The middle rests on the inner observations alone.
-    reach = spread * _student(1 - error / 2, max(round(len(values) * (1 - 2 * _TRIMMED)) - 1, 2))
+    reach = spread * _student(1 - error_after(len(values)) / 2, max(round(len(values) * (1 - 2 * _TRIMMED)) - 1, 2))
     return Interval(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), len(values))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .bench import Bench, Sample, Split, Unverified
-from .decision import ERROR, LOOKS, Interval, interval
+from .decision import LOOKS, Interval, interval
 
 PASSES = ("forward", "backward", "both")
 
@@ -24,10 +24,10 @@ class Race:
 
     pairs: list[tuple[Sample, Sample]] = field(default_factory=list)
 
-    def ratio(self, part: str, error: float = ERROR / (len(LOOKS) + 1)) -> Interval:
+    def ratio(self, part: str) -> Interval:
         """First over second, of one of PASSES."""
         both = [(getattr(one.charged, part), getattr(two.charged, part)) for one, two in self.pairs]
-        return interval([math.log(one / two) for one, two in both if one > 0 and two > 0], error)
+        return interval([math.log(one / two) for one, two in both if one > 0 and two > 0])
 
     def median(self, which: int) -> Split:
         """The median time of one of the two."""

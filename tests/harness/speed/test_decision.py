@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from shiftproof.harness.speed.decision import LOOKS, UNKNOWN, Interval, Outcome, _student, interval
+from shiftproof.harness.speed.decision import ERROR, LOOKS, UNKNOWN, Interval, Outcome, _student, error_after, interval
 
 Noise = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -72,6 +72,27 @@ def test_five_percent_are_found(noise: Noise, factor: float, outcome: Outcome) -
 
 def test_a_great_difference_takes_one_look() -> None:
     assert race(calm, math.log(2), 0) == (Outcome.SLOWER, LOOKS[0])
+
+
+def test_a_great_difference_shows_in_few_pairs_when_time_is_up() -> None:
+    """Whose calls take seconds has no time for the first look."""
+    logs = calm(np.random.default_rng(0), 8) - math.log(3)
+    found = interval([*logs])
+    assert found.outcome is Outcome.FASTER
+    assert found.high < 1.25 * found.ratio
+
+
+@pytest.mark.parametrize("pairs", [6, 11, 13, 101, 999])
+def test_all_looks_together_are_allowed_one_error(pairs: int) -> None:
+    before = sum(error_after(look) for look in LOOKS if look < pairs)
+    assert before + error_after(pairs) == pytest.approx(ERROR)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("pairs", [6, 8, 11])
+def test_few_pairs_tell_apart_what_is_equal_no_more_often(noise: Noise, pairs: int) -> None:
+    found = [interval([*noise(np.random.default_rng(seed), pairs)]).outcome for seed in range(300)]
+    assert found.count(Outcome.INCONCLUSIVE) >= 298
 
 
 def test_too_few_pairs_say_nothing() -> None:
