@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from shiftproof.reference.spec import Compute, LossSpec
-from shiftproof.reference.yardstick import yardstick
 
 from ..arguments import TO_LOSSES, Binding, misfit
 from ..candidate import Candidate, UsageError
@@ -130,7 +129,6 @@ class Bench:
     def __init__(self, terms: Terms, python: str | None = None, *, keeps_pages: bool = True) -> None:
         self.terms = terms
         self.device_name = ""
-        self._right = yardstick(terms.spec)
         self._sketch = secrets.randbits(60)  # nobody can know beforehand what will be looked at
         self._answered: dict[int, Answer] = {}
         self._seated: dict[str, tuple[Contender, Binding | None]] = {}
@@ -260,7 +258,7 @@ class Bench:
 
     def _verified(self, sample: Sample, candidate: Candidate, inputs: Inputs, answer: Answer) -> Sample:
         tolerance = Tolerance.of(self.terms.dtype, Compute(candidate.precision or self.terms.spec.compute))
-        right = expected(inputs, self._right, self._sketch, self.terms.device, gradient=candidate.gradient)
+        right = expected(inputs, self._sketch, self.terms.device, gradient=candidate.gradient)
         wrong = difference(answer, right, tolerance)
         stale = wrong is not None and any(
             difference(answer, earlier, tolerance) is None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from shiftproof.reference.spec import Compute
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.spec import Compute, LossTerm, Score
+from shiftproof.reference.yardstick.passes import score_rows
+from shiftproof.reference.yardstick.rows import rows_of
 
 from ..arguments import lay_out
-from ..worker.fresh import sketch
+from ..worker.fresh import BLOCK, sketch
 from .inputs import Inputs
 
 _VALUE, _GRADIENT = 1e-3, 0.02
+_AT_ONCE = 1 << 21  # logits: memory that is given back and taken again is faulted in anew, so there is to be little
 _LARGEST_LOGIT = 16  # fresh logits are seldom larger, so that much of the dtype's eps is an absolute error of theirs
 
 
@@ -49,28 +53,59 @@ class Tolerance:
         return cls(_VALUE + 4 * eps, _GRADIENT + _LARGEST_LOGIT * eps)
 
 
-def expected(
-    inputs: Inputs, loss: Callable[..., Tensor], sketch_seed: int, device: str, *, gradient: bool = True
-) -> Answer:
-    """The answer to ``inputs`` by ``loss``, which takes the fields of a batch by name."""
-    arguments: dict[str, Any] = {field.name: getattr(inputs.batch, field.name) for field in fields(inputs.batch)}
-    arguments = {
-        name: value.to(device) if isinstance(value, Tensor) else value
-        for name, value in arguments.items()
-        if value is not None and name not in inputs.spec.logits
-    }
-    leaves = {name: inputs.logits(name, device).requires_grad_(gradient) for name in inputs.spec.logits}
-    value = loss(**arguments, **leaves)
+def expected(inputs: Inputs, sketch_seed: int, device: str, *, gradient: bool = True) -> Answer:
+    """The answer to ``inputs``, some rows at a time: the logits never exist all at once, nor do their gradients."""
+    spec = inputs.spec
+    arguments = {field.name: getattr(inputs.batch, field.name) for field in fields(inputs.batch)}
+    batch = Batch(**{name: each.to(device) if isinstance(each, Tensor) else each for name, each in arguments.items()})
+    value = torch.zeros((), dtype=torch.float64, device=device)
     sketches, scales = {}, {}
-    if gradient:
-        torch.autograd.backward((value,))
-        for name, leaf in leaves.items():
-            assert leaf.grad is not None
-            rows = lay_out(inputs.spec, name, leaf.grad).reshape(-1, leaf.shape[-1])
-            sketches[name] = (rows.float() @ sketch(sketch_seed, leaf.shape[-1], rows.device)).cpu()
-            scales[name] = torch.maximum(rows.amax(-1), -rows.amin(-1)).float().cpu()
-            leaf.grad = None
-    return Answer(float(value.detach()), sketches, scales)
+    for name, (*shape, classes) in inputs.shapes.items():
+        count = math.prod(shape)
+        asked = [_Asked.of(term, inputs, batch) for term in spec.terms if term.logits == name]
+        step = max(_AT_ONCE // classes // BLOCK, 1) * BLOCK
+        logits = torch.empty((min(step, count), classes), dtype=getattr(torch, inputs.recipe.dtype), device=device)
+        slopes = torch.empty_like(logits) if gradient else None
+        across = sketch(sketch_seed, classes, logits.device)
+        sketched, largest = (torch.zeros(count, device=device) for _ in range(2))
+        fresh = inputs.fresh(name, device)
+        for first in range(0, count, step):
+            rows = slice(first, min(first + step, count))
+            part = logits[: rows.stop - first]
+            slope = None if slopes is None else slopes[: len(part)]
+            fresh.write(part, first)
+            for each in asked:
+                weights = each.weights[rows]
+                scores = score_rows(part, each.targets[rows], weights, each.score, batch.class_weights, slope)
+                value += (scores.double() * weights).sum()
+                if slope is not None:
+                    wide = slope.float()
+                    sketched[rows] += wide @ across
+                    largest[rows] += torch.maximum(wide.amax(-1), -wide.amin(-1))
+        value += sum(each.empty for each in asked)
+        if gradient:
+            sketches[name], scales[name] = sketched.cpu(), largest.cpu()
+    return Answer(float(value), sketches, scales)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a term asks of the rows of its logits, in the order of a candidate's layout."""
+
+    score: Score
+    targets: Tensor
+    weights: Tensor
+    empty: Tensor
+
+    @classmethod
+    def of(cls, term: LossTerm, inputs: Inputs, batch: Batch) -> _Asked:
+        rows = rows_of(term, batch)
+        shape = batch.tensor(term.logits).shape[:-1]
+
+        def laid_out(each: Tensor) -> Tensor:
+            return lay_out(inputs.spec, term.logits, each.view(*shape, 1)).flatten()
+
+        return cls(term.score, laid_out(rows.targets), laid_out(rows.weights), rows.empty)
 
 
 def difference(found: Answer, right: Answer, tolerance: Tolerance) -> str | None:

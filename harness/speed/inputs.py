@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,11 +15,11 @@ from shiftproof.reference.oracle import Oracle
 from shiftproof.reference.pairing import Pairing
 from shiftproof.reference.spec import LossSpec
 
-from ..arguments import ARGUMENTS, Binding, hand_over, lay_back, lay_out
+from ..arguments import ARGUMENTS, Binding, hand_over, lay_out
 from ..cases import Case, build_batch
 from ..linear import LEAVES
 from ..recipe import Recipe
-from ..worker.fresh import fill
+from ..worker.fresh import Fresh
 from ..worker.protocol import Scalar
 
 _LOGIT_SEEDS = 8  # seeds that one call may use, one for each of its logits
@@ -61,12 +62,16 @@ class Inputs:
         logits = {name: self._describe(name, tuple(self.batch.tensor(name).shape)) for name in self.spec.logits}
         return tensors, scalars, logits
 
-    def logits(self, name: str, device: str) -> Tensor:
-        """The numbers that a candidate finds in ``name``, in the reference's layout."""
-        how = self._describe(name, self.shapes[name])
-        numbers = torch.empty(how["shape"], dtype=getattr(torch, how["dtype"]), device=device)
-        fill(numbers, how["seed"])
-        return lay_back(self.spec, name, numbers, tuple(self.batch.tensor(name).shape)).contiguous()
+    def fresh(self, name: str, device: str) -> Fresh:
+        """The rows of numbers that a candidate finds in ``name``."""
+        *rows, classes = self.shapes[name]
+        return Fresh(self._describe(name, self.shapes[name])["seed"], math.prod(rows), classes, torch.device(device))
+
+    def logits(self, name: str) -> Tensor:
+        """All of them, in its layout."""
+        numbers = torch.empty(self.shapes[name], dtype=getattr(torch, self.recipe.dtype))
+        self.fresh(name, "cpu").write(numbers.view(-1, numbers.shape[-1]))
+        return numbers
 
     def _describe(self, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
         seed = self.recipe.seed * _LOGIT_SEEDS + self.spec.logits.index(name)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from shiftproof.reference.spec import Compute
-from shiftproof.reference.yardstick import yardstick
 
-from ..arguments import TO_LOSSES, lay_out
+from ..arguments import TO_LOSSES
 from ..candidate import Candidate
 from ..docket import bind_target
 from ..worker.client import Worker
@@ -39,9 +38,7 @@ def wrong_untimed(candidate: Candidate, terms: Terms, seed: int) -> str | None:
     with Worker(candidate.call, settings) as worker:
         binding = bind_target(worker.describe(), candidate.rename, TO_LOSSES)
         tensors, scalars, _ = inputs.for_candidate(binding)
-        logits: dict[str, Tensor] = {
-            binding.names[name]: lay_out(terms.spec, name, inputs.logits(name, "cpu")) for name in terms.spec.logits
-        }
+        logits: dict[str, Tensor] = {binding.names[name]: inputs.logits(name) for name in terms.spec.logits}
         wanted = tuple(logits) if candidate.gradient else ()
         outcome = worker.call(Call({**tensors, **logits}, scalars, gradients=wanted))
     if not isinstance(outcome, Returned) or outcome.value.numel() != 1:
@@ -52,6 +49,6 @@ def wrong_untimed(candidate: Candidate, terms: Terms, seed: int) -> str | None:
         if gradient is not None:
             rows = gradient.reshape(-1, gradient.shape[-1]).float()
             sketches[name] = rows @ sketch(_SKETCH, rows.shape[-1], rows.device)
-    right = expected(inputs, yardstick(terms.spec), _SKETCH, terms.device, gradient=candidate.gradient)
+    right = expected(inputs, _SKETCH, terms.device, gradient=candidate.gradient)
     tolerance = Tolerance.of(terms.dtype, Compute(candidate.precision or terms.spec.compute))
     return difference(Answer(float(outcome.value), sketches, {}), right, tolerance)

@@ -7,29 +7,38 @@ from functools import lru_cache
 import torch
 
 _PERIOD = 1_000_003  # numbers in the table; a prime, so that no stride meets itself
-_BLOCK = 16  # rows that are written at once
+BLOCK = 16  # rows that are written at once
 _STRIDES = 997
 _LEAST_SCALE, _MORE_SCALE = 2.0, 2.0
 
 
-def fill(out: torch.Tensor, seed: int) -> None:
-    """Write numbers of `seed` to `out`, contiguous and floating, whose last dimension is the classes.
+class Fresh:
+    """The numbers [rows, classes] of `seed`, floating, as many of them at once as are wanted.
 
     Rows are stretches of one table of normal numbers, each from a place and times a scale in [2, 4) of its own: what a
     softmax of one call needs cannot be had from another call, and probabilities are far from uniform.
     """
+
+    def __init__(self, seed: int, rows: int, classes: int, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        blocks = -(-rows // BLOCK)
+        self._starts = torch.randint(_PERIOD, (blocks,), generator=generator).tolist()
+        self._strides = torch.randint(1, _STRIDES, (blocks,), generator=generator).tolist()
+        self._scales = (torch.rand(rows, 1, generator=generator) * _MORE_SCALE + _LEAST_SCALE).to(device)
+        self._table = _table(classes, str(device))
+
+    def write(self, out: torch.Tensor, first: int = 0) -> None:
+        """Write the rows from `first` on, a multiple of BLOCK, to all of `out` [m, classes]."""
+        for at in range(0, len(out), BLOCK):
+            part, block = out[at : at + BLOCK], (first + at) // BLOCK
+            source = self._table.as_strided(part.shape, (self._strides[block], 1), self._starts[block])
+            torch.mul(source, self._scales[first + at :][: len(part)], out=part)
+
+
+def fill(out: torch.Tensor, seed: int) -> None:
+    """Write all numbers of `seed` to `out`, contiguous, whose last dimension is the classes."""
     rows = out.view(-1, out.shape[-1])
-    count, classes = rows.shape
-    generator = torch.Generator().manual_seed(seed)
-    blocks = -(-count // _BLOCK)
-    starts = torch.randint(_PERIOD, (blocks,), generator=generator).tolist()
-    strides = torch.randint(1, _STRIDES, (blocks,), generator=generator).tolist()
-    scales = (torch.rand(count, 1, generator=generator) * _MORE_SCALE + _LEAST_SCALE).to(out.device)
-    table = _table(classes, str(out.device))
-    for block, (start, stride) in enumerate(zip(starts, strides, strict=True)):
-        part = slice(block * _BLOCK, (block + 1) * _BLOCK)
-        source = table.as_strided((len(rows[part]), classes), (stride, 1), start)
-        torch.mul(source, scales[part], out=rows[part])
+    Fresh(seed, *rows.shape, out.device).write(rows)
 
 
 def sketch(seed: int, classes: int, device: torch.device) -> torch.Tensor:
@@ -44,5 +53,5 @@ def sketch(seed: int, classes: int, device: torch.device) -> torch.Tensor:
 @lru_cache(maxsize=2)
 def _table(classes: int, device: str) -> torch.Tensor:
     numbers = torch.randn(_PERIOD, generator=torch.Generator().manual_seed(0))
-    reach = _PERIOD + _BLOCK * _STRIDES + classes
+    reach = _PERIOD + BLOCK * _STRIDES + classes
     return numbers.repeat(-(-reach // _PERIOD))[:reach].to(device)
