@@ -91,7 +91,7 @@ def _measure(
         bench.seat(RIVAL, rival)
         bench.seat(TWIN, rival)
         for part in (RIVAL, TWIN) * 2:
-            bench.call(part, next(seeds))
+            evidence.alone_at_first.append(bench.call(part, next(seeds), linger=_LINGER))
         untroubled = run_race(
             bench, (TWIN, RIVAL), seeds, lambda race: _differs(race, asked.gate.part), _SELF_TEST * asked.deadline
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from shiftproof.reference.profiles import PROFILES
 
 FILE = Path(__file__).parents[2] / "candidates" / "cheats.py"
 SPEC = PROFILES["hf.causal_lm"]
+SMALL = Shape("own", 1, 64, 16384)
 
 
 def listed(name: str) -> dict[str, str]:
@@ -32,10 +33,10 @@ def listed(name: str) -> dict[str, str]:
     return found
 
 
-def tried(name: str, device: str = "cpu") -> Trial:
+def tried(name: str, device: str = "cpu", *, shape: Shape = SMALL, threads: int = 1) -> Trial:
     """The times alone, of a small shape: what a cheat does, it does at once."""
     candidate = Candidate(name, f"{FILE}:{name}", spec=SPEC.name)
-    terms = Terms(SPEC, Shape("own", 1, 64, 16384), device=device)
+    terms = Terms(SPEC, shape, device=device, threads=threads)
     return try_speed(candidate, Contender("eager", kind="eager"), terms, Asked(Gate(), 1.0, all=False))
 
 
@@ -58,6 +59,20 @@ def test_an_honest_loss_is_not_caught() -> None:
     trial = tried("honest")
     assert not trial.cheats
     assert not trial.problem
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("shape", [SMALL, Shape("own", 1, 512, 32000)], ids=str)
+def test_an_honest_loss_of_several_threads_is_not_caught(shape: Shape) -> None:
+    """The threads of torch, which spin for a while, are not its own."""
+    trial = tried("honest", shape=shape, threads=2)
+    assert not trial.cheats
+    assert not trial.problem
+
+
+@pytest.mark.timed
+def test_work_that_is_left_to_a_thread_is_caught_beside_others() -> None:
+    assert "unfinished" in [cheat for cheat, _ in tried("returns_early", threads=2).cheats]
 
 
 @pytest.mark.gpu
@@ -90,8 +105,7 @@ def sample(milliseconds: float = 10.0, **changes: Any) -> Sample:
 
 
 def evidence(**changes: list[Sample]) -> Evidence:
-    usual = {name: [sample()] * 3 for name in ("warm_up", "timed", "again", "warmed_again", "rival", "alone")}
-    return Evidence(**{**usual, **changes})
+    return Evidence(**{**{field.name: [sample()] * 3 for field in fields(Evidence)}, **changes})
 
 
 def names(of: Evidence) -> list[str]:
@@ -116,6 +130,9 @@ def test_evidence_of_each_cheat() -> None:
     assert names(evidence(timed=[sample(settled=False), sample()])) == ["unfinished"]
     assert names(evidence(timed=[sample(lazy=("Lazy",))])) == ["unfinished"]
     assert names(evidence(timed=[sample(others=0.004)] * 20)) == ["unfinished"]
+    assert names(evidence(timed=[sample(others=0.004)] * 20, alone=[sample(others=0.004)])) == []
+    assert names(evidence(timed=[sample(others=0.004)] * 20, alone=[sample(others=0.001)])) == ["unfinished"]
+    assert names(evidence(warm_up=[sample(others=0.004)] * 3, alone=[sample(others=0.004)])) == ["unfinished"]
     assert names(evidence(timed=[sample(idle=0.02)] * 20)) == ["works-elsewhere"]
     assert names(evidence(timed=[sample(stream=device)] * 20)) == ["side-stream"]
     assert names(evidence(rival=[sample(20.0)] * 3)) == ["slows-its-rival"]
