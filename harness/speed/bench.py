@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -96,6 +96,19 @@ class Unverified:
 
     sample: Sample
     verify: Callable[[], Sample]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A call that is yet to be made; its tensors are written where ``body``, its message, says."""
+
+    part: str
+    seed: int
+    inputs: Inputs
+    contender: Contender
+    binding: Binding | None
+    call: Call
+    body: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -194,35 +207,51 @@ class Bench:
         Raises:
             NotMeasured: it raised, hung or ended, or returned no loss.
         """
-        return self.call_unverified(part, seed, shape=shape, weigh=weigh, linger=linger).verify()
+        (called,) = self.call_together([(part, seed)], shape=shape, weigh=weigh, linger=linger)
+        return called.verify()
 
-    def call_unverified(
-        self, part: str, seed: int, *, shape: Shape | None = None, weigh: bool = False, linger: float = 0.0
-    ) -> Unverified:
-        """The same, but for whether the answer was right."""
-        terms = self.terms
-        inputs = make_inputs(terms.spec, recipe_of(terms.spec, shape or terms.shape, terms.dtype, seed))
+    def call_together(
+        self, calls: Sequence[tuple[str, int]], *, shape: Shape | None = None, weigh: bool = False, linger: float = 0.0
+    ) -> list[Unverified]:
+        """Calls of parts on the inputs of seeds, one right after the other: inputs are made before, answers read after.
+
+        Whoever is called after a pause in which its process idled is the slower for it.
+        """
+        prepared = [self._prepare(place, *call, shape or self.terms.shape) for place, call in enumerate(calls)]
+        timed = [self._time(each, weigh, linger) for each in prepared]
+        return [self._unverified(*each) for each in zip(prepared, timed, strict=True)]
+
+    def _prepare(self, place: int, part: str, seed: int, shape: Shape) -> _Prepared:
+        inputs = make_inputs(self.terms.spec, recipe_of(self.terms.spec, shape, self.terms.dtype, seed))
         contender, binding = self._seated[part]
         tensors, scalars, logits = inputs.for_reference() if binding is None else inputs.for_candidate(binding)
         small = sum(tensor.nbytes for tensor in tensors.values())
         folder = self._worker.folder_for(2 * small + 8 * sum(map(_rows, logits.values())) + _ROOM)
-        result = os.path.join(folder, RESULT_FILE)
-        body = encode_call(Call(tensors, scalars), os.path.join(folder, CASE_FILE), result)
-        body |= {"part": part, "logits": logits, "sketch": self._sketch, "weigh": weigh, "linger": linger}
-        told = self._worker.ask("time", body)
+        case, result = (os.path.join(folder, f"{place}.{name}") for name in (CASE_FILE, RESULT_FILE))
+        call = Call(tensors, scalars)
+        body = encode_call(call, case, result) | {"part": part, "logits": logits, "sketch": self._sketch}
+        return _Prepared(part, seed, inputs, contender, binding, call, body)
+
+    def _time(self, prepared: _Prepared, weigh: bool, linger: float) -> Mapping[str, Any]:
+        """The fields of the answer, and ``seen``: what the kernel says that the process has used by then."""
+        told = self._worker.ask("time", prepared.body | {"weigh": weigh, "linger": linger})
         if isinstance(told, Outcome):
-            raise NotMeasured(f"{contender.name} {told.describe()}")
+            raise NotMeasured(f"{prepared.contender.name} {told.describe()}")
         verb, fields = told
         if verb != "timed":
-            outcome, _ = decode_outcome(verb, fields, Call(tensors, scalars), result)
-            raise NotMeasured(f"{contender.name} {outcome.describe()}")
-        sample = self._sample(part, seed, fields)
-        if binding is None:
+            outcome, _ = decode_outcome(verb, fields, prepared.call, prepared.body["result"])
+            raise NotMeasured(f"{prepared.contender.name} {outcome.describe()}")
+        return {**fields, "seen": _processor_seconds(self._worker.pid)}
+
+    def _unverified(self, prepared: _Prepared, fields: Mapping[str, Any]) -> Unverified:
+        sample = self._sample(prepared.part, prepared.seed, fields)
+        if prepared.binding is None:
             return Unverified(sample, lambda: sample)  # the reference's own, which has tests
-        assert contender.candidate is not None
-        names = {theirs: ours for ours, theirs in binding.names.items()}
-        answer = _read_answer(result, names)
-        return Unverified(sample, partial(self._verified, sample, contender.candidate, inputs, answer))
+        candidate = prepared.contender.candidate
+        assert candidate is not None
+        names = {theirs: ours for ours, theirs in prepared.binding.names.items()}
+        answer = _read_answer(prepared.body["result"], names)
+        return Unverified(sample, partial(self._verified, sample, candidate, prepared.inputs, answer))
 
     def copy_seconds(self, elements: int, times: int) -> list[float]:
         """What copying ``elements`` float32 takes in that process, by the same clock."""
@@ -253,7 +282,7 @@ class Bench:
             lazy=tuple(fields["lazy"]),
             patched=tuple(fields["patched"]),
             busy=fields["busy"] / 1e9,
-            seen=_processor_seconds(self._worker.pid),
+            seen=fields["seen"],
         )
 
     def _verified(self, sample: Sample, candidate: Candidate, inputs: Inputs, answer: Answer) -> Sample:

@@ -1,9 +1,9 @@
 """One pass over rows of logits, block by block, each block small enough to stay in the cache: scores and gradient.
 
 The exponentials are written straight into the gradient, for 16-bit logits into a buffer of one block in float32, and
-multiplied there by what p is. Looking for the largest logit of a row and subtracting it would take as long again, and
-logits seldom need it: they are taken as they are, and again, with something subtracted, where the sums show that they
-did. Compiled code was no faster on a CPU: torch's own exp is the quicker one.
+multiplied there by what makes them the gradient. To find the largest logit of a row and to subtract it would be two
+more passes, and logits seldom need them: they are taken as they are, and again, with something subtracted, where the
+sums show that they did. Compiled code was no faster on a CPU: torch's own exp is the quicker one.
 """
 
 from __future__ import annotations

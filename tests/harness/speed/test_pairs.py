@@ -18,7 +18,10 @@ class Watched:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def call_unverified(self, part: str, seed: int) -> Unverified:
+    def call_together(self, calls: list[tuple[str, int]]) -> list[Unverified]:
+        return [self.call(*each) for each in calls]
+
+    def call(self, part: str, seed: int) -> Unverified:
         self.events.append("call")
         sample: Any = SimpleNamespace(part=part, seed=seed, wrong=None)
 
@@ -50,3 +53,11 @@ def test_a_race_that_is_settled_has_been_verified() -> None:
     race = run_race(bench, (CANDIDATE, RIVAL), itertools.count(), lambda race: True, 60.0)
     assert len(race.pairs) == 12
     assert all(sample.wrong == "looked at" for pair in race.pairs for sample in pair)
+
+
+def test_each_is_first_in_one_of_two_pairs() -> None:
+    bench: Any = Watched()
+    race = run_race(bench, (CANDIDATE, RIVAL), itertools.count(), lambda race: False, 60.0, most=40)
+    firsts = [mine.seed < theirs.seed for mine, theirs in race.pairs]
+    assert all(one is not other for one, other in zip(firsts[::2], firsts[1::2], strict=True))
+    assert set(firsts[::2]) == {True, False}  # and nobody knows in which
