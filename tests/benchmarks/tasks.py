@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shiftproof.harness.speed.inputs import make_inputs
 from shiftproof.harness.speed.shapes import SHAPES, Shape, recipe_of
+from shiftproof.harness.worker.fresh import fill
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import LossSpec
 
@@ -21,6 +22,12 @@ from .contenders import CAUSAL, OF_LAYERS, OF_LOGITS, OF_NEXT_TOKENS, Loss, Make
 
 DTYPES = ("float32", "bfloat16")
 _REPEATED, _ENOUGH = 5, 3.0  # how often the limit is measured at most, and for how many seconds
+
+
+def _numbers(how: Mapping[str, Any], device: str) -> Tensor:
+    numbers = torch.empty(how["shape"], dtype=getattr(torch, how["dtype"]), device=device)
+    fill(numbers, how["seed"])
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Task:
         if self.profile == CAUSAL:
             found = {"labels": found["labels"]}  # all that is needed, and others take no more
         if self.hidden is None:
-            return found | {name: inputs.logits(name, device) for name in logits}
+            return found | {name: _numbers(how, device) for name, how in logits.items()}
         generator = torch.Generator().manual_seed(0)
         kind = getattr(torch, dtype)
         hidden = torch.randn(shape.rows, shape.length, self.hidden, generator=generator)
