@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,8 +57,11 @@ class Tolerance:
 def expected(inputs: Inputs, sketch_seed: int, device: str, *, gradient: bool = True) -> Answer:
     """The answer to ``inputs``, some rows at a time: the logits never exist all at once, nor do their gradients."""
     spec = inputs.spec
-    arguments = {field.name: getattr(inputs.batch, field.name) for field in fields(inputs.batch)}
-    batch = Batch(**{name: each.to(device) if isinstance(each, Tensor) else each for name, each in arguments.items()})
+    given = {field.name: getattr(inputs.batch, field.name) for field in fields(inputs.batch)}
+    moved: dict[str, Any] = {
+        name: each.to(device) if isinstance(each, Tensor) else each for name, each in given.items()
+    }
+    batch = Batch(**moved)
     value = torch.zeros((), dtype=torch.float64, device=device)
     sketches, scales = {}, {}
     for name, (*shape, classes) in inputs.shapes.items():

@@ -38,7 +38,7 @@ class Fresh:
 def fill(out: torch.Tensor, seed: int) -> None:
     """Write all numbers of `seed` to `out`, contiguous, whose last dimension is the classes."""
     rows = out.view(-1, out.shape[-1])
-    Fresh(seed, *rows.shape, out.device).write(rows)
+    Fresh(seed, len(rows), rows.shape[1], out.device).write(rows)
 
 
 def sketch(seed: int, classes: int, device: torch.device) -> torch.Tensor:
