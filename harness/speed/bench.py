@@ -216,6 +216,9 @@ class Bench:
         """Calls of parts on the inputs of seeds, one right after the other: inputs are made before, answers read after.
 
         Whoever is called after a pause in which its process idled is the slower for it.
+
+        Raises:
+            NotMeasured: as :meth:`call` does.
         """
         prepared = [self._prepare(place, *call, shape or self.terms.shape) for place, call in enumerate(calls)]
         timed = [self._time(each, weigh, linger) for each in prepared]
