@@ -1,4 +1,7 @@
-"""A linear layer and the loss of its logits, some rows at a time, so that there never are all the logits."""
+"""A linear layer and the loss of its logits, some at a time, so that there never are all the logits.
+
+Some rows at a time, that is, or some classes at a time where products of 16 bits are quick (``classes.py``).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..spec import Score
-from .blocks import accumulator
+from .classes import score_classes, suits
 from .passes import score_rows
 from .rows import NOT_SCORED
+from .scorer import accumulator
 
 _PARTS = 6  # of the rows: the logits of one part, whose place their gradient takes, are a sixth of all logits
 _LEAST = 32  # rows a part: fewer would make matrix products slow
@@ -30,18 +34,29 @@ def score_linear(
     """Score the logits ``hidden`` [n, H] · ``weight`` [V, H]ᵀ + ``bias`` [V], each row on its class in ``targets`` [n].
 
     Logits have the dtype of ``hidden``. Rows that are NOT_SCORED are not multiplied at all. Gradients of the weight and
-    the bias are summed up in float32 at least, which for 16-bit weights takes another V·H floats.
+    the bias are summed up in float32 at least. With some rows at a time, 16-bit weights take another V·H floats for it.
 
     Returns:
         ℓ [n], unweighted, 0 where NOT_SCORED; and the gradients of their sum times ``weights`` [n] at ``hidden``,
         ``weight`` and ``bias``, each where it is ``wanted``.
+
+    Raises:
+        IndexError: for a target that is no class. Off the CPU the device reports it.
     """
     dtype, device = accumulator(hidden.dtype), hidden.device
     scores = torch.zeros(len(hidden), dtype=dtype, device=device)
     at_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None
+    scored = (targets != NOT_SCORED).nonzero().squeeze(1)
+    at_weight: Tensor | None
+    if wanted[1] and suits(hidden):
+        scores[scored], (found, at_weight, at_bias) = score_classes(
+            hidden[scored], weight, bias, targets[scored], weights[scored], how, class_weights, wanted
+        )
+        if at_hidden is not None and found is not None:
+            at_hidden[scored] = found
+        return scores, (at_hidden, at_weight, at_bias)
     at_weight = torch.zeros(weight.shape, dtype=dtype, device=device) if wanted[1] else None
     at_bias = torch.zeros(len(weight), dtype=dtype, device=device) if bias is not None and wanted[2] else None
-    scored = (targets != NOT_SCORED).nonzero().squeeze(1)
     for rows in scored.split(min(max(-(-len(scored) // _PARTS), _LEAST), _MOST)):
         part = hidden[rows]
         logits = part @ weight.T if bias is None else torch.addmm(bias, part, weight.T)

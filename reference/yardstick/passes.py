@@ -11,6 +11,7 @@ from torch import Tensor
 from ..spec import Score
 from . import blocks
 from .rows import NOT_SCORED
+from .scorer import accumulator
 
 
 def score_rows(
@@ -36,7 +37,7 @@ def scale_rows(gradient: Tensor, targets: Tensor, upstream: Tensor) -> None:
     """
     if upstream.dim() == 0 and not upstream.is_cuda and upstream.item() == 1:
         return
-    factors = torch.where(targets == NOT_SCORED, 1.0, upstream.to(blocks.accumulator(gradient.dtype)))
+    factors = torch.where(targets == NOT_SCORED, 1.0, upstream.to(accumulator(gradient.dtype)))
     if gradient.is_cuda and _has_triton():
         from . import kernel
 

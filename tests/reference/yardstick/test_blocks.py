@@ -8,17 +8,10 @@ import pytest
 import torch
 
 from shiftproof.reference.spec import Score
-from shiftproof.reference.yardstick import blocks
+from shiftproof.reference.yardstick import blocks, scorer
 
-SCORES = {
-    "plain": Score(),
-    "smoothing": Score(label_smoothing=0.1),
-    "z-loss": Score(z_loss=0.01),
-    "softcap": Score(softcap=5.0),
-    "scale": Score(logit_scale=0.5),
-    "all": Score(label_smoothing=0.1, z_loss=0.01, softcap=5.0, logit_scale=0.5, class_weights=True),
-    "dft": Score(dft=True),
-}
+from .scores import SCORES
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -28,7 +21,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def test_the_gradient_may_take_the_place_of_the_logits(
     how: Score, dtype: torch.dtype, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_CACHED", cached)
+    monkeypatch.setattr(scorer, "_CACHED", cached)
     generator = torch.Generator().manual_seed(0)
     logits = (torch.randn(9, 33, generator=generator) * 3).to(dtype)
     logits[2] = torch.nan
@@ -90,7 +83,7 @@ def _drifted(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     ],
 )
 def test_logits_may_be_anywhere(name: str, dtype: torch.dtype, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "_CACHED", cached)
+    monkeypatch.setattr(scorer, "_CACHED", cached)
     logits, targets = _drifted(name)
     logits = logits.to(dtype)
     weights = torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -121,15 +114,17 @@ def test_only_logits_that_need_it_are_scored_again(
     name: str, runs: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``runs``: what is subtracted, from how many rows on end."""
-    monkeypatch.setattr(blocks, "_CACHED", 1)
+    monkeypatch.setattr(scorer, "_CACHED", 1)
     seen = []
-    score = blocks._Scorer.score
+    score = scorer.Scorer.score
 
-    def watching(scorer: blocks._Scorer, block: blocks._Rows, room: torch.Tensor, *, graded: bool) -> None:
-        seen.append(int(scorer.less))
-        score(scorer, block, room, graded=graded)
+    def watching(
+        self: scorer.Scorer, block: scorer.Rows, logits: torch.Tensor, room: torch.Tensor, *, graded: bool
+    ) -> None:
+        seen.append(int(self.less))
+        score(self, block, logits, room, graded=graded)
 
-    monkeypatch.setattr(blocks._Scorer, "score", watching)
+    monkeypatch.setattr(scorer.Scorer, "score", watching)
     logits, targets = _drifted(name)
     blocks.score_rows(logits, targets, torch.ones(40), Score(), None, torch.empty_like(logits))
     assert [(less, len(list(rows))) for less, rows in itertools.groupby(seen)] == runs
@@ -137,4 +132,4 @@ def test_only_logits_that_need_it_are_scored_again(
 
 def test_a_few_bytes_of_memory_for_a_row_are_enough() -> None:
     """However long a row is, a block has one."""
-    assert blocks._rows_at_once(torch.zeros(()).expand(1, 1 << 40), 2) == 1
+    assert scorer.rows_at_once(torch.zeros(()).expand(1, 1 << 40), 2) == 1

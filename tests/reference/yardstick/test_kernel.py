@@ -21,6 +21,8 @@ from shiftproof.reference.score import evaluate_rows
 from shiftproof.reference.spec import Score
 from shiftproof.reference.yardstick import linear_yardstick, yardstick
 
+from .scores import SCORES
+
 CAUSAL = PROFILES["hf.causal_lm"]
 WITHOUT_TRITON = importlib.util.find_spec("triton") is None
 ON_DEVICE = [
@@ -28,17 +30,6 @@ ON_DEVICE = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-SCORES = {
-    "plain": Score(),
-    "smoothing": Score(label_smoothing=0.1),
-    "smoothing over others": Score(label_smoothing=0.1, smoothing_over="others"),
-    "z-loss": Score(z_loss=0.01),
-    "softcap": Score(softcap=5.0),
-    "scale": Score(logit_scale=0.5),
-    "class weights": Score(class_weights=True),
-    "dft": Score(dft=True, softcap=5.0, class_weights=True),
-    "all": Score(label_smoothing=0.1, z_loss=0.01, softcap=5.0, logit_scale=0.5, class_weights=True),
-}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -96,9 +87,9 @@ def interpreted() -> None:
 @pytest.mark.skipif(WITHOUT_TRITON, reason="triton is not installed: it comes with torch for CUDA")
 def test_numbers_interpreted() -> None:
     """In a process of its own: Triton asks once, when it is imported, whether it is to interpret."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_kernel; test_kernel.interpreted()"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from yardstick import test_kernel; test_kernel.interpreted()"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent)],
+        [sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parents[1])],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

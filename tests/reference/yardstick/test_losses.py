@@ -20,22 +20,11 @@ from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Compute, LossSpec, LossTerm, Score
 from shiftproof.reference.yardstick import Unsupported, linear_yardstick, yardstick
 
+from .scores import SCORES
+
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MIXED = (Mask.NONE, Mask.PROMPT, Mask.HOLES, Mask.ALL)
 CAUSAL = PROFILES["hf.causal_lm"]
-
-SCORES = {
-    "plain": Score(),
-    "smoothing": Score(label_smoothing=0.1),
-    "smoothing over others": Score(label_smoothing=0.1, smoothing_over="others"),
-    "z-loss": Score(z_loss=0.01),
-    "softcap": Score(softcap=5.0),
-    "scale": Score(logit_scale=0.5),
-    "class weights": Score(class_weights=True),
-    "dft": Score(dft=True),
-    "dft of mapped logits": Score(dft=True, softcap=5.0, logit_scale=1.5, class_weights=True),
-    "all": Score(label_smoothing=0.1, z_loss=0.01, softcap=5.0, logit_scale=0.5, class_weights=True),
-}
 
 
 def spec_of(score: Score, **term: Any) -> LossSpec:
@@ -191,6 +180,13 @@ def materialised(leaves: dict[str, Tensor], loss: Callable[[Tensor], Tensor]) ->
     return float(value.detach()), {name: leaf.grad for name, leaf in wide.items()}
 
 
+@pytest.fixture(params=["some rows", "some classes"])
+def at_a_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way through a linear layer, whichever suits this machine."""
+    monkeypatch.setattr("shiftproof.reference.yardstick.linear.suits", lambda hidden: request.param == "some classes")
+
+
+@pytest.mark.usefixtures("at_a_time")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("score", [Score(), SCORES["all"]], ids=["plain", "all"])
 def test_linear_layers(score: Score, dtype: torch.dtype) -> None:
@@ -209,6 +205,7 @@ def test_linear_layers(score: Score, dtype: torch.dtype) -> None:
         assert difference <= 4 * tolerance * right[name].abs().max(), name
 
 
+@pytest.mark.usefixtures("at_a_time")
 def test_linear_layers_without_a_bias_or_a_gradient_at_the_weight() -> None:
     leaves = layer(torch.float32)
     leaves["lm_head_weight"].requires_grad_(False)
@@ -222,6 +219,7 @@ def test_linear_layers_without_a_bias_or_a_gradient_at_the_weight() -> None:
     torch.testing.assert_close(given, hidden.grad)
 
 
+@pytest.mark.usefixtures("at_a_time")
 def test_linear_layers_per_token_and_again() -> None:
     spec = PROFILES["per_token"]
     leaves = layer(torch.float32)
@@ -238,6 +236,7 @@ def test_linear_layers_per_token_and_again() -> None:
         torch.testing.assert_close(leaf.grad.double(), right[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("at_a_time")
 def test_rows_that_nobody_scores_are_not_multiplied() -> None:
     leaves = layer(torch.float32)
     with torch.no_grad():
@@ -253,6 +252,7 @@ def test_rows_that_nobody_scores_are_not_multiplied() -> None:
     assert (leaves["hidden_states"].grad[:, 5:] == 0).all()
 
 
+@pytest.mark.usefixtures("at_a_time")
 def test_linear_layers_of_an_empty_batch() -> None:
     leaves = layer(torch.float32)
     loss = linear_yardstick(CAUSAL)(**leaves, labels=torch.full((3, 30), -100))
