@@ -290,8 +290,7 @@ def _replay(options: argparse.Namespace) -> int:
 def _speed(options: argparse.Namespace) -> int:
     import json
 
-    from rich.console import Console
-
+    from .report.console import new_console
     from .report.speed import as_json, render
     from .speed.plan import plan
     from .speed.result import Grade, overall
@@ -311,7 +310,7 @@ def _speed(options: argparse.Namespace) -> int:
         deadline=options.deadline,
         times_only=options.times_only,
     )
-    console = Console(highlight=False)
+    console = new_console()
     trials = []
     for each in plans:
         with console.status(str(each)) as status:
@@ -342,7 +341,6 @@ def _check_folder(options: argparse.Namespace, *names: str) -> None:
 def _kills(options: argparse.Namespace) -> int:
     import json
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from shiftproof.reference.profiles import PROFILES
@@ -350,6 +348,7 @@ def _kills(options: argparse.Namespace) -> int:
     from .judge import PROFILES as EFFORTS
     from .kill_table import Fate
     from .kills import kill_table
+    from .report.console import new_console
     from .report.kills import markdown, render
 
     for what, given, known in (("spec", options.spec, PROFILES), ("profile", [options.profile], EFFORTS)):
@@ -360,7 +359,7 @@ def _kills(options: argparse.Namespace) -> int:
     if options.seeds < 1 or (options.processes or 1) < 1:
         raise UsageError("--seeds and --processes are numbers from 1 up")
     _check_folder(options, "json", "markdown")
-    console = Console(highlight=False)
+    console = new_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("mutants", total=None)
         table = kill_table(
@@ -381,9 +380,9 @@ def _kills(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from .report.console import new_console
     from .report.sweep import html, render
     from .sweep.command import Request, plan, sweep
     from .sweep.hands import NotStarted
@@ -406,7 +405,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(target.rpartition(":")[2] for target in planned.targets))
         return CONFORMS
-    console = Console(highlight=False)
+    console = new_console()
     console.print(
         f"shiftproof {planned.header.shiftproof} · seed {settings.seed} · {len(planned.targets)} classes, "
         f"profile {settings.profile} · rows go to {planned.path}",
@@ -438,11 +437,10 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from .report.console import new_console
     from .report.listing import table_of
 
-    console = Console(highlight=False)
+    console = new_console()
     losses, *others = _TABLES[options.what]()
     console.print(table_of(*losses))
     for of, table in zip(("label builders", "trainers"), others, strict=False):

@@ -60,9 +60,11 @@ def render(trial: Trial) -> RenderableType:
 
 
 def _times(trial: Trial) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 2), header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 1), header_style="bold")
     for column in ("pass", "candidate", "rival", "ratio", "between", "pairs", "so it is"):
-        table.add_column(column, justify="left" if column in ("pass", "so it is") else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("pass", "so it is") else "right", no_wrap=column != "between"
+        )
     for times in trial.times:
         ratio = times.ratio
         table.add_row(
@@ -121,7 +123,9 @@ def _self_test(found: Interval) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms" if math.isfinite(seconds) else "–"
+    if not math.isfinite(seconds):
+        return "–"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def _ratio(ratio: float) -> str:

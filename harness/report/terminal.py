@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 
 from rich.console import Console, Group, RenderableType
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from ..environments import Comparison, comparisons
 from ..verdict import CandidateResult, Coverage, Difference, LawResult, Level, Overall, Verdict
+from .console import new_console
 from .events import CandidateJudged, CandidateStarted, CaseJudged, Event, LawJudged, RunFinished, RunStarted
 
 _COLOUR = {
@@ -34,7 +34,7 @@ class TerminalReport:
     """Says the seed first, shows progress where there is a terminal, then each candidate's findings."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, width=shutil.get_terminal_size((120, 24)).columns)
+        self.console = console or new_console()
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from typing import Any
@@ -144,3 +145,15 @@ def test_a_report_of_what_went_wrong() -> None:
 def test_without_a_gate_it_is_measured_and_not_passed() -> None:
     assert "MEASURED" in shown(trial())
     assert "PASSES" in shown(trial(gate=Gate(max_slowdown=1.1)))
+
+
+def test_a_terminal_of_eighty_columns_has_every_figure() -> None:
+    far = Interval(720.4, 262.862, 1976.131, 12)
+    of = trial(times=tuple(Times(part, 123.4, 0.0123, far) for part in ("forward", "backward", "both")))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(render(of))
+    said = console.export_text()
+    assert "…" not in said
+    assert all(
+        figure in said for figure in ("backward", "123 s", "12.3 ms", "720.400", "262.862", "1976.131", "slower")
+    )
