@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import replace
 from typing import Any
@@ -113,8 +112,8 @@ def test_json_holds_what_was_found() -> None:
     assert [each["quadratic"] for each in found["scaling"]] == [True, False]
 
 
-def shown(of: Trial) -> str:
-    console = Console(width=160, record=True, highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115
+def shown(of: Trial, width: int = 160) -> str:
+    console = Console(width=width, record=True, highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render(of))
     return console.export_text()
 
@@ -149,10 +148,7 @@ def test_without_a_gate_it_is_measured_and_not_passed() -> None:
 
 def test_a_terminal_of_eighty_columns_has_every_figure() -> None:
     far = Interval(720.4, 262.862, 1976.131, 12)
-    of = trial(times=tuple(Times(part, 123.4, 0.0123, far) for part in ("forward", "backward", "both")))
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(render(of))
-    said = console.export_text()
+    said = shown(trial(times=tuple(Times(part, 123.4, 0.0123, far) for part in ("forward", "backward", "both"))), 80)
     assert "…" not in said
     assert all(
         figure in said for figure in ("backward", "123 s", "12.3 ms", "720.400", "262.862", "1976.131", "slower")
