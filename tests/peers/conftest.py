@@ -1,21 +1,27 @@
-"""Keeps what the tests found of every package, and writes docs/peers.md of it when `nox -s peers` asks for that."""
+"""Prepares Triton's interpreter, keeps what the tests find of every package, and writes docs/peers.md of it when
+`nox -s peers` asks for that."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from .judged import Judged
+from .packages import Missing, interpret_kernels
 from .peer import PEERS
 from .table import is_complete, render
 
 FOUND = pytest.StashKey[dict[tuple[str, str], Judged]]()
 STARTED = pytest.StashKey[float]()
 WRITE_TO = "SHIFTPROOF_PEERS_TABLE"  # set by the session, and only when it runs whole
+
+with suppress(Missing):  # a test that needs the interpreter says why it is not there
+    interpret_kernels()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from functools import cache
 from types import MethodType, SimpleNamespace
 from typing import Any
@@ -77,12 +78,34 @@ def megatron(
     return answer((losses.transpose(0, 1) * mask).sum(), logits=logits)
 
 
+INJECTED = "the gradient that it injects; the value is what it logs. A depth without a pair: value and gradient NaN"
+
+
+def ends_masked(batch: Batch) -> Batch:
+    """The batch with a mask of 0 at the last position of every document but its row's last.
+
+    The label there is the next document's first token. Megatron rolls labels and mask within documents, and scores what
+    its data left at their ends.
+    """
+    assert batch.cu_seqlens is not None
+    mask = batch.tensor("loss_mask").clone()
+    ends = torch.zeros(mask.numel(), dtype=torch.bool)
+    ends[batch.cu_seqlens[1:].long() - 1] = True
+    ends = ends.reshape(mask.shape)
+    ends[:, -1:] = False
+    mask[ends] = 0
+    return replace(batch, loss_mask=mask)
+
+
+@peer("megatron-core", MEGATRON, "megatron.mtp", nan_everywhere=True, note=INJECTED)
 @peer(
     "megatron-core",
     MEGATRON,
-    "megatron.mtp",
+    "megatron.mtp.packed",
+    within=ends_masked,
     nan_everywhere=True,
-    note="the gradient that it injects; the value is what it logs. A depth without a pair: value and gradient NaN",
+    note=f"{INJECTED}. Rows lie one after the other, as its packed batches do, and the mask is 0 where a label is the "
+    "next document's first token",
 )
 def megatron_mtp(batch: Batch) -> Answer:
     """The model's own `_postprocess`.
@@ -95,8 +118,12 @@ def megatron_mtp(batch: Batch) -> Answer:
     scaler = load("megatron.core.transformer.multi_token_prediction").MTPLossAutoScaler
     ahead = leaf(batch.tensor("mtp_logits"))
     labels, mask = _ids_and_mask(batch)
-    rows, positions, depths, classes = ahead.shape
-    by_depth = ahead.permute(2, 1, 0, 3).contiguous()  # [D, S, B, V], as Megatron lays logits out
+    laid, documents = ahead, None
+    if batch.cu_seqlens is not None:
+        laid, labels, mask = ahead.flatten(0, 1)[None], labels.flatten()[None], mask.flatten()[None]
+        documents = SimpleNamespace(cu_seqlens_q=batch.cu_seqlens)
+    rows, positions, depths, classes = laid.shape
+    by_depth = laid.permute(2, 1, 0, 3).contiguous()  # [D, S, B, V], as Megatron lays logits out
     hidden = torch.zeros(positions * (1 + depths), rows, classes, requires_grad=True)
     given = iter([*(by_depth[depth].clone() for depth in range(depths)), None])
 
@@ -133,6 +160,7 @@ def megatron_mtp(batch: Batch) -> Answer:
         None,
         mtp_in_postprocess=False,
         loss_mask=mask,
+        packed_seq_params=documents,
     )
     found = answer(main.sum() * 0, mtp_logits=ahead)
     return Answer(tracker["values"].sum() * SCALE / depths, found.gradients)

@@ -33,6 +33,9 @@ def _finite(*tensors: Tensor) -> None:
         raise Cannot("its logits are a product with the head's weight, which spreads a NaN or ∞ over its row")
 
 
+MEAN = {"denominator": "valid"}
+
+
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
@@ -166,20 +169,51 @@ def _tiny_seq2seq(name: str, vocabulary: int) -> Any:
     return transformers.BartForConditionalGeneration(config)
 
 
+T5 = "transformers.T5ForConditionalGeneration.forward"
+BART = "transformers.BartForConditionalGeneration.forward"
+NOT_UPCAST = "native: T5, unlike Bart, does not upcast"
+DROPS_THE_COUNT = "it takes `num_items_in_batch`, which Trainer hands to every model, and averages over its own labels"
+
+
+@peer("transformers", T5, "hf.seq2seq", variant={"model": "T5"}, compute=Compute.NATIVE, note=NOT_UPCAST, **MEAN)
 @peer(
     "transformers",
-    "transformers.T5ForConditionalGeneration.forward",
+    T5,
     "hf.seq2seq",
     variant={"model": "T5"},
     compute=Compute.NATIVE,
-    note="native: T5, unlike Bart, does not upcast",
+    differs="count-ignored",
+    note=DROPS_THE_COUNT,
 )
-@peer("transformers", "transformers.BartForConditionalGeneration.forward", "hf.seq2seq", variant={"model": "Bart"})
-def transformers_seq2seq(batch: Batch, model: str) -> Answer:
+@peer("transformers", BART, "hf.seq2seq", variant={"model": "Bart"}, **MEAN)
+@peer("transformers", BART, "hf.seq2seq", variant={"model": "Bart"}, differs="count-ignored", note=DROPS_THE_COUNT)
+def transformers_seq2seq(batch: Batch, model: str, denominator: str = "") -> Answer:
     logits, labels = leaf(batch.tensor("logits")), batch.tensor("labels")
     tiny = _tiny_seq2seq(model, logits.shape[-1])
     tiny.lm_head = Gives(logits)
-    return answer(tiny(input_ids=torch.zeros(len(labels), 1, dtype=torch.int64), labels=labels).loss, logits=logits)
+    source = torch.zeros(len(labels), 1, dtype=torch.int64)
+    loss = tiny(input_ids=source, labels=labels, num_items_in_batch=batch.num_items_in_batch).loss
+    return answer(loss, logits=logits)
+
+
+@peer("transformers", "transformers.MoonshineForConditionalGeneration.forward", "hf.seq2seq")
+def transformers_moonshine(batch: Batch) -> Answer:
+    """The model's own `forward`, with the batch's logits in place of those of its head."""
+    transformers = load("transformers")
+    logits, labels = leaf(batch.tensor("logits")), batch.tensor("labels")
+    model = _bare(transformers.MoonshineForConditionalGeneration, transformers.MoonshineConfig, logits.shape[-1])
+    model.model = Gives(load("transformers.modeling_outputs").Seq2SeqModelOutput(last_hidden_state=logits))
+    model.proj_out = torch.nn.Identity()
+    return answer(model(labels=labels, num_items_in_batch=batch.num_items_in_batch).loss, logits=logits)
+
+
+def _bare(model: Any, config: Any, vocabulary: int) -> Any:
+    """A model of transformers without any of its parts; special ids that no vocabulary is too small for."""
+    bare = model.__new__(model)
+    load("transformers.modeling_utils").PreTrainedModel.__init__(
+        bare, config(vocab_size=vocabulary, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    )
+    return bare
 
 
 GIT = "transformers.models.git.modeling_git"
@@ -194,12 +228,10 @@ def transformers_git(batch: Batch) -> Answer:
     attention = SimpleNamespace(self=SimpleNamespace(image_patch_tokens=image))
     body = Gives(load("transformers.modeling_outputs").BaseModelOutputWithPast(last_hidden_state=logits))
     body.encoder = SimpleNamespace(layer=[SimpleNamespace(attention=attention)])
-    model = module.GitForCausalLM.__new__(module.GitForCausalLM)
-    load("transformers.modeling_utils").PreTrainedModel.__init__(
-        model, load("transformers").GitConfig(vocab_size=logits.shape[-1])
-    )
+    model = _bare(module.GitForCausalLM, load("transformers").GitConfig, logits.shape[-1])
     model.git, model.output = body, torch.nn.Identity()
-    return answer(model(input_ids=torch.zeros_like(labels), labels=labels).loss, logits=logits)
+    loss = model(input_ids=torch.zeros_like(labels), labels=labels, num_items_in_batch=batch.num_items_in_batch).loss
+    return answer(loss, logits=logits)
 
 
 # Liger-Kernel, its Triton kernels interpreted

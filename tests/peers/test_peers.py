@@ -109,34 +109,6 @@ def test_cut_cross_entropy_counts_classes_past_the_last_under_a_softcap() -> Non
     assert float(found) > 1.5 * float(F.cross_entropy(capped[0], labels[0]))
 
 
-# What the rows speak for
-
-
-def test_every_profile_is_accounted_for() -> None:
-    by_a_package = {name for peer in PEERS for name in (peer.profile, *peer.profiles)}
-    assert by_a_package | set(HAND_WORKED) == set(PROFILES)
-    assert not by_a_package & set(HAND_WORKED)
-
-
-@pytest.mark.parametrize("profile", [*HAND_WORKED, *varied(PEERS)])
-def test_a_profile_without_a_package_of_its_own_has_a_hand_worked_example(profile: str) -> None:
-    assert f'"{profile}"' in EXAMPLES.read_text(encoding="utf-8")
-
-
-def test_rows_have_names_of_their_own() -> None:
-    assert max(Counter(row_of(peer) for peer in PEERS).values()) == 1
-
-
-def test_a_row_out_of_the_ordinary_says_why() -> None:
-    odd = [
-        peer
-        for peer in PEERS
-        if peer.compute or peer.differs or peer.nan_everywhere or peer.within or peer.dtypes != DTYPES
-    ]
-    assert odd
-    assert not [row_of(peer) for peer in odd if not peer.note]
-
-
 # The page
 
 
