@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -45,11 +46,17 @@ def install(session: nox.Session, *groups: str, project: Iterable[str] = ("-e", 
     session.install("-c", CONSTRAINTS, *project, *nox.project.dependency_groups(PYPROJECT, *groups))
 
 
+def install_bare(session: nox.Session, *groups: str, **how: Any) -> None:
+    """Dependency groups of pyproject.toml without what their packages depend on; ``how`` goes to nox."""
+    session.install("--no-deps", "-c", CONSTRAINTS, *nox.project.dependency_groups(PYPROJECT, *groups), **how)
+
+
 @session(default=True, posargs=True)
 def tests(session: nox.Session) -> None:
-    """Run the tests, but for the slow and those that need a quiet machine, a GPU or other people's libraries; arguments
-    go to pytest."""
-    install(session, "test")
+    """Run the tests, but for the slow and those that need a quiet machine, a GPU or other people's libraries (the light
+    ones are asked a case or two); arguments go to pytest."""
+    install(session, "test", "peers-light-need")
+    install_bare(session, "peers-light")
     session.env["OMP_NUM_THREADS"] = "1"
     session.run(
         "pytest",
@@ -94,11 +101,10 @@ def gpu(session: nox.Session) -> None:
 @session(posargs=True)
 def peers(session: nox.Session) -> None:
     """Judge other people's libraries and write docs/peers.md; arguments go to pytest, and then nothing is written."""
-    install(session, "test", "peers", "peers-need", project=("-e", ".[ray]"))
-    bare = ("--no-deps", "-c", CONSTRAINTS)
-    session.install(*bare, *nox.project.dependency_groups(PYPROJECT, "peers-bare"))
+    install(session, "test", "peers", "peers-need", "peers-light-need", project=("-e", ".[ray]"))
+    install_bare(session, "peers-light", "peers-bare")
     # Without a compiler it is skipped, and the table says so.
-    session.install(*bare, *nox.project.dependency_groups(PYPROJECT, "peers-compiled"), success_codes=[0, 1])
+    install_bare(session, "peers-compiled", success_codes=[0, 1])
     session.env.update(OMP_NUM_THREADS="1", TRITON_INTERPRET="1")
     if not session.posargs:
         session.env["SHIFTPROOF_PEERS_TABLE"] = str(ROOT / "docs" / "peers.md")
@@ -181,7 +187,7 @@ def benchmark(session: nox.Session) -> None:
     """Time the yardstick and what else is installed, write docs/benchmark.json and the tables of docs/benchmark.md, and
     draw them: twenty minutes. Arguments go to pytest, and then nothing is written."""
     install(session, "test", "peers", "peers-need", "docs")
-    session.install("--no-deps", "-c", CONSTRAINTS, *nox.project.dependency_groups(PYPROJECT, "benchmark-bare"))
+    install_bare(session, "benchmark-bare")
     session.env["OMP_NUM_THREADS"] = "1"
     # Pages that glibc gave back would have to be faulted in by the next call, whoever made it.
     keeps_pages = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(64 << 20)}
