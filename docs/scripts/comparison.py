@@ -224,9 +224,8 @@ def _some(bug: str, judged: list[Judged], habit: str, fate: Seen) -> str:
     return "" if not any(ways) else bug if all(ways) else f"{bug} ({sum(ways)} of {len(ways)})"
 
 
-def table_of_vocabularies(spec: LossSpec) -> str:
+def table_of_vocabularies(spec: LossSpec, sizes: Sequence[int] = (32, 256, 32000)) -> str:
     """(2, 64, V) at other V."""
-    sizes = (32, 256, 32000)
     wrong = list(mutants_of(spec))
     rows = []
     for ignored in (Ignoring.NONE, Ignoring.FIFTH):

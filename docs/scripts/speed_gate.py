@@ -11,15 +11,16 @@ from __future__ import annotations
 import csv
 import itertools
 import os
-import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import torch
+from page import fill_in
+from page import table as as_table
 
 from shiftproof.harness.candidate import Candidate
 from shiftproof.harness.speed.bench import CANDIDATE, RIVAL, Bench, Terms
@@ -49,23 +50,22 @@ class Run(NamedTuple):
     seconds: float
 
 
-def races(candidate: str) -> Iterator[Run]:
-    """Races in one process, each with inputs of its own."""
+def races(candidate: str, terms: Terms = TERMS, runs: int = RUNS, seconds: float = SECONDS) -> Iterator[Run]:
+    """Races in one process, each with inputs of its own and of so many seconds at most."""
     seeds = itertools.count(1)
 
     def settled(race: Race) -> bool:
         return race.ratio("both").outcome is not Outcome.INCONCLUSIVE
 
-    torch.set_num_threads(1)
-    with Bench(TERMS) as bench:
-        planted = Candidate(candidate, f"{PLANTED}:{candidate}", spec=TERMS.spec.name)
+    with Bench(terms) as bench:
+        planted = Candidate(candidate, f"{PLANTED}:{candidate}", spec=terms.spec.name)
         bench.seat(RIVAL, Contender("eager", kind="eager"))
         bench.seat(CANDIDATE, Contender(candidate, candidate=planted))
         for part in (CANDIDATE, RIVAL) * 3:
             bench.call(part, next(seeds))
-        for _ in range(RUNS):
+        for _ in range(runs):
             started = time.monotonic()
-            ratio = run_race(bench, (CANDIDATE, RIVAL), seeds, settled, SECONDS).ratio("both")
+            ratio = run_race(bench, (CANDIDATE, RIVAL), seeds, settled, seconds).ratio("both")
             numbers = (round(each, 4) for each in (ratio.ratio, ratio.low, ratio.high))
             took = round(time.monotonic() - started, 1)
             yield Run(round(os.getloadavg()[0], 1), ratio.pairs, *numbers, str(ratio.outcome), took)
@@ -85,7 +85,7 @@ _KINDS = (float, int, float, float, float, str, float)
 def table(runs: dict[str, list[Run]]) -> str:
     columns = ("candidate", "races", *Outcome, "median ratio", "ratios", "median pairs")
     columns += ("seconds, median and most", "load, median and most")
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    rows = []
     for candidate, some in runs.items():
         ratios, seconds, loads = ([getattr(run, name) for run in some] for name in ("ratio", "seconds", "load"))
         cells = [
@@ -98,31 +98,32 @@ def table(runs: dict[str, list[Run]]) -> str:
             f"{median(seconds):.0f}, {max(seconds):.0f}",
             f"{median(loads):.1f}, {max(loads):.1f}",
         ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        rows.append(list(map(str, cells)))
+    return as_table(columns, rows)
 
 
-def write(runs: dict[str, list[Run]]) -> None:
-    document = DOCS / "speed.md"
-    text = document.read_text(encoding="utf-8")
-    new = re.sub(
-        r"(<!-- gate -->\n).*?(\n<!-- end -->)", lambda found: found[1] + table(runs) + found[2], text, flags=re.DOTALL
-    )
-    document.write_text(new, encoding="utf-8")
+def record(runs: Iterable[Run], file: Path) -> None:
+    """A row for each race, as soon as it is over."""
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        rows = csv.writer(lines, lineterminator="\n")
+        rows.writerow(Run._fields)
+        for run in runs:
+            rows.writerow(run)
+            lines.flush()
+
+
+def write(runs: dict[str, list[Run]], docs: Path) -> None:
+    """The table of speed.md."""
+    fill_in(docs / "speed.md", {"gate": table(runs)})
 
 
 def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
     parts = {candidate: DOCS / f"speed-{candidate}.csv" for candidate in SETS}
     for candidate in arguments or SETS:
-        if candidate == "table":
-            continue
-        with parts[candidate].open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(Run._fields)
-            for run in races(candidate):
-                rows.writerow(run)
-                file.flush()
-    write({candidate: read(file) for candidate, file in parts.items() if file.is_file()})
+        if candidate != "table":
+            record(races(candidate), parts[candidate])
+    write({candidate: read(file) for candidate, file in parts.items() if file.is_file()}, DOCS)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ VERDICTS = Path(__file__).with_name("sweep_verdicts.toml")
 LINES = Path(__file__).with_name("loss_lines.py")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--python", help="where the library is installed; none: the sweep's")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     lines = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
     header = next(line["header"] for line in lines if "header" in line)
     footer = next(line["footer"] for line in reversed(lines) if "footer" in line)
@@ -44,7 +44,7 @@ def main() -> int:
         print(f"{len(unread)} of {len(alarms)} alarms have no verdict in {VERDICTS.name}", file=sys.stderr)
         return 1
     version = header["versions"][header["package"]]
-    page = DOCS / f"sweep-{version}.md"
+    page = docs / f"sweep-{version}.md"
     page.write_text(written(header, footer, rows, alarms, told, verdicts), encoding="utf-8")
     print(page)
     return 0
