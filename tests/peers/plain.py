@@ -230,7 +230,7 @@ def megatron_mtp(batch: Batch, leaves: dict[str, Tensor], options: dict[str, Any
 
 
 def megatron_mtp_packed(batch: Batch, leaves: dict[str, Tensor], options: dict[str, Any]) -> Tensor:
-    """The documents of `in_documents`, each as a row of its own: positions 0-1 and 2-5 of row 0, 0-2 and 3-5 of row 1."""
+    """The documents of `in_documents`, each as a row of its own: positions 0-1, 2-5 of row 0; 0-2, 3-5 of row 1."""
     labels, mask = batch.tensor("labels"), batch.tensor("loss_mask").double()
     losses = []
     for d, head in enumerate(leaves["mtp_logits"].unbind(2), start=1):
