@@ -50,25 +50,24 @@ class Run(NamedTuple):
     seconds: float
 
 
-def races(candidate: str, terms: Terms = TERMS, runs: int = RUNS, seconds: float = SECONDS) -> Iterator[Run]:
-    """Races in one process, each with inputs of its own and of so many seconds at most."""
+def races(bench: Bench, candidate: str, runs: int = RUNS, seconds: float = SECONDS) -> Iterator[Run]:
+    """Races on a bench, each with inputs of its own and of so many seconds at most."""
     seeds = itertools.count(1)
 
     def settled(race: Race) -> bool:
         return race.ratio("both").outcome is not Outcome.INCONCLUSIVE
 
-    with Bench(terms) as bench:
-        planted = Candidate(candidate, f"{PLANTED}:{candidate}", spec=terms.spec.name)
-        bench.seat(RIVAL, Contender("eager", kind="eager"))
-        bench.seat(CANDIDATE, Contender(candidate, candidate=planted))
-        for part in (CANDIDATE, RIVAL) * 3:
-            bench.call(part, next(seeds))
-        for _ in range(runs):
-            started = time.monotonic()
-            ratio = run_race(bench, (CANDIDATE, RIVAL), seeds, settled, seconds).ratio("both")
-            numbers = (round(each, 4) for each in (ratio.ratio, ratio.low, ratio.high))
-            took = round(time.monotonic() - started, 1)
-            yield Run(round(os.getloadavg()[0], 1), ratio.pairs, *numbers, str(ratio.outcome), took)
+    planted = Candidate(candidate, f"{PLANTED}:{candidate}", spec=bench.terms.spec.name)
+    bench.seat(RIVAL, Contender("eager", kind="eager"))
+    bench.seat(CANDIDATE, Contender(candidate, candidate=planted))
+    for part in (CANDIDATE, RIVAL) * 3:
+        bench.call(part, next(seeds))
+    for _ in range(runs):
+        started = time.monotonic()
+        ratio = run_race(bench, (CANDIDATE, RIVAL), seeds, settled, seconds).ratio("both")
+        numbers = (round(each, 4) for each in (ratio.ratio, ratio.low, ratio.high))
+        took = round(time.monotonic() - started, 1)
+        yield Run(round(os.getloadavg()[0], 1), ratio.pairs, *numbers, str(ratio.outcome), took)
 
 
 def read(file: Path) -> list[Run]:
@@ -122,7 +121,8 @@ def main(arguments: list[str]) -> None:
     parts = {candidate: DOCS / f"speed-{candidate}.csv" for candidate in SETS}
     for candidate in arguments or SETS:
         if candidate != "table":
-            record(races(candidate), parts[candidate])
+            with Bench(TERMS) as bench:
+                record(races(bench, candidate), parts[candidate])
     write({candidate: read(file) for candidate, file in parts.items() if file.is_file()}, DOCS)
 
 

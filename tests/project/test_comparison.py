@@ -1,9 +1,6 @@
 """The comparison with other people's tests: a habit kills what it should, and what survives it does so for a reason."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,21 +10,7 @@ from shiftproof.harness.kills import subjects
 from shiftproof.harness.mutants.behaviour import Act, answer
 from shiftproof.reference.profiles import PROFILES
 
-SCRIPTS = Path(__file__).parents[2] / "docs" / "scripts"
-MODULES = ("comparison", "habits", "page", "right_losses")
 TEXT, AUDIO = PROFILES["hf.causal_lm"], PROFILES["higgs.boson"]
-
-
-@pytest.fixture(scope="module")
-def scripts() -> Iterator[Any]:
-    """The modules of the script, found as it finds them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        for name in MODULES:
-            patch.delitem(sys.modules, name, raising=False)
-        yield SimpleNamespace(**{name: __import__(name) for name in MODULES})
-        for name in MODULES:
-            patch.delitem(sys.modules, name)
 
 
 def act_of(name: str, spec: Any = TEXT) -> Act:
