@@ -109,3 +109,59 @@ def test_a_page_without_marks_is_refused(scripts: Any, tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == "<!-- a -->\nnew\n<!-- end of a -->\nrest\n"
     with pytest.raises(SystemExit, match="no marks for the table 'b'"):
         scripts.page.fill_in(page, {"b": "new"})
+
+
+# The small form of `nox -s comparison`: a few mutants and right losses through every table, without the full sizes.
+
+FEW = ("double-shift", "denominator-all", "count-ignored")
+
+
+@pytest.fixture
+def few(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script, when only a few bugs, written in one way each, and a few right losses are known."""
+    compare, losses = scripts.comparison, scripts.right_losses
+    sliced = losses.Loss("sliced", losses.load("right").sliced, TEXT)
+    other = next(loss for loss in losses.other_losses() if loss.spec is AUDIO)
+    chosen = [next(subject for subject in subjects(TEXT) if subject.name == name) for name in FEW]
+    monkeypatch.setattr(compare, "subjects", lambda spec: chosen)
+    monkeypatch.setattr(compare, "text_losses", lambda: [sliced])
+    monkeypatch.setattr(compare, "other_losses", lambda: [other])
+    return compare
+
+
+def test_every_bug_is_in_a_row_and_shiftproof_kills_it(scripts: Any, few: Any) -> None:
+    habit = scripts.habits.HABITS[2]
+    assert habit.name == "assert_close, value and gradient, every label counts"
+    judged = few.judge_all(TEXT, [habit])
+    assert [each.name for each in judged] == list(FEW)
+    assert {each.seen[few.OURS] for each in judged} == {few.Seen.KILLED}
+    lines = few.table_of_killed(judged, [habit.name, few.OURS]).split("\n")
+    assert lines[0] == "| killed by | alignment (1) | normalisation (2) | text alone (3) | all (3) |"
+    assert lines[2].endswith("| 100.0% | 50.0% | 66.7% | 66.7% |")
+    assert lines[3] == f"| {few.OURS} | 100.0% | 100.0% | 100.0% | 100.0% |"
+    control = few.control(habit.name)
+    assert (control.alarms, control.right, control.passed_by_zero, control.tests) == ((), 2, 0, 1)
+    assert few.table_of_reasons(judged, {habit.name: control}).endswith("| 2 | 0 | 1 | 100.0% | 0 of 2 | 0 of 1 |")
+    assert few.in_words(judged, 12.0).startswith("Made by `nox -s comparison` with shiftproof ")
+    assert "in 12 s: 3 mutants" in few.in_words(judged, 12.0)
+
+
+def test_the_tables_of_other_sizes(few: Any, scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = few.table_of_vocabularies(TEXT, [8]).split("\n")
+    assert lines[2:] == ["| every label counts | 2 of 3 |", "| a fifth ignored | 2 of 3 |"]
+    monkeypatch.setattr(few, "liger_at_full_size", lambda spec: [fixed(scripts, spec)])
+    assert few.in_full_size(TEXT).startswith("Of the 1 mutants of `hf.causal_lm` that survive Liger's tests")
+    sums = few.table_of_sums(PROFILES["sum"])
+    assert sums.endswith("| bfloat16 | atol 5, rtol 50 | 0 of 3 | yes |")
+
+
+def test_every_spec_habit_and_family_is_there(scripts: Any) -> None:
+    compare, habits = scripts.comparison, scripts.habits
+    assert set(compare.SPECS) <= set(PROFILES)
+    assert set().union(*compare.FAMILIES.values()) >= {each.name for each in subjects(TEXT) if not each.reason}
+    for habit in habits.HABITS[:-2]:  # Hypothesis's draw is in the test of the right loss
+        assert compare.judge(answer, [next(iter(habit.tests(TEXT)))]) is compare.Seen.UNSEEN
+    text = (Path(compare.__file__).parents[1] / "comparison.md").read_text(encoding="utf-8")
+    for part in ("killed", "reasons", "survivors", "vocabularies", "full size", "sums", "run"):
+        assert f"<!-- {part} -->\n" in text
+        assert f"\n<!-- end of {part} -->" in text
