@@ -271,7 +271,8 @@ def prove_sdist(session: nox.Session, sdist: Path) -> None:
     """The sdist holds what it takes to build, test and read about the project."""
     with tarfile.open(sdist) as archive:
         holds = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
-    expected = {"CHANGELOG.md", "LICENSE", "README.md", "constraints.txt", "noxfile.py", "pyproject.toml"}
+    expected = {page.name for page in ROOT.glob("*.md")}
+    expected |= {"LICENSE", "constraints.txt", "noxfile.py", "pyproject.toml"}
     for folder in ("docs", "examples", "tests", *PACKAGE_DIR.values()):
         expected |= {file for file in files_under(folder) if ".egg-info/" not in file}
     if missing := expected - holds:

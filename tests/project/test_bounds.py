@@ -43,9 +43,7 @@ def test_a_right_loss_out_of_bounds_is_an_alarm(scripts: Any, found: Any) -> Non
     assert scripts.bounds_judged.alarms([*found, far]) == [far]
 
 
-def test_what_is_written_has_the_form_of_what_is_in_docs(
-    scripts: Any, found: Any, drawn: Any, tmp_path: Path
-) -> None:
+def test_what_is_written_has_the_form_of_what_is_in_docs(scripts: Any, found: Any, drawn: Any, tmp_path: Path) -> None:
     shutil.copy(DOCS / "bounds.md", tmp_path)
     scripts.bounds_judged.write(found, drawn, tmp_path)
     with (tmp_path / "bounds.csv").open() as ours, (DOCS / "bounds.csv").open() as theirs:
@@ -67,9 +65,7 @@ def test_what_proves_nothing_is_counted(scripts: Any, drawn: Any) -> None:
     assert all(each.cases > 0 and each.both <= each.cases for each in drawn)
 
 
-def test_every_regime_of_every_arithmetic_is_drawn(
-    scripts: Any, found: Any, pyplot: MagicMock, tmp_path: Path
-) -> None:
+def test_every_regime_of_every_arithmetic_is_drawn(scripts: Any, found: Any, pyplot: MagicMock, tmp_path: Path) -> None:
     judged = scripts.bounds_judged
     figure, axes = MagicMock(), MagicMock()
     pyplot.subplots.return_value = figure, axes

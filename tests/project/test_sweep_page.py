@@ -17,7 +17,7 @@ from shiftproof.harness.report.sweep import SCHEMA
 
 DOCS = Path(__file__).parents[2] / "docs"
 VERDICTS = tomllib.loads((DOCS / "scripts" / "sweep_verdicts.toml").read_text(encoding="utf-8"))
-LIBRARY = '''
+LIBRARY = """
 class Wrong:
     def forward(self, logits, labels=None):
         hidden = logits
@@ -31,7 +31,7 @@ class Own:
     def forward(self, logits, labels):
         return_loss = cross_entropy(logits, labels)
         return return_loss
-'''
+"""
 HEADER = {
     "schema": 1, "shiftproof": "0", "package": "madeup", "versions": {"madeup": "1.0", "torch": "2"}, "python": "",
     "patterns": [], "seed": 0, "profile": "brief", "device": "cpu", "dtype": "float32",
