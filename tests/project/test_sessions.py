@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def strings(node: ast.AST) -> list[str]:
 def marks_of(session: str) -> list[str]:
     """The expressions that a session gives to pytest's -m."""
     texts = strings(SESSIONS[session])
-    after = [text for flag, text in zip(texts, texts[1:], strict=False) if flag == "-m"]
+    after = [text for flag, text in pairwise(texts) if flag == "-m"]
     return [text for text in after if text not in ("pip", "build", "venv", "shiftproof")]
 
 

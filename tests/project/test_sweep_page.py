@@ -1,4 +1,4 @@
-"""The small form of the page of a sweep: a made-up library, what a sweep found of it, and what was read in its source."""
+"""The page of a sweep in its small form: a made-up library, what was found of it, and what its source says."""
 
 from __future__ import annotations
 
