@@ -48,3 +48,17 @@ def test_every_benchmark_is_a_bar_of_time_and_one_of_memory(
     scripts.benchmark_chart.draw(rows, "a machine", tmp_path)
     assert axis.barh.call_count == 2 * len(rows)
     assert [call.args[0].name for call in figure.savefig.call_args_list] == ["benchmark.png", "benchmark.svg"]
+
+
+def test_the_session_writes_and_draws(
+    scripts: Any, recorded: Any, pyplot: MagicMock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark, draw = scripts.benchmark, MagicMock()
+    shutil.copy(DOCS / "benchmark.md", tmp_path)
+    (tmp_path / "raw.json").write_text(json.dumps(recorded), encoding="utf-8")
+    monkeypatch.setattr(benchmark, "DOCS", tmp_path)
+    monkeypatch.setattr(benchmark, "draw", draw)
+    benchmark.main(str(tmp_path / "raw.json"))
+    page = scripts.benchmark_page
+    draw.assert_called_once_with(page.rows_of(recorded), page.machine(recorded), tmp_path)
+    assert (tmp_path / "benchmark.json").read_bytes() == (DOCS / "benchmark.json").read_bytes()

@@ -73,3 +73,21 @@ def test_every_regime_of_every_arithmetic_is_drawn(scripts: Any, found: Any, pyp
     columns, rows = len(judged.STRICT) + len(judged.NATIVE), 2
     assert axes[0, 0].scatter.call_count == columns * rows * (len(judged.REGIMES) + 1)
     assert [call.args[0].name for call in figure.savefig.call_args_list] == ["bounds.png", "bounds.svg"]
+
+
+def test_the_session_writes_and_draws_and_fails_on_an_alarm(
+    scripts: Any, found: Any, drawn: Any, pyplot: MagicMock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds, draw = scripts.bounds, MagicMock()
+    shutil.copy(DOCS / "bounds.md", tmp_path)
+    monkeypatch.setattr(bounds, "DOCS", tmp_path)
+    monkeypatch.setattr(bounds, "draw", draw)
+    monkeypatch.setattr(bounds, "measure_all", lambda text, others: found)
+    monkeypatch.setattr(bounds, "vacuous", lambda specs, draws: drawn)
+    bounds.main()
+    draw.assert_called_once_with(found, tmp_path)
+    assert (tmp_path / "bounds.csv").is_file()
+    far = next(each for each in found if each.kind == "right")._replace(value=2.0)
+    monkeypatch.setattr(bounds, "measure_all", lambda text, others: [*found, far])
+    with pytest.raises(SystemExit, match="1 right evaluations are out of bounds"):
+        bounds.main()
