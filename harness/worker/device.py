@@ -1,4 +1,4 @@
-"""All that is asked of a device: to wait, to mark a moment, its memory, its caches, its name. Runs in the candidate's process.
+"""All that is asked of a device: to wait, to mark a moment, its memory, its name. Runs in the candidate's process.
 
 What CUDA offers for that is taken here, when this is imported: before a candidate is loaded, which could replace it. No
 other module of the project calls ``torch.cuda``, so that a CPU can stand in for a GPU wherever code is tried out.

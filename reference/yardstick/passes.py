@@ -47,8 +47,8 @@ def scale_rows(gradient: Tensor, targets: Tensor, upstream: Tensor) -> None:
 
 
 def in_triton(rows: Tensor) -> bool:
-    """Whether the kernels take these rows. On a CPU they run under Triton's interpreter alone, for whoever says so here:
-    tests/candidates/interpreted.py does."""
+    """Whether the kernels take these rows. On a CPU they run under Triton's interpreter alone, where somebody replaces
+    this function, as tests/candidates/interpreted.py does."""
     return rows.is_cuda and _has_triton()
 
 

@@ -1,4 +1,4 @@
-"""The yardsticks with their Triton kernels, interpreted on a CPU: ``interpreted.py:musicgen`` is as that of yardsticks.py.
+"""The yardsticks with their Triton kernels, interpreted on a CPU, under the names that yardsticks.py gives them.
 
 Call them in a process of their own only: Triton asks once, when it is imported, whether it is to interpret.
 """

@@ -1,4 +1,7 @@
-"""The command: parts one after the other, each on its own clock, and a summary after each. The standard library alone."""
+"""The command: parts one after the other, each on its own clock, and a summary after each.
+
+It imports the standard library alone, so that it can say what is missing.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ USAGE, UNJUDGED = 2, 3
 MINUTES = 9.5
 _LOOKING = 90.0  # seconds for the preflight: a first import from a cold disk
 _LEFT = 3.0  # seconds for the last summary
-_HELP = """Run all that this project has for a GPU, part after part, each in a process of its own and on a clock of its own.
+_HELP = """Run all that this project has for a GPU, part after part, each in its own process and on its own clock.
 
 DIR/findings.jsonl has one line for every finding, DIR/PART.log what a part said, DIR/gpu.md the summary.
 Exit code: 0 all passed; 1 something that was judged is wrong; 2 usage; 3 something could not be run, or had no time."""

@@ -20,7 +20,7 @@ def missing() -> str:
         return ""
     return (
         "no NVIDIA GPU is to be seen here, so nothing is installed or run; "
-        f"where there is one all the same, say {SAID}=here, or try all out on the CPU: python tests/gpu/run.py --dry-run"
+        f"where there is one all the same, say {SAID}=here; python tests/gpu/run.py --dry-run tries all out on a CPU"
     )
 
 

@@ -24,7 +24,6 @@ from shiftproof.harness.worker.peak import Peak
 
 from ..benchmarks.contenders import CAUSAL, Absent, Loss
 from ..benchmarks.tasks import Task
-
 from .asked import Asked, Item, go_through
 from .calls import Calls, memory_needed
 from .findings import Finding, Result

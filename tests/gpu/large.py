@@ -10,7 +10,6 @@ from shiftproof.harness.worker.device import device_of
 
 from ..benchmarks.contenders import CAUSAL, OF_NEXT_TOKENS, Absent
 from ..benchmarks.tasks import Task
-
 from .asked import Asked, Item, go_through
 from .calls import Calls, memory_needed
 from .findings import Finding, Result

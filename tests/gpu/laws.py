@@ -1,4 +1,4 @@
-"""The parts ``laws`` and ``yardstick``: candidates on trial, several at once, since what is judged is not how fast they are."""
+"""The parts ``laws`` and ``yardstick``: candidates on trial, several at once, since none of them is timed."""
 
 from __future__ import annotations
 

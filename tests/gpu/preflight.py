@@ -1,4 +1,4 @@
-"""What this interpreter has: prints one JSON object, of the machine, or of what is missing. Run in a process of its own."""
+"""What this interpreter has: prints one JSON object, of the machine or of what is missing. Run in its own process."""
 
 from __future__ import annotations
 

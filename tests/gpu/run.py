@@ -1,8 +1,8 @@
-"""All that this project has for a GPU, in ten minutes, with the interpreter at hand: no network, no nox, nothing installed.
+"""All that this project has for a GPU, in ten minutes, with the interpreter at hand: no network, no nox, no install.
 
     python tests/gpu/run.py --out DIR
 
-needs torch for CUDA, pytest, hypothesis, rich, safetensors, numpy and einops. ``--help`` has the rest, README.md a word.
+needs torch for CUDA, pytest, hypothesis, rich, safetensors, numpy and einops. ``--help`` has the rest.
 """
 
 import sys

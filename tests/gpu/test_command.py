@@ -198,10 +198,9 @@ def test_figures_are_shares_of_the_copy() -> None:
     ],
 )
 def test_usage(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        assert command.main(arguments) == code
-    except SystemExit as ended:
-        assert ended.code == code
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(command.main(arguments))
+    assert ended.value.code == code
     assert said in "".join(capsys.readouterr())
 
 

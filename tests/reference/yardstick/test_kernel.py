@@ -6,16 +6,22 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
+from shiftproof.harness.candidate import Candidate
 from shiftproof.harness.cases import build_case
 from shiftproof.harness.compare import SAFETY, agreement, compare_tensors
+from shiftproof.harness.docket import Hearing, Options, enter
+from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.laws import LAWS
 from shiftproof.harness.recipe import Mask, Recipe
 from shiftproof.harness.rounding import rounding
+from shiftproof.harness.verdict import Overall, overall
 from shiftproof.harness.worker.device import device_of
 from shiftproof.harness.worker.peak import Peak
 from shiftproof.reference.profiles import PROFILES
@@ -28,6 +34,10 @@ from .scores import SCORES
 CAUSAL = PROFILES["hf.causal_lm"]
 WITHOUT_TRITON = importlib.util.find_spec("triton") is None
 
+INTERPRETED = (
+    *("hf.causal_lm", "musicgen", "liger.softcap", "torch.cross_entropy.smoothing", "maxtext.z_loss"),
+    *("torch.cross_entropy.weight", "trl.dft"),
+)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -94,6 +104,25 @@ def test_numbers_interpreted() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(WITHOUT_TRITON, reason="triton is not installed")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", INTERPRETED)
+def test_laws_interpreted(name: str, dtype: str) -> None:
+    """The yardstick with its kernels, as a candidate: every law, of a few cases, since each takes so long."""
+    file = Path(__file__).parents[2] / "candidates" / "interpreted.py"
+    call = f"{file}:{name.replace('.', '_')}"
+    candidate = Candidate(name, call, name, dtypes=(dtype,), precision="strict")
+    hearing = Hearing(enter([candidate])[0], Options(deadline=120.0))
+    try:
+        trial = hearing.of_loss(replace(PROFILES[name], layouts=()))
+        results = tuple(ask(law, trial, Profile("briefest", 0.03), seed=0) for law in LAWS.values())
+    finally:
+        hearing.close()
+    assert [(law.id, law.message) for law in results if law.verdict.is_failure] == []
+    assert overall(results) is Overall.CONFORMS
 
 
 @pytest.mark.gpu
