@@ -112,7 +112,8 @@ class Cuda(Device):
         return event
 
     def between(self, start: Any, stop: Any) -> int:
-        return round(start.elapsed_time(stop) * 1e6)
+        milliseconds: float = start.elapsed_time(stop)
+        return round(milliseconds * 1e6)
 
     def flush(self) -> None:
         if self._flushed is None:

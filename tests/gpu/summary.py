@@ -11,8 +11,8 @@ from .findings import Finding, Progress, Result
 from .parts import PARTS
 
 DRY = (
-    "**A dry run on a CPU, which stands in for the GPU: it shows that the script runs to its end. Its figures say nothing "
-    "of a GPU.**"
+    "**A dry run on a CPU, which stands in for the GPU: it shows that the script runs to its end. "
+    "Its figures say nothing of a GPU.**"
 )
 _SHOWN = (Result.WRONG, Result.NOT_RUN)
 
@@ -120,9 +120,9 @@ def _figures(measured: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "Forward and backward, medians of the device's own time, caches flushed, in pairs with the yardstick in",
         "alternating order; every answer that was timed was found right. *Share*: of the bandwidth that a copy of the",
-        "logits had between the pairs (of a layer: of the speed of its three matrix products). *× yardstick*: the ratio",
-        "of the pairs' times, and its interval. *Memory*: at the worst moment, on top of the arguments, for each byte of",
-        "the gradients.",
+        "logits had between the pairs (of a layer: of the speed of its three matrix products). *× yardstick*: the",
+        "ratio of the pairs' times, and its interval. *Memory*: at the worst moment, on top of the arguments, for each",
+        "byte of the gradients.",
     ]
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for each in measured:
