@@ -92,10 +92,11 @@ def timed(session: nox.Session) -> None:
 
 @session(posargs=True)
 def gpu(session: nox.Session) -> None:
-    """Run the tests that need a CUDA device; arguments go to pytest."""
+    """Run all that there is for a GPU, in ten minutes; arguments go to tests/gpu/run.py, whose --help has them."""
+    if missing := str(session.run("python", "tests/gpu/driver.py", silent=True)).strip():
+        session.error(missing)
     install(session, "test")
-    session.run("python", "-c", "import torch; assert torch.cuda.is_available(), 'no CUDA device'", silent=True)
-    session.run("pytest", "-m", "gpu", *session.posargs)
+    session.run("python", "tests/gpu/run.py", "--out", str(Path(session.create_tmp()).resolve()), *session.posargs)
 
 
 @session(posargs=True)

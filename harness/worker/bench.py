@@ -17,6 +17,7 @@ import torch
 from . import clock
 from .arguments import bind
 from .call import loss_in
+from .device import device_of
 from .fresh import fill, sketch
 from .load import Loaded
 from .peak import Peak
@@ -24,7 +25,6 @@ from .tensors import write_tensors
 from .wire import decode_call
 
 _REFERENCE = "_shiftproof_reference"
-_FLUSHED = 256 << 20  # bytes written between calls on CUDA: more than any L2 cache holds
 _EARLY = 256  # elements of each gradient that are looked at the moment the clock has stopped
 
 Function = Callable[..., Any]
@@ -63,7 +63,7 @@ class Bench:
         self._clock = clock.Clock(device)
         self._seated: dict[str, Loaded] = {}
         self._buffers: dict[torch.dtype, torch.Tensor] = {}
-        self._flush = torch.empty(_FLUSHED if device.type == "cuda" else 0, dtype=torch.uint8, device=device)
+        self._cached = device_of(device)
 
     def seat(self, part: str, loaded: Loaded) -> None:
         """From now on `part` is this one's."""
@@ -83,7 +83,7 @@ class Bench:
             contender.description.parameters, {**call.scalars, **tensors, **handed}, contender.defaults
         )
         del handed, tensors
-        self._flush.zero_()
+        self._cached.flush()
         peak = Peak(self._device) if body["weigh"] else None
 
         start = self._clock.start()
@@ -98,8 +98,8 @@ class Bench:
         places = {name: _places(leaf, body["sketch"]) for name, leaf in leaves.items()}
         early = {name: _taken(leaf.grad, places[name]) for name, leaf in leaves.items()}
         fields: dict[str, Any] = {
-            "forward": clock.window(start, between),
-            "backward": clock.window(resume, stop),
+            "forward": self._clock.window(start, between),
+            "backward": self._clock.window(resume, stop),
             "peak": peak.bytes() if peak is not None else None,
             "lazy": sorted(
                 {type(each).__name__ for each in (value, *(leaf.grad for leaf in leaves.values()))}
@@ -132,10 +132,10 @@ class Bench:
         target = torch.zeros_like(source)
         found = []
         for _ in range(times):
-            self._flush.zero_()
+            self._cached.flush()
             start = self._clock.start()
             target.copy_(source)
-            taken = clock.window(start, self._clock.stop())
+            taken = self._clock.window(start, self._clock.stop())
             found.append(taken["wall" if self._device.type == "cuda" or torch.get_num_threads() > 1 else "cpu"] or 0)
         return found
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .arguments import Arguments, bind, prepare
+from .device import device_of
 from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusable, ValueKind
 from .load import Loaded
 from .memory import MemoryLimit, is_out_of_memory
@@ -52,19 +53,18 @@ class _Stopwatch:
     """Adds up the wall time of what runs within it, the device synchronised at both ends."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device = device_of(device)
         self._started = 0.0
         self.seconds = 0.0
 
     def __enter__(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        self._device.settle()
         self._started = perf_counter()
 
     def __exit__(self, kind: object, error: object, frames: object) -> None:
         # After an exception the device may be lost, and synchronising it would raise a second one.
-        if error is None and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if error is None:
+            self._device.settle()
         self.seconds += perf_counter() - self._started
 
 
@@ -138,7 +138,7 @@ def failure(
     """What an exception from a candidate means."""
     if is_out_of_memory(error):
         if device.type == "cuda":
-            limit = torch.cuda.get_device_properties(device).total_memory
+            limit = device_of(device).total_memory()
         else:
             limit = (memory.limit if memory is not None else None) or 0
         return Answer(OutOfMemory(limit, exception_message(error)), seconds, spoiled=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from . import device as devices
+
 _CPU, _OF_THREAD, _WALL = time.process_time_ns, time.thread_time_ns, time.perf_counter_ns
 _SLEEP = time.sleep
 _SCHEDULER = "/proc/thread-self/schedstat"
@@ -15,13 +17,9 @@ _SCHEDULER = "/proc/thread-self/schedstat"
 _WATCHED: tuple[tuple[Any, str], ...] = (
     *((time, name) for name in ("perf_counter", "process_time", "thread_time", "monotonic", "time")),
     *((time, f"{name}_ns") for name in ("perf_counter", "process_time", "thread_time", "monotonic", "time")),
-    (torch.cuda, "synchronize"),
-    (torch.cuda.Event, "record"),
-    (torch.cuda.Event, "elapsed_time"),
-    (torch.cuda.Event, "synchronize"),
+    *devices.WATCHED,
 )
 _ORIGINALS = tuple(getattr(owner, name) for owner, name in _WATCHED)
-_synchronize = torch.cuda.synchronize
 
 
 def patched() -> list[str]:
@@ -52,7 +50,7 @@ class Reading:
         wall: time that passed.
         cpu, thread: processor time of this process, and of the calling thread alone.
         waited: how long this thread was ready to run and another ran instead; None where the kernel does not say.
-        event: on CUDA, the device's own mark in the current stream.
+        event: on CUDA, the device's own mark in the current stream; else None.
     """
 
     wall: int
@@ -66,7 +64,7 @@ class Clock:
     """Reads all clocks, the device synchronised first."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device = devices.device_of(device)
         try:
             with open(_SCHEDULER, "rb"):
                 self._scheduled = True
@@ -75,7 +73,7 @@ class Clock:
 
     def start(self) -> Reading:
         """The beginning of a window. What is slow to read is read before what must not be spoiled by it."""
-        self._settle()
+        self._device.settle()
         event = self._mark()
         waited = self._waited()
         return Reading(_WALL(), _CPU(), _OF_THREAD(), waited, event)
@@ -83,34 +81,25 @@ class Clock:
     def stop(self) -> Reading:
         """The end of a window: in the opposite order."""
         event = self._mark()
-        self._settle()
+        self._device.settle()
         thread, cpu, wall = _OF_THREAD(), _CPU(), _WALL()
         return Reading(wall, cpu, thread, self._waited(), event)
 
-    def _settle(self) -> None:
-        if self._device.type == "cuda":
-            _synchronize(self._device)
+    def window(self, start: Reading, stop: Reading) -> dict[str, int | None]:
+        """What lies between two readings, as the fields of a message, in nanoseconds."""
+        both = start.waited is not None and stop.waited is not None
+        return {
+            "wall": stop.wall - start.wall,
+            "cpu": stop.cpu - start.cpu,
+            "waited": stop.waited - start.waited if both else None,  # type: ignore[operator]
+            "stream": self._device.between(start.event, stop.event) if self._device.has_stream else None,
+        }
 
     def _mark(self) -> Any:
-        if self._device.type != "cuda":
-            return None
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
+        return self._device.mark() if self._device.has_stream else None
 
     def _waited(self) -> int | None:
         if not self._scheduled:
             return None
         with open(_SCHEDULER, "rb") as file:
             return int(file.read().split()[1])
-
-
-def window(start: Reading, stop: Reading) -> dict[str, int | None]:
-    """What lies between two readings, as the fields of a message, in nanoseconds."""
-    both = start.waited is not None and stop.waited is not None
-    return {
-        "wall": stop.wall - start.wall,
-        "cpu": stop.cpu - start.cpu,
-        "waited": stop.waited - start.waited if both else None,  # type: ignore[operator]
-        "stream": round(start.event.elapsed_time(stop.event) * 1e6) if start.event is not None else None,
-    }

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from .device import cuda_devices, device_of
 from .target import LoadFailure, Parameter, TargetDescription
 from .tracebacks import exception_message, exception_traceback
 
@@ -81,7 +82,7 @@ def describe_function(
             file=file,
             versions=versions_of(package),
             documentation=_documentation(function),
-            device_name=_device_name(device),
+            device_name=device_of(device).name(),
         ),
         defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},
     )
@@ -95,7 +96,7 @@ def check_device(device: torch.device) -> None:
     """
     if device.type != "cuda":
         return
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = cuda_devices()
     if (device.index or 0) >= count:
         raise LoadFailure(
             "interpreter",
@@ -285,19 +286,6 @@ def _package_version(package: str) -> str | None:
     # Last, since it reads the file list of every distribution there is.
     distributions = importlib.metadata.packages_distributions().get(package, [])
     return importlib.metadata.version(distributions[0]) if distributions else None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "cpu"
 
 
 def _put_first_on_path(*folders: str) -> None:

@@ -23,7 +23,7 @@ def score_rows(
     gradient: Tensor | None = None,
 ) -> Tensor:
     """As :func:`.blocks.score_rows`."""
-    if logits.is_cuda and _has_triton():
+    if in_triton(logits):
         from . import kernel
 
         return kernel.score_rows(logits, targets, weights, how, class_weights, gradient)
@@ -38,12 +38,18 @@ def scale_rows(gradient: Tensor, targets: Tensor, upstream: Tensor) -> None:
     if upstream.dim() == 0 and not upstream.is_cuda and upstream.item() == 1:
         return
     factors = torch.where(targets == NOT_SCORED, 1.0, upstream.to(accumulator(gradient.dtype)))
-    if gradient.is_cuda and _has_triton():
+    if in_triton(gradient):
         from . import kernel
 
         kernel.scale_rows(gradient, factors)
     else:
         gradient.mul_(factors[:, None])
+
+
+def in_triton(rows: Tensor) -> bool:
+    """Whether the kernels take these rows. On a CPU they run under Triton's interpreter alone, where somebody replaces
+    this function, as tests/candidates/interpreted.py does."""
+    return rows.is_cuda and _has_triton()
 
 
 @cache

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shiftproof.harness.speed.inputs import make_inputs
+from shiftproof.harness.speed.inputs import Inputs, make_inputs
 from shiftproof.harness.speed.shapes import SHAPES, Shape, recipe_of
+from shiftproof.harness.worker.device import Device, device_of
 from shiftproof.harness.worker.fresh import fill
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import LossSpec
@@ -60,30 +60,39 @@ class Task:
             return self.logits_bytes(dtype)
         return (self.shape.tokens + self.shape.classes) * self.hidden * getattr(torch, dtype).itemsize
 
-    def arguments(self, dtype: str, device: str, *, tokens: int | None = None) -> dict[str, Any]:
-        """The arguments of a call by name. With ``tokens``, of rows that long instead."""
+    def inputs(self, dtype: str, seed: int = 1, *, tokens: int | None = None) -> Inputs:
+        """What logits and small tensors are made of. With ``tokens``, of rows that long instead."""
         shape = self.shape if tokens is None else Shape("short", 1, tokens, self.shape.classes, self.shape.codebooks)
-        inputs = make_inputs(self.spec, recipe_of(self.spec, shape, dtype, 1))
+        return make_inputs(self.spec, recipe_of(self.spec, shape, dtype, seed))
+
+    def arguments(self, dtype: str, device: str, seed: int = 1, *, tokens: int | None = None) -> dict[str, Any]:
+        """The arguments of a call by name."""
+        inputs = self.inputs(dtype, seed, tokens=tokens)
         tensors, scalars, logits = inputs.for_reference()
         found: dict[str, Any] = {**scalars, **{name: tensor.to(device) for name, tensor in tensors.items()}}
         if self.profile == CAUSAL:
             found = {"labels": found["labels"]}  # all that is needed, and others take no more
         if self.hidden is None:
             return found | {name: _numbers(how, device) for name, how in logits.items()}
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         kind = getattr(torch, dtype)
-        hidden = torch.randn(shape.rows, shape.length, self.hidden, generator=generator)
-        weight = torch.randn(shape.classes, self.hidden, generator=generator).div_(math.sqrt(self.hidden))
+        *rows, classes = inputs.shapes["logits"]
+        hidden = torch.randn(*rows, self.hidden, generator=generator)
+        weight = torch.randn(classes, self.hidden, generator=generator).div_(math.sqrt(self.hidden))
         return found | {"hidden_states": hidden.to(device, kind), "lm_head_weight": weight.to(device, kind)}
 
     def limit(self, dtype: str, device: str) -> float:
-        """Seconds that the machine takes for what nobody can do without: reading and writing as many bytes as the
-        logits have; or the three matrix products of a layer and its gradients."""
+        """Seconds that the machine takes for :meth:`limiting`."""
+        return _seconds(self.limiting(dtype, device), device_of(device))
+
+    def limiting(self, dtype: str, device: str) -> Callable[[], object]:
+        """What nobody can do without: reading and writing as many bytes as the logits have; or the three matrix
+        products of a layer and its gradients."""
         kind = getattr(torch, dtype)
         if self.hidden is None:
             source = torch.ones(self.logits_bytes(dtype) // kind.itemsize, dtype=kind, device=device)
             target = torch.zeros_like(source)
-            return _seconds(lambda: target.copy_(source), device)
+            return lambda: target.copy_(source)
         given = self.arguments(dtype, device)
         hidden, weight = given["hidden_states"].flatten(0, 1), given["lm_head_weight"]
 
@@ -92,7 +101,7 @@ class Task:
             logits @ weight
             logits.T @ hidden
 
-        return _seconds(products, device)
+        return products
 
 
 TASKS = (
@@ -116,8 +125,8 @@ def leaves_of(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def forward_and_backward(loss: Loss, arguments: dict[str, Any]) -> None:
     loss(**arguments).backward()
-    if any(value.is_cuda for value in arguments.values() if isinstance(value, Tensor)):
-        torch.cuda.synchronize()
+    for device in {value.device for value in arguments.values() if isinstance(value, Tensor)}:
+        device_of(device).settle()
 
 
 def on(device: str) -> Iterator[Task]:
@@ -125,15 +134,14 @@ def on(device: str) -> Iterator[Task]:
     return (task for task in TASKS if device in task.devices)
 
 
-def _seconds(work: Callable[[], object], device: str) -> float:
+def _seconds(work: Callable[[], object], device: Device) -> float:
     def once() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        started = perf_counter()
+        device.settle()
+        start = device.mark()
         work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return perf_counter() - started
+        stop = device.mark()
+        device.settle()
+        return device.between(start, stop) / 1e9
 
     once()
     taken: list[float] = []

@@ -19,11 +19,13 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from shiftproof.harness.worker.device import cuda_devices, device_of
+
 from .contenders import Absent
 from .tasks import DTYPES, Task, forward_and_backward, leaves_of, on
 
 pytestmark = pytest.mark.benchmark
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cuda" if cuda_devices() else "cpu"
 SECONDS = 6.0  # for the rounds of one benchmark
 FEWEST, MOST = 5, 30  # rounds
 CASES = [(task, contender) for task in on(DEVICE) for contender in task.contenders]
@@ -56,7 +58,7 @@ def test_forward_and_backward(benchmark: BenchmarkFixture, task: Task, contender
         profile=task.profile,
         contender=contender,
         dtype=dtype,
-        device=torch.cuda.get_device_name() if DEVICE == "cuda" else DEVICE,
+        device=device_of(DEVICE).name() if DEVICE == "cuda" else DEVICE,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         limit_seconds=limit,

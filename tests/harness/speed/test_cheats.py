@@ -50,8 +50,8 @@ def test_a_cheat_is_caught_by_its_name(name: str, called: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "called"), listed("CAUGHT_ON_CUDA").items())
-def test_a_cheat_on_cuda_is_caught_by_its_name(name: str, called: str) -> None:
-    assert called in [cheat for cheat, _ in tried(name, "cuda").cheats]
+def test_a_cheat_on_cuda_is_caught_by_its_name(name: str, called: str, gpu: str) -> None:
+    assert called in [cheat for cheat, _ in tried(name, gpu).cheats]
 
 
 @pytest.mark.timed
@@ -76,8 +76,8 @@ def test_work_that_is_left_to_a_thread_is_caught_beside_others() -> None:
 
 
 @pytest.mark.gpu
-def test_an_honest_loss_is_not_caught_on_cuda() -> None:
-    trial = tried("honest", "cuda")
+def test_an_honest_loss_is_not_caught_on_cuda(gpu: str) -> None:
+    trial = tried("honest", gpu)
     assert not trial.cheats
     assert not trial.problem
 

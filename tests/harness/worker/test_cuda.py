@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.worker.device import device_of
 from shiftproof.harness.worker.exchange import Call, OutOfMemory, Raised, Returned
 from shiftproof.harness.worker.settings import WorkerSettings
 from shiftproof.harness.worker.target import LoadFailure
@@ -16,7 +17,6 @@ LOSSES = """
 import torch
 
 def loss(logits, action):
-    assert logits.is_cuda
     if action == "poison":
         rows = torch.tensor([10**6], device=logits.device)
         return logits[rows].sum()
@@ -27,17 +27,17 @@ def loss(logits, action):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_values_poison_and_memory(tmp_path: Path) -> None:
+def test_values_poison_and_memory(tmp_path: Path, gpu: str) -> None:
     (tmp_path / "losses.py").write_text(LOSSES)
     tensors = {"logits": torch.ones(3)}
-    settings = WorkerSettings(cwd=str(tmp_path), device="cuda:0", call_deadline=60)
+    settings = WorkerSettings(cwd=str(tmp_path), device=gpu, call_deadline=60)
     with Worker("losses.py:loss", settings) as worker:
-        assert worker.describe().device_name == torch.cuda.get_device_name(0)
+        assert worker.describe().device_name == device_of(gpu).name()
         for restarts, (action, kind) in enumerate([("poison", Raised), ("hog", OutOfMemory), ("loss", Returned)]):
             outcome = worker.call(Call(tensors, {"action": action}, gradients=("logits",)))
             assert isinstance(outcome, kind), outcome
-            assert worker.restarts == restarts
+            # An index out of range ruins a context of CUDA, and nothing on a CPU.
+            assert worker.restarts == restarts - (1 if gpu == "cpu" and restarts else 0)
     assert isinstance(outcome, Returned)
     assert outcome.value.item() == 3.0
     torch.testing.assert_close(outcome.gradients["logits"], torch.full((3,), 2.0))
