@@ -42,6 +42,8 @@ class BuilderTrial:
 
     source = BUILDER_RECIPES
     share = 1.0
+    values_only = ""
+    scope: tuple[str, ...] = ()
 
     def __init__(
         self, candidate: Candidate, spec: BuilderSpec, binding: Binding, caller: Caller, *, device: str
@@ -51,7 +53,9 @@ class BuilderTrial:
         self.binding = binding
         self.caller = caller
         self.device = device
-        self.space: Space = space(spec, frozenset(binding.names))
+        self.sizes = candidate.sizes
+        self.whole_space: Space = space(spec, frozenset(binding.names))
+        self.space: Space = self.sizes.narrow(self.whole_space)
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.tally = Tally(builder_cells(spec))
         self.calls = 0
@@ -70,8 +74,8 @@ class BuilderTrial:
         return None
 
     def fit(self, recipe: BuilderRecipe) -> BuilderRecipe:
-        """The recipe as it is: a builder fixes nothing of it."""
-        return recipe
+        """The recipe in sizes that the builder takes."""
+        return self.sizes.fit(recipe)
 
     def variation(self, case: BuilderCase, change: Callable[[BuilderBatch], BuilderBatch]) -> BuilderCase:
         """A case whose batch was changed by hand, with its right answer."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from .allowance import Allowance, read_allowances
+from .requires import Requires, read_requires
 from .spelling import nearest
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -38,6 +40,8 @@ class Candidate:
         cwd: its working directory, first on its sys.path.
         expect: the verdict that this candidate is known to get, so that a known-wrong one is a check of the judge.
         diagnosis: the bug's name that must come with ``expect = "fails"``.
+        requires: the sizes that it needs, as :func:`.requires.read_requires` reads them; cases are drawn that fit.
+        allow: what it need not do, as :func:`.allowance.read_allowances` reads it, each with its reason.
     """
 
     name: str
@@ -52,6 +56,18 @@ class Candidate:
     cwd: str | None = None
     expect: str = "conforms"
     diagnosis: str | None = None
+    requires: Mapping[str, Any] = field(default_factory=dict)
+    allow: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def sizes(self) -> Requires:
+        """The sizes that it needs."""
+        return read_requires(self.requires) if self.requires else Requires()
+
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What it need not do."""
+        return read_allowances(self.allow)
 
 
 _KEYS: dict[str, tuple[type, tuple[str, ...] | None]] = {
@@ -67,7 +83,11 @@ _KEYS: dict[str, tuple[type, tuple[str, ...] | None]] = {
     "cwd": (str, None),
     "expect": (str, ("conforms", "fails")),
     "diagnosis": (str, None),
+    "requires": (dict, None),
+    "allow": (list, None),
 }
+_READ: dict[str, Callable[[Any], object]] = {"requires": read_requires, "allow": read_allowances}
+"""What reads the keys whose values are more than strings."""
 assert set(_KEYS) == {f.name for f in fields(Candidate)} - {"name"}
 
 
@@ -110,6 +130,12 @@ def _declare(name: str, entry: Any, path: Path) -> Candidate:
             raise UsageError(f"{where}: {key} is {value!r}; expected a TOML {_toml_name(kind)}")
         if isinstance(value, list) and not value:
             raise UsageError(f"{where}: {key} is empty; name at least one, or leave it out")
+        if key in _READ:
+            try:
+                _READ[key](value)
+            except ValueError as error:
+                raise UsageError(f"{where}: {error}") from None
+            continue
         for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
             if not isinstance(item, str):
                 raise UsageError(f"{where}: {key} holds {item!r}; expected strings")

@@ -1,4 +1,6 @@
-"""The command ``shiftproof``. Exit codes: 0 conforms, 1 does not, 2 usage or configuration, 3 could not be judged."""
+"""The command ``shiftproof``. Exit codes: 0 conforms, 1 does not, 2 usage or configuration, 3 not or not fully judged.
+Ended by a signal N it exits with 128 + N.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,23 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .candidate import Candidate, UsageError
-from .report.events import RunFinished
+from .exit_code import CONFORMS, FAILS, UNJUDGED, USAGE, exit_code_of, verdict_code
 from .spelling import nearest
 
 if TYPE_CHECKING:
     from .laws import Law
+    from .run import Run
 
-CONFORMS, FAILS, USAGE, UNJUDGED = 0, 1, 2, 3
 _PASSES = ("forward", "backward", "both")
+_IN_PARALLEL = ("-n", "--numprocesses", "--maxprocesses", "--dist")  # pytest-xdist's, which is loaded where they are
+_FOR_TESTS = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
+_NO_AUTOLOAD = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
 _EMPTY_CONFIG = Path(__file__).with_name("empty.ini")
 
 
@@ -51,6 +57,20 @@ def _parser() -> _Parser:
     _say_candidate(check)
     check.add_argument(
         "--spec", metavar="PROFILE", help="what the loss or label builder promises; `list profiles` shows all"
+    )
+    check.add_argument(
+        "--requires",
+        action="append",
+        default=[],
+        metavar="SIZES",
+        help="sizes that it needs, as in 'length>=128, multiple_of=16: the kernel's tile'; cases are drawn that fit",
+    )
+    check.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="what it need not do: 'law=GRAD-5: why it may fail', or 'refuses=words it says: why'; repeatable",
     )
     check.add_argument("--profile", default="quick", help="how many cases: brief, quick, ci (repeatable) or deep")
     check.add_argument("--seed", type=int, metavar="N", help="draw the cases of this seed again")
@@ -142,25 +162,18 @@ def _say_candidate(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run the command and return its exit code. What the judge itself cannot do is never a verdict on a candidate."""
     options = _parser().parse_args(argv)
-    try:
-        commands = {
-            "check": _check,
-            "identify": _identify,
-            "replay": _replay,
-            "speed": _speed,
-            "mutants": _kills,
-            "sweep": _sweep,
-            "list": _list,
-        }
-        return commands[options.command](options)
-    except UsageError as error:
-        print(f"shiftproof: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("shiftproof: interrupted", file=sys.stderr)
-        return UNJUDGED
+    commands = {
+        "check": _check,
+        "identify": _identify,
+        "replay": _replay,
+        "speed": _speed,
+        "mutants": _kills,
+        "sweep": _sweep,
+        "list": _list,
+    }
+    return exit_code_of(lambda: commands[options.command](options))
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -178,44 +191,60 @@ def _check(options: argparse.Namespace) -> int:
         )
     plan(candidates, profile=options.profile, seed=options.seed, deadline=options.deadline)  # only its checks
     _check_folder(options, "json")
-    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
-        os.environ.pop(name, None)  # they are meant for the user's own tests
     caught = _Caught()
-    status = pytest.main(_pytest_arguments(options), plugins=[caught])
-    if status == pytest.ExitCode.USAGE_ERROR:
-        return USAGE
-    if caught.run is None or status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.INTERRUPTED):
-        return UNJUDGED
-    if not caught.run.results:
+    with _plugins_of_our_own():
+        status = pytest.main(_pytest_arguments(options), plugins=[caught])
+    if caught.interrupt is not None:
+        raise caught.interrupt
+    if caught.run is None:
+        return USAGE if status == pytest.ExitCode.USAGE_ERROR else UNJUDGED
+    if caught.run.is_empty:
         raise UsageError(f"no law was left to ask by {' '.join(options.pytest) or 'pytest'}; `list laws` has their ids")
-    return exit_code(caught.run)
+    if caught.run.unwritten:
+        print(f"shiftproof: {caught.run.unwritten}", file=sys.stderr)
+    judged = verdict_code(caught.run.finished().results)
+    broken = caught.run.unwritten or status == pytest.ExitCode.INTERNAL_ERROR
+    return UNJUDGED if broken and judged == CONFORMS else judged
 
 
-def exit_code(run: RunFinished) -> int:
-    """0 where every candidate got what its declaration expects; 1 where one fails instead; 3 where one is undecided."""
-    unexpected = [result for result in run.results if not result.as_expected]
-    if not unexpected:
-        return CONFORMS
-    undecided = all(str(result.verdict) in ("error", "inconclusive") for result in unexpected)
-    return UNJUDGED if undecided else FAILS
+@contextmanager
+def _plugins_of_our_own() -> Iterator[None]:
+    """Within it pytest reads no options from the environment and loads no plugin that merely happens to be installed:
+    both are meant for the user's own tests."""
+    before = {name: os.environ.get(name) for name in (*_FOR_TESTS, _NO_AUTOLOAD)}
+    for name in _FOR_TESTS:
+        os.environ.pop(name, None)
+    os.environ[_NO_AUTOLOAD] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {name: value} if value is not None else {}
 
 
 class _Caught:
-    """Keeps what the run found when pytest is done."""
+    """Keeps the run, which outlives pytest, and what interrupted it."""
 
-    run: RunFinished | None = None
+    run: Run | None = None
+    interrupt: KeyboardInterrupt | None = None
 
-    def pytest_sessionfinish(self, session: object) -> None:
+    def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
+        self.interrupt = excinfo.value if isinstance(excinfo.value, KeyboardInterrupt) else None
+
+    def pytest_sessionfinish(self, session: Any) -> None:
         from .plugin import run_of
 
-        run = run_of(session.config)  # type: ignore[attr-defined]
-        self.run = run.finished() if run is not None else None
+        run = run_of(session.config)
+        self.run = None if run is None or run.is_refused else run
 
 
 def _pytest_arguments(options: argparse.Namespace) -> list[str]:
     """The same run as pytest's own arguments. Its configuration files are none of ours, so none is read."""
     arguments = ["-c", str(_EMPTY_CONFIG), "--rootdir", str(Path.cwd()), str(_EMPTY_CONFIG.with_name("laws"))]
-    arguments += ["-p", "no:cacheprovider", "-p", "no:benchmark", "--shiftproof-display", "own"]
+    arguments += ["-p", "shiftproof.harness.plugin", "-p", "no:cacheprovider", "--shiftproof-display", "own"]
+    if any(argument.startswith(_IN_PARALLEL) for argument in options.pytest):
+        arguments += ["-p", "xdist.plugin"]
     arguments += [] if options.targets else ["--shiftproof-declared"]
     for target in options.targets:
         arguments += ["--shiftproof", target]
@@ -223,9 +252,9 @@ def _pytest_arguments(options: argparse.Namespace) -> list[str]:
         value = getattr(options, name)
         if value is not None:
             arguments += [f"--shiftproof-{name}", str(value)]
-    for name in ("device", "dtype", "python"):
+    for name in ("device", "dtype", "python", "requires", "allow"):
         for value in getattr(options, name):
-            arguments += [f"--shiftproof-{name}", value]
+            arguments.append(f"--shiftproof-{name}={value}")
     for name in ("no_gradient", "in_process"):
         if getattr(options, name):
             arguments.append(f"--shiftproof-{name.replace('_', '-')}")
@@ -249,6 +278,8 @@ def _candidates(options: argparse.Namespace, targets: Sequence[str], all_declare
         precision=options.precision,
         no_gradient=options.no_gradient,
         pythons=options.python,
+        requires=getattr(options, "requires", ()),
+        allow=getattr(options, "allow", ()),
     )
 
 
@@ -427,13 +458,14 @@ def _sweep(options: argparse.Namespace) -> int:
     console.print(render(swept.header, swept.rows, swept.footer))
     if options.html:
         Path(options.html).write_text(html(swept.header, swept.rows, swept.footer), encoding="utf-8")
-    if not swept.footer.finished:
+    if swept.interrupt is not None:
         left = len(planned.targets) - len(swept.rows)
-        print(f"shiftproof: interrupted with {left} classes left; the same command goes on with them", file=sys.stderr)
-        return UNJUDGED
+        print(f"shiftproof: {left} classes are left; the same command goes on with them", file=sys.stderr)
+        raise swept.interrupt
     if any(row.is_alarm for row in swept.rows):
         return FAILS
-    return CONFORMS if any(row.is_verdict for row in swept.rows) else UNJUDGED
+    judged = [row.target for row in swept.rows if row.is_verdict]
+    return CONFORMS if judged and len(judged) == len(planned.targets) else UNJUDGED
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,6 +12,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis.strategies import SearchStrategy
 
+from .allowance import Allowance
 from .candidate import Candidate
 from .coverage import Counted, gaps
 from .laws import Judgement, Law, aim
@@ -21,7 +22,9 @@ from .source import R, Source
 from .store import Stored
 from .verdict import Counterexample, LawResult, Level, Verdict
 
-_BASIC = ("CONTRACT-1", "CONTRACT-2", "BUILD-1")  # nothing can be said of a candidate that breaks the ones it needs
+PREREQUISITES = ("CONTRACT-1", "CONTRACT-2", "BUILD-1")
+"""Nothing can be said of a candidate that breaks those of them that it needs."""
+
 _SLOW = (Verdict.CRASH, Verdict.TIMEOUT)
 _FAILURES_KEPT = 6
 _CASES_AFTER_FAILURE = 40
@@ -82,6 +85,35 @@ class OnTrial(Counted, Protocol):
 T = TypeVar("T", bound=OnTrial)
 
 
+class Refusals:
+    """The cases that a candidate refuses to answer, but for those that its declaration allows it to refuse.
+
+    Attributes:
+        count: how many.
+        cells: what of the space of cases they are in.
+        allowed: what was refused as declared, in words, or "".
+    """
+
+    def __init__(self, allowances: tuple[Allowance, ...]) -> None:
+        self._allowances = allowances
+        self._first = ""
+        self.count = 0
+        self.cells: dict[str, None] = {}
+        self.allowed = ""
+
+    def note(self, message: str, cells: Iterable[str]) -> None:
+        for allowance in self._allowances:
+            if allowance.refuses and allowance.refuses in message:
+                self.allowed = self.allowed or f"some cases are refused, as declared: {allowance}"
+                return
+        self.count += 1
+        self._first = self._first or message
+        self.cells.update(dict.fromkeys(cells))
+
+    def __str__(self) -> str:
+        return f"refused {self.count} case{'s' if self.count > 1 else ''}: {self._first}"
+
+
 @dataclass(frozen=True)
 class Failure(Generic[R]):
     recipe: R
@@ -89,7 +121,19 @@ class Failure(Generic[R]):
 
 
 def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[], None] = lambda: None) -> LawResult:
-    """Ask ``law`` of ``trial``; ``tick`` is called after every case."""
+    """Ask ``law`` of ``trial``; ``tick`` is called after every case. A failure that is declared away is ALLOWED."""
+    allowance = next((each for each in trial.candidate.allowances if each.law == law.id), None)
+    found = _ask(law, trial, profile, seed, tick)
+    if allowance is None:
+        if found.verdict.is_failure:
+            trial.failed.add(law.id)
+        return found
+    if found.verdict.is_failure or found.verdict in (Verdict.REFUSED, Verdict.VACUOUS, Verdict.INCONCLUSIVE):
+        return replace(found, verdict=Verdict.ALLOWED, message=f"{found.message}; allowed: {allowance.reason}")
+    return found
+
+
+def _ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[], None]) -> LawResult:
     started = time.perf_counter()
     profile = replace(profile, factor=profile.factor * trial.share)
 
@@ -109,19 +153,23 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
     excuse = trial.excuse(law.id) or law.excuse(trial)
     if excuse is not None:
         return result(Verdict.SKIP, excuse)
-    basic = [id for id in _BASIC if id in trial.failed and id in (*law.presumes, "CONTRACT-1")]
+    basic = [id for id in PREREQUISITES if id in trial.failed and id in (*law.presumes, "CONTRACT-1")]
     if basic:
         return result(Verdict.SKIP, f"not asked, since {basic[0]} failed")
     follows = next((id for id in law.presumes if id in trial.failed), None)
     doubtful = follows is not None
     cases = vacuous = since = 0
-    lacking = ""  # of the candidate, as it says itself
+    outside = ""  # why cases were left out that the candidate is not declared to take
+    refusals = Refusals(trial.candidate.allowances)
     failures: list[Failure[R]] = []
     missing = gaps(law, trial) if profile.complete and not doubtful else ()
     for recipe in chain(cases_of(law, trial, profile, seed, doubtful), missing):
         recipe, judgement = judged(law, trial, recipe)
         if judgement.verdict is Verdict.SKIP:
-            lacking = lacking or judgement.message
+            outside = outside or judgement.message
+            continue
+        if judgement.verdict is Verdict.REFUSED:
+            refusals.note(judgement.message, map(str, trial.tally.sort(recipe)))
             continue
         tick()
         if judgement.verdict is Verdict.VACUOUS:
@@ -136,7 +184,6 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
         if failures and (enough or since > _CASES_AFTER_FAILURE):
             break
     if failures:
-        trial.failed.add(law.id)
         worst = _worth_shrinking(failures)
         smallest = worst if doubtful else shrunk(law, trial, worst)
         stored = _store(law, trial, smallest)
@@ -149,11 +196,15 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
             first_failure=cases - since + 1,
             follows=follows,
         )
+    if refusals.count:
+        return result(
+            Verdict.REFUSED, str(refusals), cases, vacuous, refused=refusals.count, refusals=tuple(refusals.cells)
+        )
     if cases == 0:
         if vacuous:
             return result(Verdict.VACUOUS, "no case could tell a null candidate from a right one", vacuous=vacuous)
-        return result(Verdict.SKIP, lacking or "no case of this spec is one that the law speaks of")
-    return result(Verdict.PASS, lacking and f"of some cases {lacking}", cases, vacuous)
+        return result(Verdict.SKIP, refusals.allowed or outside or "no case of this spec is one that the law speaks of")
+    return result(Verdict.PASS, refusals.allowed, cases, vacuous)
 
 
 def judged(law: Law[T, R], trial: T, recipe: R) -> tuple[R, Judgement]:

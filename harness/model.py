@@ -79,7 +79,7 @@ class ModelTrial(Trial):
     def _own(self, space: Space) -> Space:
         """What of a space is left for a model."""
         left = {name: choices for name, choices in space.items() if name not in ("shift_labels", "regime")}
-        own = {"rows": _ROWS, "length": _LENGTHS, "classes": (self.classes,)}
+        own = {**self.sizes.narrow({"rows": _ROWS, "length": _LENGTHS}), "classes": (self.classes,)}
         return left | own | ({"extra": (self.extra,)} if "extra" in space else {})
 
     def excuse(self, law: str) -> str | None:
@@ -91,9 +91,8 @@ class ModelTrial(Trial):
 
     def fit(self, recipe: Recipe) -> Recipe:
         """The recipe with what is the model's own."""
-        return replace(
+        own = replace(
             recipe,
-            classes=self.classes,
             extra=self.extra,
             regime=Regime.NORMAL,
             stride=Stride.CONTIGUOUS,
@@ -101,6 +100,7 @@ class ModelTrial(Trial):
             rows=min(recipe.rows, max(_ROWS)),
             length=min(recipe.length, max(_LENGTHS)),
         )
+        return replace(super().fit(own), classes=self.classes)
 
     def case(self, recipe: Recipe) -> Case:
         return super().case(self.fit(recipe))

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .allowance import parse_allowance, read_allowances
 from .candidate import DTYPES, PRECISIONS, Candidate, UsageError, declared_in, resolve
-from .docket import Entry, Options, enter
-from .judge import PROFILES, Profile
+from .docket import Entry, Options, enter, find_spec
+from .judge import PREREQUISITES, PROFILES, Profile
+from .laws import laws_of
+from .requires import parse_requires, read_requires
 from .spelling import nearest
 
 _DEVICES = ("cpu", "cuda")
@@ -37,6 +40,8 @@ def candidates_of(
     precision: str | None = None,
     no_gradient: bool = False,
     pythons: Sequence[str] = (),
+    requires: Sequence[str] = (),
+    allow: Sequence[str] = (),
 ) -> list[Candidate]:
     """The candidates that targets and the project's declarations name, each once for every one of ``pythons``; what is
     said on the command line wins.
@@ -65,7 +70,16 @@ def candidates_of(
             changes[name] = value
     if no_gradient:
         changes["gradient"] = False
+    try:
+        if requires:
+            changes["requires"] = {key: value for text in requires for key, value in parse_requires(text).items()}
+            read_requires(changes["requires"])
+        allowed = tuple(parse_allowance(text) for text in allow)
+        read_allowances(allowed)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     found = [replace(resolve(name, declared), **changes) for name in names]
+    found = [replace(each, allow=(*each.allow, *allowed)) for each in found]
     interpreters = list(dict.fromkeys(pythons))
     return [replace(each, python=python) for each in found for python in interpreters] if interpreters else found
 
@@ -91,7 +105,26 @@ def plan(
         raise UsageError(f"seed is {seed}; expected an integer from 0 up")
     if not deadline > 0:
         raise UsageError(f"deadline is {deadline:g}; expected seconds above 0")
+    for candidate in candidates:
+        _check_allowances(candidate)
     return Plan(tuple(enter(candidates)), Options(in_process, deadline), chosen, seed)
+
+
+def _check_allowances(candidate: Candidate) -> None:
+    """Raises UsageError where a law that is allowed to fail is none of the spec's, or one without which nothing can be
+    said of the candidate."""
+    if candidate.spec is None:
+        return
+    laws = laws_of(find_spec(candidate.spec))
+    for allowance in candidate.allowances:
+        if allowance.law and allowance.law not in laws:
+            near = nearest(allowance.law, laws)
+            raise UsageError(f"{candidate.name} allows {allowance.law!r}, which is no law{near}; see `list laws`")
+        if allowance.law in PREREQUISITES:
+            raise UsageError(
+                f"{candidate.name} allows {allowance.law} to fail, but of a candidate that breaks it nothing can be "
+                'judged; drop it, or declare expect = "fails"'
+            )
 
 
 def from_options(options: Mapping[str, Any]) -> Plan:
@@ -106,6 +139,8 @@ def from_options(options: Mapping[str, Any]) -> Plan:
         precision=options["shiftproof_precision"],
         no_gradient=options["shiftproof_no_gradient"],
         pythons=options["shiftproof_python"],
+        requires=options["shiftproof_requires"],
+        allow=options["shiftproof_allow"],
     )
     for candidate in candidates:
         if candidate.spec is None:

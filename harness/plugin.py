@@ -29,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option("--shiftproof-dtype", action="append", default=[], metavar="DTYPE", help="float32, bfloat16, …; repeatable")
     option("--shiftproof-precision", metavar="CLASS", help="strict (accumulates in fp32) or native")
     option("--shiftproof-no-gradient", action="store_true", help="judge the value alone")
+    option("--shiftproof-requires", action="append", default=[], metavar="SIZES", help="sizes that they need")
+    option("--shiftproof-allow", action="append", default=[], metavar="WHAT", help="what they need not do, and why")
     option("--shiftproof-profile", default="quick", metavar="PROFILE", help="brief, quick, ci or deep")
     option("--shiftproof-seed", type=int, metavar="N", help="draw the cases of this seed again")
     option(

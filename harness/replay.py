@@ -39,6 +39,8 @@ def replay(stored: Stored, options: Options) -> Replayed:
         return Replayed("ERROR", str(failure))
     finally:
         hearing.close()
+    if judgement.verdict is Verdict.TIMEOUT:
+        return Replayed("ERROR", f"{judgement.message}; allow more time with --deadline")
     if judgement.verdict.is_failure:
         return Replayed("FAILS", judgement.message)
     if judgement.verdict is Verdict.PASS:

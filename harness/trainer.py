@@ -56,10 +56,14 @@ class TrainerTrial(Trial):
         super().__init__(candidate, spec, binding, caller, dtype=dtype, device=device)
         if dtype != "float32":
             raise UsageError(f"{candidate.name} is a trainer, judged in float32; drop --dtype {dtype}")
-        self.space = _own(self.space)
+        self.space = self.sizes.narrow(_own(self.space))
         first = self._call(self.case(Recipe(rows=PARTS, length=4, classes=11)), PARTS)
         self.silent = isinstance(first, Returned) and first.kind == "none"
         self.steps = first.steps if isinstance(first, Returned) else 0
+
+    @property
+    def scope(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("its gradient alone: it returns no loss",) if self.silent else ()
 
     def excuse(self, law: str) -> str | None:
         if law not in _ASKED:
@@ -69,13 +73,14 @@ class TrainerTrial(Trial):
     def fit(self, recipe: Recipe) -> Recipe:
         """The recipe in the sizes of a trainer, padded on the right: rows that are packed lose their padding, and where
         it comes first, the label that follows on it."""
-        return replace(
+        own = replace(
             recipe,
             masks=tuple(Mask.PADDING if mask is Mask.LEFT else mask for mask in recipe.masks),
             rows=min((rows for rows in _ROWS if rows >= recipe.rows), default=max(_ROWS)),
             length=min(recipe.length, max(_LENGTHS)),
             classes=min(recipe.classes, _CLASSES),
         )
+        return super().fit(own)
 
     def case(self, recipe: Recipe) -> Case:
         return super().case(self.fit(recipe))

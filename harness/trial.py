@@ -79,11 +79,16 @@ class Trial:
 
     Attributes:
         share: of each law's budget, what is asked of this kind of candidate.
+        values_only: why the gradient of a candidate that is declared to have one cannot be read, or "".
+        scope: what this kind of candidate leaves out that others are judged by, in words.
+        sizes: the sizes that the candidate takes; ``space`` has no others, ``whole_space`` has all.
     """
 
     source = LOSS_RECIPES
     makes_logits = False  # of tokens: then no case can choose them
     share = 1.0
+    values_only = ""
+    scope: tuple[str, ...] = ()
 
     def __init__(
         self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
@@ -95,7 +100,9 @@ class Trial:
         self.dtype = dtype
         self.device = device
         self.compute = Compute(candidate.precision or spec.compute)
-        self.space: Space = space(spec, frozenset(binding.names), dtype)
+        self.sizes = candidate.sizes
+        self.whole_space: Space = space(spec, frozenset(binding.names), dtype)
+        self.space: Space = self.sizes.narrow(self.whole_space)
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.tally = Tally(loss_cells(spec))
         self.calls = 0
@@ -119,8 +126,8 @@ class Trial:
         return None
 
     def fit(self, recipe: Recipe) -> Recipe:
-        """The recipe with what is the same in all cases of this trial."""
-        return recipe
+        """The recipe with what is the same in all cases of this trial, in sizes that the candidate takes."""
+        return self.sizes.fit(recipe)
 
     def scored(self, recipe: Recipe) -> Case:
         """The case of a recipe with the logits that the candidate scores on it."""
@@ -150,7 +157,12 @@ class Trial:
     def observe(
         self, case: Case, upstream: float | Tensor = 1.0, grad_mode: str = "enabled", backwards: int = 1
     ) -> Observation:
-        """Call the candidate on a case and read what it did, going ``backwards`` so many times. Never remembered."""
+        """Call the candidate on a case and read what it did, going ``backwards`` so many times. Never remembered.
+
+        A case of sizes that it is declared not to take is not handed over.
+        """
+        if outside := self._outside(case):
+            return Observation(case, outside)
         tensors, scalars = values_for(case, self.binding)
         names = LEAVES if self.is_linear else case.spec.logits
         differentiated = {name: self.binding.names[name] for name in names if self.binding.takes(name)}
@@ -166,6 +178,16 @@ class Trial:
         )
         self.calls += 1
         return self._read(case, self.caller.call(call), differentiated)
+
+    def _outside(self, case: Case) -> Problem | None:
+        """Why the candidate is not declared to take a case of these sizes, or None."""
+        if not self.sizes:
+            return None
+        labels = case.batch.tensor(case.spec.labels[0])
+        sizes = {"rows": labels.shape[0], "length": labels.shape[1], "classes": case.recipe.classes}
+        if self.sizes.admits(sizes):
+            return None
+        return Problem(Verdict.SKIP, "outside", f"not called outside the sizes that it requires: {self.sizes}")
 
     @property
     def is_linear(self) -> bool:
@@ -233,7 +255,7 @@ def problem_of(outcome: Outcome) -> Problem:
         case OutOfMemory():
             return Problem(Verdict.CRASH, "out of memory", message)
         case Raised(type="NotImplementedError"):
-            return Problem(Verdict.SKIP, "lacks", f"it says that it lacks this: {message}")
+            return Problem(Verdict.REFUSED, "refused", message)
         case Raised():
             return Problem(Verdict.ERROR, f"raised {outcome.type}", message)
         case Unusable():

@@ -16,9 +16,13 @@ class Verdict(StrEnum):
     ERROR = "error"  # no answer: it raised, or returned what is no loss
     CRASH = "crash"  # its process died
     TIMEOUT = "timeout"  # no answer within the deadline
-    SKIP = "skip"  # not asked, with a reason
+    SKIP = "skip"  # does not apply, with a reason
     VACUOUS = "vacuous"  # a case that would have let a null candidate pass
+    REFUSED = "refused"  # the candidate raised NotImplementedError: not judged
+    ALLOWED = "allowed"  # the user declared that the candidate need not keep this law
     INCONCLUSIVE = "inconclusive"
+    UNJUDGED = "unjudged"  # the judge itself failed, or never came to ask
+    NOT_ASKED = "not_asked"  # the user left it out, as by -k or -x
 
     @property
     def is_failure(self) -> bool:
@@ -38,7 +42,9 @@ class Overall(StrEnum):
     CONFORMS = "conforms"
     FAILS = "fails"
     INCONCLUSIVE = "inconclusive"
-    ERROR = "error"  # it could not be judged at all
+    PARTIAL = "partial"  # no violation in the laws that were asked; the user left the others out
+    VALUES_ONLY = "values_only"  # no violation, and nobody declared that its gradient cannot be read
+    ERROR = "error"  # it could not be judged
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,12 @@ class Counterexample:
 class LawResult:
     """What one law found of one candidate.
 
-    ``cases`` were judged; ``vacuous`` more proved nothing. ``first_failure`` says which of the cases, counted from 1,
-    failed first. ``follows`` is the law whose failure this one's is to be expected from.
+    ``cases`` were judged; ``vacuous`` more proved nothing; the candidate ``refused`` others, in the cells that
+    ``refusals`` names. ``first_failure`` says which of the cases, counted from 1, failed first. ``follows`` is the law
+    whose failure this one's is to be expected from.
+
+    Raises:
+        ValueError: for a counterexample of what is no failure, or a verdict that needs a reason and has none.
     """
 
     id: str
@@ -68,12 +78,22 @@ class LawResult:
     counterexample: Counterexample | None = None
     first_failure: int | None = None
     follows: str | None = None
+    refused: int = 0
+    refusals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.counterexample is not None and not self.verdict.is_failure:
+        may_have = self.verdict.is_failure or self.verdict is Verdict.ALLOWED
+        if self.counterexample is not None and not may_have:
             raise ValueError(f"law {self.id}: a counterexample belongs to a failure, and the verdict is {self.verdict}")
-        if self.verdict is Verdict.SKIP and not self.message:
-            raise ValueError(f"law {self.id}: a skip needs its reason")
+        if self.verdict in _WITH_A_REASON and not self.message:
+            raise ValueError(f"law {self.id}: {self.verdict} needs its reason")
+
+    @property
+    def was_asked(self) -> bool:
+        return self.verdict not in (Verdict.UNJUDGED, Verdict.NOT_ASKED)
+
+
+_WITH_A_REASON = (Verdict.SKIP, Verdict.REFUSED, Verdict.ALLOWED, Verdict.UNJUDGED, Verdict.NOT_ASKED)
 
 
 @dataclass(frozen=True)
@@ -199,21 +219,32 @@ class CandidateResult:
     seconds_in_candidate: float = 0.0
     seconds_in_oracle: float = 0.0
     environment: Mapping[str, str] = field(default_factory=dict)
+    scope: tuple[str, ...] = ()  # what the verdict is limited to: what the user declared away, and what was left out
+    stale: tuple[str, ...] = ()  # what was declared away and matches nothing any more
+    values_only: str = ""  # why its gradient could not be read, although nobody declared that it has none
 
     @property
     def cases(self) -> int:
         return sum(law.cases for law in self.laws)
 
     @property
+    def asked(self) -> int:
+        """How many laws were asked, of those that were planned."""
+        return sum(law.was_asked for law in self.laws)
+
+    @property
     def gaps(self) -> tuple[str, ...]:
         """The cells for whose lack this is no complete judgement."""
-        return self.coverage.due(len(self.laws)) if self.coverage is not None else ()
+        return self.coverage.due(self.asked) if self.coverage is not None else ()
 
     @property
     def as_expected(self) -> bool:
         """Whether it got the verdict, and the name, that its declaration expects."""
-        if str(self.verdict) != self.expect:
-            return False
+        return str(self.verdict) == self.expect and self.has_expected_name
+
+    @property
+    def has_expected_name(self) -> bool:
+        """Whether the bug is called as its declaration expects, if that expects a name."""
         names = {name for bug in self.diagnosis for name in (bug.mutant, *bug.also)}
         return self.expected_diagnosis is None or self.expected_diagnosis in names
 
@@ -227,6 +258,7 @@ class CandidateResult:
         fields = {name: value for name, value in data.items() if name not in ("cases", "as_expected")}
         fields["verdict"] = Overall(fields["verdict"])
         fields["laws"] = tuple(law_from_json(law) for law in fields["laws"])
+        fields["scope"], fields["stale"] = tuple(fields["scope"]), tuple(fields["stale"])
         fields["diagnosis"] = tuple(NamedBug(**{**bug, "also": tuple(bug["also"])}) for bug in fields["diagnosis"])
         fields["pairing"] = Picture(**fields["pairing"]) if fields["pairing"] else None
         fields["difference"] = difference_from_json(fields["difference"])
@@ -249,22 +281,21 @@ def law_from_json(data: dict[str, Any]) -> LawResult:
             "level": Level(data["level"]),
             "verdict": Verdict(data["verdict"]),
             "counterexample": Counterexample(**found) if found else None,
+            "refusals": tuple(data["refusals"]),
         }
     )
 
 
 def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
-    """Two partial results of one candidate, whose laws were asked in different processes, as one."""
+    """What two processes found of one candidate, whose laws they asked in parts, as one. The verdict on it is still to
+    come: see :func:`.conclusion.conclude`."""
     laws = {law.id: law for law in (*one.laws, *other.laws)}
-    together = tuple(laws.values())
-    broken = Overall.ERROR in (one.verdict, other.verdict)
     covered = one.coverage or other.coverage
     if one.coverage is not None and other.coverage is not None:
         covered = one.coverage.with_that_of(other.coverage)
     return replace(
         one,
-        laws=together,
-        verdict=Overall.ERROR if broken else overall(together, covered),
+        laws=tuple(laws.values()),
         diagnosis=one.diagnosis or other.diagnosis,
         pairing=one.pairing or other.pairing,
         difference=one.difference or other.difference,
@@ -275,19 +306,34 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
         seconds=max(one.seconds, other.seconds),
         seconds_in_candidate=one.seconds_in_candidate + other.seconds_in_candidate,
         seconds_in_oracle=one.seconds_in_oracle + other.seconds_in_oracle,
+        scope=tuple(dict.fromkeys((*one.scope, *other.scope))),
+        stale=tuple(dict.fromkeys((*one.stale, *other.stale))),
+        values_only=one.values_only or other.values_only,
     )
 
 
-def overall(laws: tuple[LawResult, ...], coverage: Coverage | None = None) -> Overall:
-    """The verdict on a candidate from its laws': one failed MUST fails it; nothing judged is inconclusive, and so is a
-    lack of cells that had to be judged."""
-    if any(law.verdict.is_failure and law.level is Level.MUST for law in laws):
+_UNDECIDED = (Verdict.INCONCLUSIVE, Verdict.VACUOUS, Verdict.REFUSED)
+
+
+def overall(laws: tuple[LawResult, ...], coverage: Coverage | None = None, values_only: str = "") -> Overall:
+    """The verdict on a candidate from a result of every law that was planned.
+
+    One MUST that fails is enough to fail. Then: what the judge could not ask, or had no answer to within the deadline
+    and to nothing else, was not judged. What the user left out makes it partial. A MUST that was undecided or refused,
+    no MUST that passed, or a lack of cells that had to be judged, is inconclusive.
+    """
+    must = [law for law in laws if law.level is Level.MUST]
+    failed = [law for law in must if law.verdict.is_failure]
+    if any(law.verdict is not Verdict.TIMEOUT for law in failed):
         return Overall.FAILS
-    undecided = (Verdict.INCONCLUSIVE, Verdict.VACUOUS)
-    if any(law.verdict in undecided and law.level is Level.MUST for law in laws):
+    if failed or any(law.verdict is Verdict.UNJUDGED for law in laws):
+        return Overall.ERROR
+    if any(law.verdict is Verdict.NOT_ASKED for law in laws):
+        return Overall.PARTIAL
+    if any(law.verdict in _UNDECIDED for law in must):
         return Overall.INCONCLUSIVE
-    if not any(law.verdict is Verdict.PASS and law.level is Level.MUST for law in laws):
+    if not any(law.verdict is Verdict.PASS for law in must):
         return Overall.INCONCLUSIVE
     if coverage is not None and coverage.due(len(laws)):
         return Overall.INCONCLUSIVE
-    return Overall.CONFORMS
+    return Overall.VALUES_ONLY if values_only else Overall.CONFORMS

@@ -87,7 +87,7 @@ def right_or_refused(trial: Trial, recipe: Recipe) -> Judgement:
     """The right answer passes, and so does an exception; a wrong answer fails."""
     observation = trained(trial, recipe)
     if isinstance(observation, Judgement):
-        return PASS if observation.verdict is Verdict.ERROR else observation
+        return PASS if observation.verdict in (Verdict.ERROR, Verdict.REFUSED) else observation
     return judge_both(trial, observation)
 
 

@@ -1,18 +1,24 @@
 """Laws on the edges of the input space: nothing to train on, one position, no rows.
 
-What the value is there is undefined by consensus, so the spec declares it and the laws on it are SHOULD; that no
-gradient comes of nothing is not.
+The field does not agree on the value there: torch has NaN, others have 0. Where a spec sets the value itself, any other
+is wrong. Where it leaves the default, NaN and 0 are both right.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.spec import Empty, LossSpec
+
+from ..cases import Case
 from ..compare import same_value
 from ..recipe import Mask, Recipe, ShiftLabels
 from ..trial import Trial
 from ..verdict import Level
 from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered
+from .numbers import ordinary
 
 
 def _all_ignored(recipe: Recipe) -> Recipe:
@@ -21,6 +27,27 @@ def _all_ignored(recipe: Recipe) -> Recipe:
 
 def _not_sharded(recipe: Recipe) -> ShiftLabels:
     return recipe.shift_labels if recipe.shift_labels is not ShiftLabels.SHARDED else ShiftLabels.PADDED
+
+
+def _sets_value_of_nothing(spec: LossSpec) -> bool:
+    """Whether the spec itself says what a term without a pair adds, so that NaN is not merely the default."""
+    return all(term.empty is not Empty.NAN or term.clamp is not None or term.epsilon > 0 for term in spec.terms)
+
+
+def _right_of_nothing(case: Case, found: float, allowed: float) -> Judgement:
+    """Whether ``found`` is the value of a case in which a term, a codebook or the whole batch has no pair."""
+    declared = case.oracle.value
+    assert declared is not None
+    if same_value(found, declared, allowed):
+        return PASS
+    if _sets_value_of_nothing(case.spec):
+        return failing(f"the loss is {found:g}; the spec sets it to {declared:g}", "value")
+    pairing = replace(case.pairing, empty=0.0)
+    counted_as_zero = evaluate(pairing, case.batch).value
+    assert counted_as_zero is not None
+    if math.isnan(found) or same_value(found, counted_as_zero, allowed):
+        return PASS
+    return failing(f"the loss is {found:g}; expected NaN, or {counted_as_zero:g} where nothing counts as 0", "value")
 
 
 def _value_as_declared(trial: Trial, recipe: Recipe) -> Judgement:
@@ -38,14 +65,21 @@ def _value_as_declared(trial: Trial, recipe: Recipe) -> Judgement:
 
 @law(
     "EMPTY-1",
-    "with every label ignored the loss is what the spec declares",
+    "with every label ignored the loss is what the spec sets; NaN or 0 where it sets nothing",
     source="NaN in torch and transformers; 0 in Liger, TRL and fla",
     budget=15,
-    level=Level.SHOULD,
+    narrow=ordinary,
     focus=_all_ignored,
 )
 def empty_value(trial: Trial, recipe: Recipe) -> Judgement:
-    return _value_as_declared(trial, recipe)
+    case = trial.case(recipe)
+    if case.pairing.pairs or case.oracle.value is None:
+        return NOT_MEANT
+    observation = trial.look(recipe)
+    if observation.problem is not None:
+        return not_answered(observation)
+    assert observation.value is not None
+    return _right_of_nothing(case, observation.value, 0.0)
 
 
 @law(
@@ -73,10 +107,10 @@ def empty_gradient(trial: Trial, recipe: Recipe) -> Judgement:
 
 @law(
     "EMPTY-3",
-    "with a codebook or a stream empty the loss is what the spec declares",
+    "with a codebook or a stream empty the loss is what the spec sets; NaN, or 0 for that part, where it sets nothing",
     source="NaN in audiocraft, MusicGen and Parler; Higgs-audio trainers re-average, NeMo keeps ÷ K",
     budget=15,
-    level=Level.SHOULD,
+    narrow=ordinary,
     focus=lambda recipe: recipe if recipe.hollow != "none" or recipe.streams != "both" else None,
     excuse=lambda trial: None if {"hollow", "streams"} & set(trial.space) else "the spec has one stream of one head",
 )
@@ -88,9 +122,7 @@ def empty_part(trial: Trial, recipe: Recipe) -> Judgement:
     if observation.problem is not None:
         return not_answered(observation)
     assert observation.value is not None
-    if not same_value(observation.value, case.oracle.value, trial.bounds(observation).value):
-        return failing(f"the loss is {observation.value:g}; the spec declares {case.oracle.value:g}", "value")
-    return PASS
+    return _right_of_nothing(case, observation.value, trial.bounds(observation).value)
 
 
 @law(

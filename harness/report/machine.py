@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..environments import comparisons
+from ..verdict import Overall
 from .events import Event, RunFinished
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
-VERSION = 1
+VERSION = 2
 
 
 class JsonReport:
@@ -41,10 +42,19 @@ def as_json(run: RunFinished) -> dict[str, Any]:
 
 
 def verdict_of(run: RunFinished) -> str:
-    """The worst of the candidates' verdicts: fails, error, inconclusive, conforms; inconclusive of nothing."""
-    found = {str(result.verdict) for result in run.results}
-    worst = next((verdict for verdict in ("fails", "error", "inconclusive") if verdict in found), "conforms")
-    return worst if found else "inconclusive"
+    """The worst of the candidates' verdicts; inconclusive of nothing."""
+    found = {result.verdict for result in run.results}
+    return str(next((verdict for verdict in _WORST_FIRST if verdict in found), Overall.INCONCLUSIVE))
+
+
+_WORST_FIRST = (
+    Overall.FAILS,
+    Overall.ERROR,
+    Overall.INCONCLUSIVE,
+    Overall.PARTIAL,
+    Overall.VALUES_ONLY,
+    Overall.CONFORMS,
+)
 
 
 def _plain(value: Any) -> Any:

@@ -19,12 +19,16 @@ _COLOUR = {
     Overall.CONFORMS: "green",
     Overall.FAILS: "red",
     Overall.INCONCLUSIVE: "yellow",
+    Overall.PARTIAL: "yellow",
+    Overall.VALUES_ONLY: "yellow",
     Overall.ERROR: "yellow",
 }
 _SAID = {
     Overall.CONFORMS: "CONFORMS",
     Overall.FAILS: "DOES NOT CONFORM",
     Overall.INCONCLUSIVE: "INCONCLUSIVE",
+    Overall.PARTIAL: "PARTIAL",
+    Overall.VALUES_ONLY: "VALUES ONLY",
     Overall.ERROR: "COULD NOT BE JUDGED",
 }
 _CELLS_NAMED = 2
@@ -72,6 +76,10 @@ class TerminalReport:
                 self.progress.stop()
                 if len(event.results) > 1:
                     self.console.print(summary(event))
+                for result in event.results:
+                    for declared in result.stale:
+                        said = f"{result.candidate} declares what matches nothing any more; drop it: {declared}"
+                        self.console.print(Text(said, style="bold red"))
                 for compared in comparisons(event.results):
                     self.console.print(comparison(compared))
             case _:
@@ -83,8 +91,9 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
     lines: list[RenderableType] = [Text(), _headline(result)]
     if result.message:
         lines.append(Text(f"  {result.message}"))
+    lines += [Text(f"  only {each}", style="yellow") for each in result.scope]
     failing = [law for law in result.laws if law.verdict.is_failure]
-    if result.laws:
+    if result.asked:
         lines.append(_laws_table(result.laws))
     worst = next((law for law in failing if law.level is Level.MUST), None)
     if worst is not None:
@@ -99,7 +108,7 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
         lines.append(_names(result))
         if worst.counterexample is not None:
             lines.append(Text(f"  again:  shiftproof replay {worst.counterexample.replay}"))
-    if result.laws:
+    if result.asked:
         lines.append(Text(f"  {_effort(result)}", style="dim"))
     if (
         result.coverage is not None and worst is None
@@ -194,7 +203,7 @@ def _laws_table(laws: tuple[LawResult, ...]) -> Table:
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     skipped, following = [], []
     for law in laws:
-        if law.verdict is Verdict.SKIP:
+        if law.verdict in (Verdict.SKIP, Verdict.NOT_ASKED, Verdict.UNJUDGED):
             skipped.append(law)
             continue
         if law.verdict.is_failure and law.follows:
@@ -210,12 +219,13 @@ def _laws_table(laws: tuple[LawResult, ...]) -> Table:
         what = f"to be expected where {following[0].follows} fails: {', '.join(law.id for law in following)}"
         cases = str(sum(law.cases for law in following))
         table.add_row(f"{len(following)} more", "", Text("fail", style="red"), cases, what)
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[Verdict, str], list[str]] = {}
     for law in skipped:
-        reasons.setdefault(law.message, []).append(law.id)
-    for reason, ids in reasons.items():
+        reasons.setdefault((law.verdict, law.message), []).append(law.id)
+    for (verdict, reason), ids in reasons.items():
         names = ", ".join(ids) if len(ids) < 4 else f"{len(ids)} laws"
-        table.add_row(names, "", Text("skip", style="dim"), "", Text(reason, style="dim"))
+        style = "yellow" if verdict is Verdict.UNJUDGED else "dim"
+        table.add_row(names, "", Text(str(verdict).replace("_", " "), style=style), "", Text(reason, style=style))
     return table
 
 

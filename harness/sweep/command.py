@@ -70,12 +70,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Swept:
-    """What was found: the rows in the order of the classes, and how it ended."""
+    """What was found: the rows in the order of the classes, and how it ended; ``interrupt`` is what ended it early."""
 
     path: Path
     header: Header
     rows: tuple[Row, ...]
     footer: Footer
+    interrupt: KeyboardInterrupt | None = None
 
 
 def plan(request: Request) -> Sweep:
@@ -120,16 +121,16 @@ def sweep(planned: Sweep, tick: Callable[[int, Counter[str]], None] = lambda don
             tick(counts.total(), counts)
 
         left = [target for target in targets if target not in store.rows]
-        finished = True
+        interrupt = None
         try:
             if left:
                 settings = request.settings
                 hands = hands_of(request.engine, JUDGE, settings, len(left), request.processes, request.address)
                 run(left, hands, settings, store, judged)
-        except KeyboardInterrupt:
-            finished = False
-        footer = store.finish(time.perf_counter() - started, finished)
-        return Swept(planned.path, planned.header, _in_order(targets, store), footer)
+        except KeyboardInterrupt as error:
+            interrupt = error
+        footer = store.finish(time.perf_counter() - started, finished=interrupt is None)
+        return Swept(planned.path, planned.header, _in_order(targets, store), footer, interrupt)
 
 
 def _in_order(targets: Sequence[str], store: Store) -> tuple[Row, ...]:

@@ -21,7 +21,10 @@ from shiftproof.harness.verdict import (
 )
 
 FAILURES = (Verdict.FAIL, Verdict.ERROR, Verdict.CRASH, Verdict.TIMEOUT)
-OTHERS = (Verdict.PASS, Verdict.SKIP, Verdict.VACUOUS, Verdict.INCONCLUSIVE)
+OTHERS = (
+    *(Verdict.PASS, Verdict.SKIP, Verdict.VACUOUS, Verdict.REFUSED, Verdict.INCONCLUSIVE),
+    *(Verdict.UNJUDGED, Verdict.NOT_ASKED),
+)
 
 
 def law(verdict: Verdict, level: Level = Level.MUST, **rest: Any) -> LawResult:
@@ -36,7 +39,20 @@ MUST, SHOULD = Level.MUST, Level.SHOULD
     [
         ([(Verdict.PASS, MUST)], Overall.CONFORMS),
         ([(Verdict.PASS, MUST), (Verdict.SKIP, MUST)], Overall.CONFORMS),
-        *[([(Verdict.PASS, MUST), (failure, MUST)], Overall.FAILS) for failure in FAILURES],
+        *[([(Verdict.PASS, MUST), (failure, MUST)], Overall.FAILS) for failure in FAILURES[:3]],
+        ([(Verdict.PASS, MUST), (Verdict.TIMEOUT, MUST)], Overall.ERROR),
+        ([(Verdict.FAIL, MUST), (Verdict.TIMEOUT, MUST)], Overall.FAILS),
+        ([(Verdict.PASS, MUST), (Verdict.UNJUDGED, MUST)], Overall.ERROR),
+        ([(Verdict.PASS, MUST), (Verdict.UNJUDGED, SHOULD)], Overall.ERROR),
+        ([(Verdict.FAIL, MUST), (Verdict.UNJUDGED, MUST)], Overall.FAILS),
+        ([(Verdict.NOT_ASKED, MUST), (Verdict.UNJUDGED, MUST)], Overall.ERROR),
+        ([(Verdict.PASS, MUST), (Verdict.NOT_ASKED, MUST)], Overall.PARTIAL),
+        ([(Verdict.PASS, MUST), (Verdict.NOT_ASKED, SHOULD)], Overall.PARTIAL),
+        ([(Verdict.FAIL, MUST), (Verdict.NOT_ASKED, MUST)], Overall.FAILS),
+        ([(Verdict.PASS, MUST), (Verdict.REFUSED, MUST)], Overall.INCONCLUSIVE),
+        ([(Verdict.PASS, MUST), (Verdict.REFUSED, SHOULD)], Overall.CONFORMS),
+        ([(Verdict.PASS, MUST), (Verdict.ALLOWED, MUST)], Overall.CONFORMS),
+        ([(Verdict.ALLOWED, MUST)], Overall.INCONCLUSIVE),
         *[([(Verdict.PASS, MUST), (failure, SHOULD)], Overall.CONFORMS) for failure in FAILURES],
         ([(Verdict.PASS, MUST), (Verdict.VACUOUS, MUST)], Overall.INCONCLUSIVE),
         ([(Verdict.PASS, MUST), (Verdict.INCONCLUSIVE, MUST)], Overall.INCONCLUSIVE),
@@ -56,7 +72,7 @@ def test_the_verdict_on_a_candidate(laws: list[tuple[Verdict, Level]], expected:
 
 def test_what_counts_as_a_failure() -> None:
     assert {verdict for verdict in Verdict if verdict.is_failure} == set(FAILURES)
-    assert set(FAILURES) | set(OTHERS) == set(Verdict)
+    assert {*FAILURES, *OTHERS, Verdict.ALLOWED} == set(Verdict)
 
 
 EXAMPLE = Counterexample("0123abcd", {"rows": 1})
@@ -73,9 +89,21 @@ def test_nothing_else_may(verdict: Verdict) -> None:
         law(verdict, counterexample=EXAMPLE)
 
 
-def test_a_skip_needs_its_reason() -> None:
-    with pytest.raises(ValueError, match="law X-1: a skip needs its reason"):
-        LawResult("X-1", "a law", Level.MUST, Verdict.SKIP)
+@pytest.mark.parametrize(
+    "verdict", [Verdict.SKIP, Verdict.REFUSED, Verdict.ALLOWED, Verdict.UNJUDGED, Verdict.NOT_ASKED]
+)
+def test_what_was_not_judged_needs_its_reason(verdict: Verdict) -> None:
+    with pytest.raises(ValueError, match=f"law X-1: {verdict} needs its reason"):
+        LawResult("X-1", "a law", Level.MUST, verdict)
+
+
+def test_what_is_declared_away_may_have_a_counterexample() -> None:
+    assert law(Verdict.ALLOWED, counterexample=EXAMPLE).counterexample == EXAMPLE
+
+
+def test_values_alone_are_no_conformance_unless_declared() -> None:
+    assert overall((law(Verdict.PASS),), values_only="its logits are a copy") is Overall.VALUES_ONLY
+    assert overall((law(Verdict.PASS), law(Verdict.FAIL)), values_only="its logits are a copy") is Overall.FAILS
 
 
 def result(verdict: Overall, **rest: Any) -> CandidateResult:
@@ -120,7 +148,8 @@ def test_parts_of_a_run_cover_together_what_both_do() -> None:
     ]
     whole = merge(*parts)
     assert whole.coverage == Coverage({"a": 3, "b": 3, "c": 0}, {"n": 1}, due_after=2)
-    assert (whole.verdict, whole.gaps) == (Overall.INCONCLUSIVE, ("c",))
+    assert overall(whole.laws, whole.coverage) is Overall.INCONCLUSIVE
+    assert whole.gaps == ("c",)
     assert merge(result(Overall.ERROR), parts[0]).coverage == parts[0].coverage
     assert [part.gaps for part in parts] == [(), ()]
     assert CandidateResult.from_json(whole.to_json()).coverage == whole.coverage
