@@ -1,4 +1,4 @@
-"""From what happened to the exit code of the command; 1 is only ever said of a candidate that was judged and is wrong."""
+"""From what happened to the exit code of the command; 1 is only said of a candidate that was judged and is wrong."""
 
 from __future__ import annotations
 
