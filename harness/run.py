@@ -295,6 +295,7 @@ class OpenHearing:
         return replace(
             found,
             verdict=verdict,
+            message=why_unjudged(laws) if verdict is Overall.ERROR else "",
             laws=laws,
             coverage=covered,
             calls=self.trial.calls,
@@ -314,7 +315,7 @@ class OpenHearing:
 
     def _diagnosed(self, found: CandidateResult, trial: AnyTrial, laws: tuple[LawResult, ...]) -> CandidateResult:
         """``found`` with the bug's name, and a picture of it."""
-        if any(law.verdict in (Verdict.CRASH, Verdict.TIMEOUT) for law in laws):
+        if any(law.verdict.is_costly for law in laws):
             return found  # each further question may cost a process or a deadline
         if isinstance(trial, BuilderTrial):
             return replace(found, diagnosis=name_builder_bugs(laws, trial), built=compare(laws, trial))

@@ -26,7 +26,7 @@ from .recipe import Recipe
 from .source import LOSS_RECIPES
 from .strategies import Space, space
 from .verdict import Verdict
-from .worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+from .worker.exchange import Call, Died, NotAnswered, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
 
 
 class Caller(Protocol):
@@ -97,6 +97,7 @@ class Trial:
         self.compute = Compute(candidate.precision or spec.compute)
         self.space: Space = space(spec, frozenset(binding.names), dtype)
         self.failed: set[str] = set()  # ids of the laws that failed so far
+        self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
         self.tally = Tally(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
@@ -140,6 +141,8 @@ class Trial:
         key = (recipe, upstream, grad_mode)
         if key not in self._seen:
             observation = self.observe(self.case(recipe), upstream, grad_mode)
+            if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
+                return observation  # the next process may answer
             if sum(map(math.prod, observation.case.pairing.shapes.values())) > 50_000:
                 return observation
             if len(self._seen) > 2000:
@@ -226,6 +229,8 @@ def problem_of(outcome: Outcome) -> Problem:
     """Why an outcome that is no :class:`Returned` gives nothing to look at."""
     message = outcome.describe()
     match outcome:
+        case NotAnswered():
+            return Problem(Verdict.UNJUDGED, f"not answered by the {outcome.side}", message)
         case TimedOut():
             return Problem(Verdict.TIMEOUT, "no answer", message)
         case Died():

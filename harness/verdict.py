@@ -19,10 +19,16 @@ class Verdict(StrEnum):
     SKIP = "skip"  # not asked, with a reason
     VACUOUS = "vacuous"  # a case that would have let a null candidate pass
     INCONCLUSIVE = "inconclusive"
+    UNJUDGED = "unjudged"  # the judge could not ask: nothing is said of the candidate
 
     @property
     def is_failure(self) -> bool:
         return self in (Verdict.FAIL, Verdict.ERROR, Verdict.CRASH, Verdict.TIMEOUT)
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether it cost a process or a deadline, and the next question may cost another."""
+        return self in (Verdict.CRASH, Verdict.TIMEOUT, Verdict.UNJUDGED)
 
 
 class Level(StrEnum):
@@ -74,6 +80,8 @@ class LawResult:
             raise ValueError(f"law {self.id}: a counterexample belongs to a failure, and the verdict is {self.verdict}")
         if self.verdict is Verdict.SKIP and not self.message:
             raise ValueError(f"law {self.id}: a skip needs its reason")
+        if self.verdict is Verdict.UNJUDGED and not self.message:
+            raise ValueError(f"law {self.id}: what could not be asked needs its reason")
 
 
 @dataclass(frozen=True)
@@ -257,7 +265,7 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
     """Two partial results of one candidate, whose laws were asked in different processes, as one."""
     laws = {law.id: law for law in (*one.laws, *other.laws)}
     together = tuple(laws.values())
-    broken = Overall.ERROR in (one.verdict, other.verdict)
+    broken = any(each.verdict is Overall.ERROR and not each.laws for each in (one, other))
     covered = one.coverage or other.coverage
     if one.coverage is not None and other.coverage is not None:
         covered = one.coverage.with_that_of(other.coverage)
@@ -279,10 +287,14 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
 
 
 def overall(laws: tuple[LawResult, ...], coverage: Coverage | None = None) -> Overall:
-    """The verdict on a candidate from its laws': one failed MUST fails it; nothing judged is inconclusive, and so is a
-    lack of cells that had to be judged."""
-    if any(law.verdict.is_failure and law.level is Level.MUST for law in laws):
+    """The verdict on a candidate from its laws': one failed MUST fails it, unless all that failed is deadlines; one that
+    could not be asked, of any level, leaves it unjudged; nothing judged is inconclusive, and so is a lack of cells that
+    had to be judged."""
+    failed = {law.verdict for law in laws if law.verdict.is_failure and law.level is Level.MUST}
+    if failed - {Verdict.TIMEOUT}:
         return Overall.FAILS
+    if failed or any(law.verdict is Verdict.UNJUDGED for law in laws):
+        return Overall.ERROR
     undecided = (Verdict.INCONCLUSIVE, Verdict.VACUOUS)
     if any(law.verdict in undecided and law.level is Level.MUST for law in laws):
         return Overall.INCONCLUSIVE
@@ -291,3 +303,17 @@ def overall(laws: tuple[LawResult, ...], coverage: Coverage | None = None) -> Ov
     if coverage is not None and coverage.due(len(laws)):
         return Overall.INCONCLUSIVE
     return Overall.CONFORMS
+
+
+def why_unjudged(laws: tuple[LawResult, ...]) -> str:
+    """What kept a candidate whose verdict is ERROR from being judged, in a sentence; "" where no law says."""
+    for law in laws:
+        if law.verdict is Verdict.UNJUDGED:
+            return f"{law.id}: the candidate {law.message}"
+    late = [law for law in laws if law.verdict is Verdict.TIMEOUT and law.level is Level.MUST]
+    if not late:
+        return ""
+    return (
+        f"{late[0].id}: the candidate {late[0].message}, and nothing else is wrong with it. It hangs, or it is slow or the "
+        "machine is busy: try a longer --deadline"
+    )
