@@ -47,6 +47,7 @@ from .verdict import (
     law_from_json,
     merge,
     overall,
+    why_unjudged,
 )
 from .worker.target import LoadFailure
 

@@ -27,6 +27,7 @@ from .source import LOSS_RECIPES
 from .strategies import Space, space
 from .verdict import Verdict
 from .worker.exchange import Call, Died, NotAnswered, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+from .worker.target import LoadFailure
 
 
 class Caller(Protocol):
@@ -244,6 +245,20 @@ def problem_of(outcome: Outcome) -> Problem:
         case Unusable():
             return Problem(Verdict.ERROR, "unusable", message)
     raise TypeError(f"an outcome that nobody knows: {outcome!r}")
+
+
+def answered(outcome: Outcome, name: str) -> Outcome:
+    """The outcome of the call by which a trial learns what its candidate is like.
+
+    Raises:
+        LoadFailure: no answer came that could be judged: then nothing was learnt, and no law can be asked.
+    """
+    match outcome:
+        case NotAnswered():
+            raise LoadFailure("broken", f"{name} {outcome.describe()}")
+        case TimedOut():
+            raise LoadFailure("timed out", f"the first call of {name} {outcome.describe()}")
+    return outcome
 
 
 def _wrong_shape(case: Case, outcome: Returned) -> Problem | None:

@@ -67,5 +67,5 @@ def _data_bytes() -> int:
 
 def _start_threads() -> None:
     """Let torch start its threads now: their stacks, 8 MiB each, are not the candidate's doing."""
-    with shielded():
+    with shielded(), torch.inference_mode(False), torch.enable_grad():
         torch.autograd.backward((torch.ones(1 << 17, requires_grad=True, device="cpu").exp().sum(),))

@@ -53,7 +53,7 @@ def serve(requests: int, replies: int) -> NoReturn:
     threading.Thread(target=_watch, args=(requests, server), name="shiftproof-watch", daemon=True).start()
     try:
         with open(requests, "rb", closefd=False) as lines:
-            for line in _lines(lines):
+            for line in _lines(lines, os.fstat(requests)):
                 server.answer(line)
     except SystemExit as exit_request:
         # At once, since threads of the candidate's could keep an orderly exit from ever ending.
@@ -61,11 +61,14 @@ def serve(requests: int, replies: int) -> NoReturn:
     server.vanish()
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of the harness. Raises SystemExit where the candidate has closed the pipe that they come by."""
+def _lines(file: IO[bytes], pipe: os.stat_result) -> Iterator[bytes]:
+    """The lines of the harness. Raises SystemExit where the candidate has closed or replaced the pipe that they come
+    by, which is not to be taken for the harness's end."""
     while True:
         try:
             line = file.readline()
+            if not line and not os.path.samestat(os.fstat(file.fileno()), pipe):
+                raise OSError("it is another file now")
         except OSError as error:
             raise _Lost(error) from None
         if not line:
@@ -220,17 +223,23 @@ class _Server:
 
 @contextlib.contextmanager
 def _saying(what: str) -> Iterator[None]:
-    """Say of a failure to read or to write a file what could not be done, and why, where that can be known."""
+    """Say of a failure what could not be done."""
     try:
         yield
-    except OSError as error:
-        why = _WHY.get(error.errno or 0)
-        raise OSError(f"{what}{f', since {why}' if why else ''}: {error}") from error
+    except Exception as error:
+        raise _Failed(f"{what}: {_told(error)}") from error
+
+
+class _Failed(Exception):
+    """What this process could not do, in words."""
 
 
 def _told(error: Exception) -> str:
-    message = exception_message(error)
-    return message if isinstance(error, OSError) else f"{exception_name(error)}: {message}"
+    """What failed and, where that can be known, why."""
+    if isinstance(error, _Failed):
+        return str(error)
+    why = _WHY.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{exception_name(error)}: {exception_message(error)}{f' ({why})' if why else ''}"
 
 
 def _models(package: str) -> tuple[str, dict[str, Any]]:
