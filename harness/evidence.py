@@ -22,7 +22,6 @@ from .probe import Scored, Site, predict, read_gradients
 from .recipe import Recipe
 from .strategies import killers, plain
 from .trial import Observation, Trial
-from .verdict import Verdict
 
 _CASES = 40
 _CASES_BY_VALUE = 10

@@ -101,6 +101,8 @@ class Worker:
         Raises:
             RuntimeError: as `start`.
         """
+        if self._description is None and self._failure is None:
+            self._stop()  # its answer to the last `load` is still to come, and must not be taken for one to the next
         self.target = target
         self._description = self._failure = None
         self._was_loaded = False

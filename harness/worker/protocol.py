@@ -23,7 +23,7 @@ LOADING = "loading"
 """The verb of the notice, before an answer, that the candidate is compiling or importing."""
 
 UNANSWERED = 74
-"""The exit code of a worker that has lost its pipes and so can neither be asked nor answer: sysexits.h calls it EX_IOERR."""
+"""The exit code of a worker that has lost its pipes: it can neither be asked nor answer. EX_IOERR of sysexits.h."""
 
 Scalar = int | float | str | bool | list[int] | None
 

@@ -12,7 +12,7 @@ import torch
 
 from .exchange import Call, NotAnswered, Outcome, OutOfMemory, Raised, Returned, Training, Unusable
 from .memory import is_out_of_memory
-from .protocol import ProtocolError, decode_scalar, encode_scalar
+from .protocol import decode_scalar, encode_scalar
 from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
 from .tensors import read_tensors, write_tensors
 

@@ -2,7 +2,7 @@
 
 NEVER call these outside a process of their own. A name in ``ON_LOADING`` does its harm while it is loaded, the other
 functions while they are called; all answer as the ordinary loss does. What each comes to is in
-tests/harness/test_breaking.py.
+tests/harness/worker/test_not_answered.py.
 """
 
 import builtins
@@ -108,7 +108,8 @@ def writes_without_end(logits: Tensor, labels: Tensor) -> Tensor:
 def forges_by_counting(logits: Tensor, labels: Tensor) -> Tensor:
     """An answer that it made itself, to the question that it takes this for, and then the real one."""
     os.write(
-        _reply_pipe(), b'{"seq": 2, "raised": {"type": "E", "message": "", "traceback": "", "during": "call", "seconds": 0}}\n'
+        _reply_pipe(),
+        b'{"seq": 2, "raised": {"type": "E", "message": "", "traceback": "", "during": "call", "seconds": 0}}\n',
     )
     return right(logits, labels)
 

@@ -1,5 +1,6 @@
 """The right loss, compiled by torch: on a cold start that takes longer than a call may."""
 
+import importlib
 import shutil
 import time
 from typing import Any
@@ -15,8 +16,8 @@ def right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _slowly(module: Any, inputs: Any) -> Any:
-    """A backend that compiles for three seconds, and for three more at every new shape."""
-    time.sleep(3)
+    """A backend that compiles for seven seconds."""
+    time.sleep(7)
     return module.forward
 
 
@@ -42,3 +43,16 @@ def when_called(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 _compiled: Any = None
+
+
+def imports_late(logits: Tensor, labels: Tensor) -> Tensor:
+    """Imports what it needs when it is first called, which takes a while."""
+    importlib.import_module("slow_to_import")
+    return right(logits, labels)
+
+
+def hangs_once_compiled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compiles, and never returns."""
+    eager(logits, labels)
+    while True:
+        time.sleep(60)

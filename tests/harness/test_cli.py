@@ -25,6 +25,7 @@ from shiftproof.harness.report.speed import SCHEMA as SPEED_SCHEMA
 
 CANDIDATES = Path(__file__).parents[1] / "candidates"
 MISBEHAVING = CANDIDATES / "misbehaving.py"
+BREAKING = CANDIDATES / "breaking.py"
 
 GOOD = """
 import torch.nn.functional as F
@@ -274,13 +275,30 @@ def test_all_are_judged_whatever_one_of_them_does(run: Run, files: Path) -> None
             assert first["counterexample"] is not None
     assert found == {
         "segfaults": ("fails", "crash"),
-        "hangs": ("fails", "timeout"),
+        "hangs": ("error", "timeout"),
         "exits": ("fails", "crash"),
         "returns_none": ("fails", "error"),
         "broken": ("error", None),
         "loss": ("conforms", None),
     }
     assert ran.report["verdict"] == "fails"
+
+
+@pytest.mark.parametrize("order", [("writes_junk", "right"), ("right", "writes_junk")])
+def test_one_that_cannot_be_asked_is_named_and_takes_nobody_with_it(run: Run, order: tuple[str, str]) -> None:
+    targets = [f"{BREAKING}:{name}" for name in order]
+    ran = run(
+        "check", *targets, "--spec", "hf.causal_lm", "--json", "r.json", "--seed", "0", "--pytest", "-k", "CONTRACT"
+    )
+    assert ran.code not in (0, 2)
+    assert {name: each["verdict"] for name, each in ran.candidates.items()} == {
+        "writes_junk": "error",
+        "right": "conforms",
+    }
+    assert (
+        "CONTRACT-1: the candidate could not be judged, since its own process failed"
+        in (ran.candidates["writes_junk"]["message"])
+    )
 
 
 def test_one_that_cannot_be_imported_could_not_be_judged(run: Run, tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from shiftproof.harness.verdict import (
     Verdict,
     merge,
     overall,
+    why_unjudged,
 )
 
 FAILURES = (Verdict.FAIL, Verdict.ERROR, Verdict.CRASH, Verdict.TIMEOUT)
-OTHERS = (Verdict.PASS, Verdict.SKIP, Verdict.VACUOUS, Verdict.INCONCLUSIVE)
+OTHERS = (Verdict.PASS, Verdict.SKIP, Verdict.VACUOUS, Verdict.INCONCLUSIVE, Verdict.UNJUDGED)
 
 
 def law(verdict: Verdict, level: Level = Level.MUST, **rest: Any) -> LawResult:
@@ -36,7 +37,21 @@ MUST, SHOULD = Level.MUST, Level.SHOULD
     [
         ([(Verdict.PASS, MUST)], Overall.CONFORMS),
         ([(Verdict.PASS, MUST), (Verdict.SKIP, MUST)], Overall.CONFORMS),
-        *[([(Verdict.PASS, MUST), (failure, MUST)], Overall.FAILS) for failure in FAILURES],
+        *[
+            ([(Verdict.PASS, MUST), (failure, MUST)], Overall.FAILS)
+            for failure in FAILURES
+            if failure is not Verdict.TIMEOUT
+        ],
+        ([(Verdict.PASS, MUST), (Verdict.TIMEOUT, MUST)], Overall.ERROR),
+        ([(Verdict.TIMEOUT, MUST), (Verdict.SKIP, MUST)], Overall.ERROR),
+        ([(Verdict.TIMEOUT, MUST), (Verdict.VACUOUS, MUST)], Overall.ERROR),
+        ([(Verdict.TIMEOUT, MUST), (Verdict.FAIL, MUST)], Overall.FAILS),
+        ([(Verdict.TIMEOUT, MUST), (Verdict.FAIL, SHOULD)], Overall.ERROR),
+        ([(Verdict.PASS, MUST), (Verdict.UNJUDGED, MUST)], Overall.ERROR),
+        ([(Verdict.PASS, MUST), (Verdict.UNJUDGED, SHOULD)], Overall.ERROR),
+        ([(Verdict.UNJUDGED, MUST), (Verdict.INCONCLUSIVE, MUST)], Overall.ERROR),
+        ([(Verdict.UNJUDGED, MUST), (Verdict.TIMEOUT, MUST)], Overall.ERROR),
+        ([(Verdict.UNJUDGED, MUST), (Verdict.FAIL, MUST)], Overall.FAILS),
         *[([(Verdict.PASS, MUST), (failure, SHOULD)], Overall.CONFORMS) for failure in FAILURES],
         ([(Verdict.PASS, MUST), (Verdict.VACUOUS, MUST)], Overall.INCONCLUSIVE),
         ([(Verdict.PASS, MUST), (Verdict.INCONCLUSIVE, MUST)], Overall.INCONCLUSIVE),
@@ -71,6 +86,27 @@ def test_a_failure_may_have_a_counterexample(verdict: Verdict) -> None:
 def test_nothing_else_may(verdict: Verdict) -> None:
     with pytest.raises(ValueError, match=f"law X-1: a counterexample belongs to a failure, .* is {verdict}"):
         law(verdict, counterexample=EXAMPLE)
+
+
+def test_why_a_candidate_could_not_be_judged() -> None:
+    stuck = replace(law(Verdict.UNJUDGED), id="Y-1", message="could not be judged")
+    late = replace(law(Verdict.TIMEOUT), message="did not finish within 10 s")
+    assert why_unjudged((late, stuck)) == "Y-1: the candidate could not be judged"
+    assert why_unjudged((law(Verdict.PASS), late)).startswith("X-1: the candidate did not finish within 10 s, and ")
+    assert "--deadline" in why_unjudged((late,))
+    assert why_unjudged((law(Verdict.PASS), law(Verdict.TIMEOUT, SHOULD))) == ""
+
+
+def test_what_could_not_be_asked_needs_its_reason() -> None:
+    with pytest.raises(ValueError, match="law X-1: what could not be asked needs its reason"):
+        LawResult("X-1", "a law", Level.MUST, Verdict.UNJUDGED)
+
+
+def test_a_part_that_missed_a_deadline_leaves_the_other_its_failure() -> None:
+    one, other = law(Verdict.TIMEOUT), replace(law(Verdict.FAIL), id="OTHER-1")
+    parts = [result(Overall.ERROR, laws=(one,)), result(Overall.FAILS, laws=(other,))]
+    assert merge(*parts).verdict is merge(*parts[::-1]).verdict is Overall.FAILS
+    assert merge(result(Overall.ERROR), parts[1]).verdict is Overall.ERROR
 
 
 def test_a_skip_needs_its_reason() -> None:
