@@ -287,9 +287,9 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
 
 
 def overall(laws: tuple[LawResult, ...], coverage: Coverage | None = None) -> Overall:
-    """The verdict on a candidate from its laws'. One failed MUST fails it, but missed deadlines alone are an error, and so
-    is a law of any level that could not be asked. Nothing judged is inconclusive, and so is a lack of cells that had to
-    be judged."""
+    """The verdict on a candidate from its laws'. One failed MUST fails it, but missed deadlines alone are an error, and
+    so is a law of any level that could not be asked. Nothing judged is inconclusive, and so is a lack of cells that had
+    to be judged."""
     failed = {law.verdict for law in laws if law.verdict.is_failure and law.level is Level.MUST}
     if failed - {Verdict.TIMEOUT}:
         return Overall.FAILS
