@@ -65,13 +65,7 @@ def _parser() -> _Parser:
     replay = commands.add_parser("replay", help="ask a stored case again: FIXED, FAILS or ERROR")
     replay.add_argument("id", metavar="ID", help="as printed under a counterexample")
     replay.add_argument("--in-process", action="store_true", help="run the candidate in this process, for a debugger")
-    replay.add_argument(
-        "--deadline",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="for one call; compiling and importing do not count",
-    )
+    replay.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call")
 
     speed = commands.add_parser("speed", help="time candidates against the yardstick, and weigh them")
     speed.add_argument("targets", nargs="+", metavar="TARGET", help="as for check")
@@ -144,13 +138,7 @@ def _say_candidate(parser: argparse.ArgumentParser) -> None:
     """The options on how candidates are found and run."""
     _say_found(parser)
     parser.add_argument("--in-process", action="store_true", help="run candidates in this process, for a debugger")
-    parser.add_argument(
-        "--deadline",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="for one call; compiling and importing do not count",
-    )
+    parser.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="for one call")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

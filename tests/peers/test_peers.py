@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from shiftproof.reference.batch import Batch
+from shiftproof.reference.profiles import PROFILES
 
 from . import drivers_ahead, drivers_audio, drivers_text
+from .absent import HAND_WORKED
 from .drivers_text import CCE_BLOCK, torch_cross_entropy
 from .judged import CASES, CASES_INTERPRETED, Judged, error, judge, known_bugs
 from .packages import Missing, interpret_kernels, load
-from .peer import PEERS, Answer, Peer
-from .table import is_complete, render, row_of
+from .peer import DTYPES, PEERS, Answer, Peer
+from .table import is_complete, render, row_of, varied
 
 pytestmark = pytest.mark.peers
 MODULES = (drivers_ahead, drivers_audio, drivers_text)  # imported, they register
