@@ -17,6 +17,7 @@ from .cells import Tally, builder_cells
 from .source import BUILDER_RECIPES
 from .strategies import Space
 from .trial import Caller, Problem, problem_of
+from .verdict import Verdict
 from .worker.exchange import Call, Returned
 from .worker.protocol import Scalar
 
@@ -57,6 +58,7 @@ class BuilderTrial:
         self.whole_space: Space = space(spec, frozenset(binding.names))
         self.space: Space = self.sizes.narrow(self.whole_space)
         self.failed: set[str] = set()  # ids of the laws that failed so far
+        self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
         self.tally = Tally(builder_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
@@ -88,7 +90,10 @@ class BuilderTrial:
     def look(self, recipe: BuilderRecipe) -> Built:
         """What the builder makes of a recipe; asked once and remembered."""
         if recipe not in self._seen:
-            self._seen[recipe] = self.observe(self.case(recipe))
+            built = self.observe(self.case(recipe))
+            if built.problem is not None and built.problem.verdict is Verdict.UNJUDGED:
+                return built  # the next process may answer
+            self._seen[recipe] = built
         return self._seen[recipe]
 
     def observe(self, case: BuilderCase) -> Built:

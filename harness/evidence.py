@@ -22,7 +22,6 @@ from .probe import Scored, Site, predict, read_gradients
 from .recipe import Recipe
 from .strategies import killers, plain
 from .trial import Observation, Trial
-from .verdict import Verdict
 
 _CASES = 40
 _CASES_BY_VALUE = 10
@@ -57,8 +56,8 @@ def gather(trial: Trial, by_value: int = _CASES_BY_VALUE) -> tuple[list[Evidence
         observation = trial.look(recipe)
         if observation.problem is not None or observation.gradients is None:
             silent.append(observation)
-            slow = observation.problem is not None and observation.problem.verdict in (Verdict.CRASH, Verdict.TIMEOUT)
-            if slow and len(silent) >= 2:
+            costly = observation.problem is not None and observation.problem.verdict.is_costly
+            if costly and len(silent) >= 2:
                 break  # each of these costs a restart or a deadline
             continue
         if all(bool(gradient.isfinite().all()) for gradient in observation.gradients.values()):

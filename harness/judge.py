@@ -25,7 +25,7 @@ from .verdict import Counterexample, LawResult, Level, Verdict
 PREREQUISITES = ("CONTRACT-1", "CONTRACT-2", "BUILD-1")
 """Nothing can be said of a candidate that breaks those of them that it needs."""
 
-_SLOW = (Verdict.CRASH, Verdict.TIMEOUT)
+_UNJUDGED_AT_MOST = 3  # laws of one trial; each costs a process, and the rest would end the same way
 _FAILURES_KEPT = 6
 _CASES_AFTER_FAILURE = 40
 
@@ -70,6 +70,10 @@ class OnTrial(Counted, Protocol):
 
     @property
     def failed(self) -> set[str]: ...
+
+    @property
+    def unjudged(self) -> dict[str, str]:
+        """The laws, by id, that could not be asked so far, and why."""
 
     @property
     def share(self) -> float:
@@ -156,6 +160,9 @@ def _ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[
     basic = [id for id in PREREQUISITES if id in trial.failed and id in (*law.presumes, "CONTRACT-1")]
     if basic:
         return result(Verdict.SKIP, f"not asked, since {basic[0]} failed")
+    if len(trial.unjudged) >= _UNJUDGED_AT_MOST:
+        first, why = next(iter(trial.unjudged.items()))
+        return result(Verdict.UNJUDGED, f"was not asked, since {first} and others could not be judged: {why}")
     follows = next((id for id in law.presumes if id in trial.failed), None)
     doubtful = follows is not None
     cases = vacuous = since = 0
@@ -172,6 +179,11 @@ def _ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[
             refusals.note(judgement.message, map(str, trial.tally.sort(recipe)))
             continue
         tick()
+        if judgement.verdict is Verdict.UNJUDGED:
+            if failures:
+                break
+            trial.unjudged[law.id] = judgement.message
+            return result(Verdict.UNJUDGED, judgement.message, cases, vacuous)
         if judgement.verdict is Verdict.VACUOUS:
             vacuous += 1
             continue
@@ -180,7 +192,7 @@ def _ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[
         if judgement.verdict.is_failure:
             failures.append(Failure(recipe, judgement))
         since += bool(failures)
-        enough = doubtful or judgement.verdict in _SLOW or len(failures) >= _FAILURES_KEPT
+        enough = doubtful or judgement.verdict.is_costly or len(failures) >= _FAILURES_KEPT
         if failures and (enough or since > _CASES_AFTER_FAILURE):
             break
     if failures:
@@ -310,7 +322,7 @@ def shrunk(law: Law[T, R], trial: T, failure: Failure[R]) -> Failure[R]:
             kept = Failure(recipe, judgement)
         return same
 
-    slow = failure.judgement.verdict in _SLOW
+    slow = failure.judgement.verdict.is_costly
     effort = Effort(attempts=10, seconds=20.0) if slow else Effort()
     shrink(failure.recipe, same_failure, effort, lambda recipe: trial.source.simpler(recipe, trial.space))
     return kept

@@ -16,7 +16,7 @@ from .candidate import Candidate, UsageError
 from .cases import Case
 from .recipe import Ids, Mask, Recipe, Regime, Stride
 from .strategies import Space
-from .trial import Caller, Observation, Problem, Trial, problem_of
+from .trial import Caller, Observation, Problem, Trial, answered, problem_of
 from .verdict import Verdict
 from .worker.exchange import Call, Outcome, Returned
 
@@ -42,6 +42,7 @@ class ModelTrial(Trial):
 
     Raises:
         UsageError: where its logits have no such shape, or rows before the labels' that the spec does not speak of.
+        LoadFailure: where the first call finds nothing out, since no answer came.
     """
 
     makes_logits = True
@@ -70,7 +71,7 @@ class ModelTrial(Trial):
     def _measure(self) -> Returned | None:
         """What the model returns for a small case, where that is logits of the shape of any."""
         recipe = _first_recipe(self.classes)
-        outcome = self._call(super().case(recipe), "enabled", 1.0, 1)
+        outcome = answered(self._call(super().case(recipe), "enabled", 1.0, 1), self.candidate.name)
         if not isinstance(outcome, Returned):
             return None
         shape = outcome.outputs["logits"].shape

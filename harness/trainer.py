@@ -15,7 +15,7 @@ from .recipe import Mask, Recipe
 from .source import LOSS_RECIPES
 from .strategies import Space
 from .trainer_arguments import MICRO_BATCHES, MODEL, PARTS, scalars_for
-from .trial import Caller, Observation, Problem, Trial
+from .trial import Caller, Observation, Problem, Trial, answered
 from .verdict import Verdict
 from .worker.exchange import Call, Outcome, Returned, Training
 
@@ -45,6 +45,7 @@ class TrainerTrial(Trial):
 
     Raises:
         UsageError: where another dtype than float32 is asked for.
+        LoadFailure: where the first call finds nothing out, since no answer came.
     """
 
     source = replace(LOSS_RECIPES, large=lambda space, seed: [])
@@ -57,7 +58,7 @@ class TrainerTrial(Trial):
         if dtype != "float32":
             raise UsageError(f"{candidate.name} is a trainer, judged in float32; drop --dtype {dtype}")
         self.space = self.sizes.narrow(_own(self.space))
-        first = self._call(self.case(Recipe(rows=PARTS, length=4, classes=11)), PARTS)
+        first = answered(self._call(self.case(Recipe(rows=PARTS, length=4, classes=11)), PARTS), candidate.name)
         self.silent = isinstance(first, Returned) and first.kind == "none"
         self.steps = first.steps if isinstance(first, Returned) else 0
 

@@ -26,7 +26,8 @@ from .recipe import Recipe
 from .source import LOSS_RECIPES
 from .strategies import Space, space
 from .verdict import Verdict
-from .worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+from .worker.exchange import Call, Died, NotAnswered, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+from .worker.target import LoadFailure
 
 
 class Caller(Protocol):
@@ -104,6 +105,7 @@ class Trial:
         self.whole_space: Space = space(spec, frozenset(binding.names), dtype)
         self.space: Space = self.sizes.narrow(self.whole_space)
         self.failed: set[str] = set()  # ids of the laws that failed so far
+        self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
         self.tally = Tally(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
@@ -147,6 +149,8 @@ class Trial:
         key = (recipe, upstream, grad_mode)
         if key not in self._seen:
             observation = self.observe(self.case(recipe), upstream, grad_mode)
+            if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
+                return observation  # the next process may answer
             if sum(map(math.prod, observation.case.pairing.shapes.values())) > 50_000:
                 return observation
             if len(self._seen) > 2000:
@@ -248,6 +252,8 @@ def problem_of(outcome: Outcome) -> Problem:
     """Why an outcome that is no :class:`Returned` gives nothing to look at."""
     message = outcome.describe()
     match outcome:
+        case NotAnswered():
+            return Problem(Verdict.UNJUDGED, f"not answered by the {outcome.side}", message)
         case TimedOut():
             return Problem(Verdict.TIMEOUT, "no answer", message)
         case Died():
@@ -261,6 +267,20 @@ def problem_of(outcome: Outcome) -> Problem:
         case Unusable():
             return Problem(Verdict.ERROR, "unusable", message)
     raise TypeError(f"an outcome that nobody knows: {outcome!r}")
+
+
+def answered(outcome: Outcome, name: str) -> Outcome:
+    """The outcome of the call by which a trial learns what its candidate is like.
+
+    Raises:
+        LoadFailure: no answer came that could be judged: then nothing was learnt, and no law can be asked.
+    """
+    match outcome:
+        case NotAnswered():
+            raise LoadFailure("broken", f"{name} {outcome.describe()}")
+        case TimedOut():
+            raise LoadFailure("timed out", f"the first call of {name} {outcome.describe()}")
+    return outcome
 
 
 def _wrong_shape(case: Case, outcome: Returned) -> Problem | None:

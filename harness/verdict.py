@@ -28,6 +28,11 @@ class Verdict(StrEnum):
     def is_failure(self) -> bool:
         return self in (Verdict.FAIL, Verdict.ERROR, Verdict.CRASH, Verdict.TIMEOUT)
 
+    @property
+    def is_costly(self) -> bool:
+        """Whether asking for it again costs a process or a deadline."""
+        return self in (Verdict.CRASH, Verdict.TIMEOUT, Verdict.UNJUDGED)
+
 
 class Level(StrEnum):
     """How binding a law is."""

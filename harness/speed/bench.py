@@ -232,7 +232,11 @@ class Bench:
         folder = self._worker.folder_for(2 * small + 8 * sum(map(_rows, logits.values())) + _ROOM)
         case, result = (os.path.join(folder, f"{place}.{name}") for name in (CASE_FILE, RESULT_FILE))
         call = Call(tensors, scalars)
-        body = encode_call(call, case, result) | {"part": part, "logits": logits, "sketch": self._sketch}
+        try:
+            encoded = encode_call(call, case, result)
+        except OSError as error:
+            raise NotMeasured(f"the case of {contender.name} cannot be written: {error}") from None
+        body = encoded | {"part": part, "logits": logits, "sketch": self._sketch}
         return _Prepared(part, seed, inputs, contender, binding, call, body)
 
     def _time(self, prepared: _Prepared, weigh: bool, linger: float) -> Mapping[str, Any]:
@@ -261,7 +265,10 @@ class Bench:
         answer = self._worker.ask("copy", {"elements": elements, "times": times})
         if isinstance(answer, Outcome):
             raise NotMeasured(f"copying memory {answer.describe()}")
-        return [each / 1e9 for each in answer[1]["nanoseconds"]]
+        verb, fields = answer
+        if verb != "copied":
+            raise NotMeasured(f"copying memory failed: {fields.get('message', f'the process answered {verb!r}')}")
+        return [each / 1e9 for each in fields["nanoseconds"]]
 
     def _sample(self, part: str, seed: int, fields: Mapping[str, Any]) -> Sample:
         forward, backward = fields["forward"], fields["backward"]
@@ -303,8 +310,11 @@ class Bench:
 
 def _read_answer(path: str, names: Mapping[str, str]) -> Answer:
     """The tensors of a timed call, its sketches under our names."""
-    found = read_tensors(path)
-    value = found.pop("value")
+    try:
+        found = read_tensors(path)
+        value = found.pop("value")
+    except (OSError, ValueError, KeyError) as error:
+        raise NotMeasured(f"the file of its answer cannot be read: {type(error).__name__}: {error}") from None
     sketches = {names[name.removeprefix("sketch.")]: tensor for name, tensor in found.items()}
     return Answer(float(value) if value.numel() == 1 else math.nan, sketches, {})
 

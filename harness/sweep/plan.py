@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from ..candidate import UsageError
 from ..worker.client import Worker
 from ..worker.exchange import Outcome
-from ..worker.protocol import ProtocolError
 from ..worker.settings import WorkerSettings
 from ..worker.target import LoadFailure
 
@@ -46,7 +45,8 @@ def library(package: str, python: str | None, deadline: float) -> Library:
     if verb == "failed" and body.get("reason") == "no such module":
         raise UsageError(f"{body.get('message')}; install it for {python or 'this interpreter'}, or name another")
     if verb != "models":
-        raise ProtocolError(f"expected models, got {verb!r}: {body.get('message', '')}")
+        told = body.get("message", f"it answered {verb!r}")
+        raise UsageError(f"the models of {package} could not be listed: the process failed: {told}")
     if not body["targets"]:
         raise UsageError(f"{package} has no class with a language-model loss; name a library that has, as transformers")
     return Library(package, tuple(body["targets"]), body["versions"])

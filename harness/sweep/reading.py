@@ -165,13 +165,13 @@ def _ask(trial: ModelTrial, profile: Profile, seed: int, ids: Iterable[str]) -> 
     results = []
     for id in ids:
         results.append(ask(LAWS[id], trial, profile, seed))
-        if results[-1].verdict in (Verdict.CRASH, Verdict.TIMEOUT):
+        if results[-1].verdict.is_costly:
             break  # each further question may cost a process or a deadline
     return tuple(result for result in results if result.verdict is not Verdict.SKIP)
 
 
 def _name(trial: ModelTrial, laws: tuple[LawResult, ...]) -> tuple[NamedBug, ...]:
-    if any(law.verdict in (Verdict.CRASH, Verdict.TIMEOUT) for law in laws):
+    if any(law.verdict.is_costly for law in laws):
         return ()
     return name_bugs(laws, trial, *gather(trial))
 

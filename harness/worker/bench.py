@@ -21,6 +21,7 @@ from .device import device_of
 from .fresh import fill, sketch
 from .load import Loaded
 from .peak import Peak
+from .shield import shielded
 from .tensors import write_tensors
 from .wire import decode_call
 
@@ -75,10 +76,11 @@ class Bench:
         Whatever the contender raises is raised.
         """
         contender = self._seated[body["part"]]
-        call = decode_call(body)
-        tensors = {name: tensor.to(self._device) for name, tensor in call.tensors.items()}
-        leaves = self._leaves(body["logits"])
-        handed: dict[str, Any] = {name: _Handed.apply(leaf) for name, leaf in leaves.items()}  # type: ignore[no-untyped-call]
+        with shielded():
+            call = decode_call(body)
+            tensors = {name: tensor.to(self._device) for name, tensor in call.tensors.items()}
+            leaves = self._leaves(body["logits"])
+            handed: dict[str, Any] = {name: _Handed.apply(leaf) for name, leaf in leaves.items()}  # type: ignore[no-untyped-call]
         positional, keywords = bind(
             contender.description.parameters, {**call.scalars, **tensors, **handed}, contender.defaults
         )
@@ -95,8 +97,9 @@ class Bench:
             torch.autograd.backward((value,), (torch.ones_like(value),))
         stop = self._clock.stop()
 
-        places = {name: _places(leaf, body["sketch"]) for name, leaf in leaves.items()}
-        early = {name: _taken(leaf.grad, places[name]) for name, leaf in leaves.items()}
+        with shielded():
+            places = {name: _places(leaf, body["sketch"]) for name, leaf in leaves.items()}
+            early = {name: _taken(leaf.grad, places[name]) for name, leaf in leaves.items()}
         fields: dict[str, Any] = {
             "forward": self._clock.window(start, between),
             "backward": self._clock.window(resume, stop),
@@ -111,10 +114,11 @@ class Bench:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so that nobody else is at work on our behalf
         before = self._clock.start()
-        for name, leaf in leaves.items():
-            if leaf.grad is not None:
-                across = sketch(body["sketch"], leaf.shape[-1], self._device)
-                kept[f"sketch.{name}"] = (leaf.grad.reshape(-1, leaf.shape[-1]).float() @ across).cpu()
+        with shielded():
+            for name, leaf in leaves.items():
+                if leaf.grad is not None:
+                    across = sketch(body["sketch"], leaf.shape[-1], self._device)
+                    kept[f"sketch.{name}"] = (leaf.grad.reshape(-1, leaf.shape[-1]).float() @ across).cpu()
         clock.sleep(body["linger"])
         after = self._clock.stop()
         torch.set_num_threads(threads)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -16,7 +16,8 @@ from .device import device_of
 from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusable, ValueKind
 from .load import Loaded
 from .memory import MemoryLimit, is_out_of_memory
-from .tracebacks import exception_message, exception_traceback
+from .shield import shielded
+from .tracebacks import exception_message, exception_name, exception_traceback
 from .training import Rehearsal
 
 _EXPECTED = (
@@ -26,11 +27,7 @@ _KEYS = ("loss", "labels")  # of a mapping, in the order in which they are looke
 
 _NO_LOSS: tuple[torch.Tensor, ValueKind] = (torch.tensor(torch.nan, dtype=torch.float64), "none")  # of a trainer
 
-_GRAD_MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    "enabled": torch.enable_grad,
-    "no_grad": torch.no_grad,
-    "inference": torch.inference_mode,
-}
+_LARGER = 1 << 20  # bytes by which a value may be larger than all that the candidate was given
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,14 +74,15 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
     watch = _Stopwatch(device)
     phase: Phase = "call"
     lists = {name: list(value) for name, value in call.scalars.items() if isinstance(value, list)}  # its own copies
-    with _GRAD_MODES[call.grad_mode]():
+    with _mode(call.grad_mode):
         try:
-            arguments = prepare(call.tensors, call.layouts, call.gradients, device)
+            with shielded():
+                arguments = prepare(call.tensors, call.layouts, call.gradients, device)
+                rehearsal = None if call.training is None else Rehearsal(call.training, arguments)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return failure(error, phase, watch.seconds, device, memory)
-        rehearsal = None if call.training is None else Rehearsal(call.training, arguments)
         handed = arguments.handed if rehearsal is None else rehearsal.handed
         # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
         try:
@@ -96,40 +94,79 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                     result = loaded.function(*positional, **keywords)
                 if rehearsal and rehearsal.trains_padding:
                     raise _NotALoss("trained the padding that it added itself; expected its labels to be ignored")
-                value, kind = _NO_LOSS if rehearsal and result is None else loss_in(result)
-                outputs = {name: _output_in(result, name) for name in call.outputs}
-                # A copy, taken now: the backward may write to the memory that the value lies in.
-                snapshot = _plain(value)
-                shown = {name: _plain(output) for name, output in outputs.items()}
-                goes_backward = call.grad_mode == "enabled" and (call.gradients or outputs) and rehearsal is None
-                if goes_backward and value.requires_grad:
-                    upstream = _upstream(call.upstream, value)
-                    for output in outputs.values():
-                        if output.requires_grad:
-                            output.retain_grad()
+                with _reading("what it returned"):
+                    value, kind = _NO_LOSS if rehearsal and result is None else loss_in(result)
+                    outputs = {name: _output_in(result, name) for name in call.outputs}
+                    # A copy, taken now: the backward may write to the memory that the value lies in.
+                    snapshot = _plain(value, arguments.nbytes + _LARGER)
+                    shown = {name: _plain(output) for name, output in outputs.items()}
+                    attached = bool(value.requires_grad)
+                    goes_backward = call.grad_mode == "enabled" and (call.gradients or outputs) and rehearsal is None
+                    if goes_backward and attached:
+                        upstream = _upstream(call.upstream, value)
+                        for output in outputs.values():
+                            if output.requires_grad:
+                                output.retain_grad()
+                if goes_backward and attached:
                     phase = "backward"
                     with watch:
                         for left in reversed(range(call.backwards)):
                             torch.autograd.backward((value,), (upstream,), retain_graph=left > 0)
+                with _reading("the gradient that it gave"):
+                    gradients = _gradients(arguments, call.gradients)
+                    given = {name: output.grad for name, output in outputs.items()}
+                    output_gradients = {name: _plain(each) for name, each in given.items() if each is not None}
         except (SystemExit, KeyboardInterrupt):
             raise
         except _NotALoss as error:
             return Answer(Unusable(str(error)), watch.seconds)
         except BaseException as error:
             return failure(error, phase, watch.seconds, device, memory)
+        with shielded():
+            mutated = arguments.mutated()
         returned = Returned(
             value=snapshot,
             kind=kind,
-            requires_grad=value.requires_grad,
-            gradients=_gradients(arguments, call.gradients),
+            requires_grad=attached,
+            gradients=gradients,
             # By repr, since a candidate may have put things into a list that cannot be compared.
-            mutated=(*arguments.mutated(), *(name for name in lists if repr(lists[name]) != repr(call.scalars[name]))),
+            mutated=(*mutated, *(name for name in lists if repr(lists[name]) != repr(call.scalars[name]))),
             seconds=watch.seconds,
             outputs=shown,
-            output_gradients={name: _plain(output.grad) for name, output in outputs.items() if output.grad is not None},
+            output_gradients=output_gradients,
             steps=0 if rehearsal is None else rehearsal.steps,
         )
     return Answer(returned, watch.seconds)
+
+
+@contextmanager
+def _mode(grad_mode: str) -> Iterator[None]:
+    """The grad mode of a call, whatever the candidate has left switched on."""
+    with torch.inference_mode(grad_mode == "inference"):
+        if grad_mode == "inference":
+            yield
+        else:
+            with torch.set_grad_enabled(grad_mode == "enabled"):
+                yield
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Read tensors of the candidate's, which may be of a class of its own: whatever that raises is no answer.
+
+    Not `Raised`: a candidate says that it lacks something by raising while it is called, and not when it is read.
+    Raises _NotALoss, and what says that memory ran out.
+    """
+    try:
+        with shielded():
+            yield
+    except (_NotALoss, SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if is_out_of_memory(error) or _is_cuda_error(error):
+            raise
+        told = f"{exception_name(error)}: {exception_message(error)}"
+        raise _NotALoss(f"could not be read: {what} raises {told}") from None
 
 
 def failure(
@@ -142,16 +179,16 @@ def failure(
         else:
             limit = (memory.limit if memory is not None else None) or 0
         return Answer(OutOfMemory(limit, exception_message(error)), seconds, spoiled=True)
-    raised = Raised(type(error).__name__, exception_message(error), exception_traceback(error), phase)
+    raised = Raised(exception_name(error), exception_message(error), exception_traceback(error), phase)
     return Answer(raised, seconds, spoiled=device.type == "cuda" and _is_cuda_error(error))
 
 
 def _is_cuda_error(error: BaseException) -> bool:
     """Whether CUDA itself failed: such an error comes back from every later call in the same process."""
     accelerator_error = getattr(torch, "AcceleratorError", None)  # since torch 2.8
-    if accelerator_error is not None and isinstance(error, accelerator_error):
+    if accelerator_error is not None and issubclass(type(error), accelerator_error):
         return True
-    return isinstance(error, RuntimeError) and "CUDA error" in exception_message(error)
+    return issubclass(type(error), RuntimeError) and "CUDA error" in exception_message(error)
 
 
 def loss_in(result: Any) -> tuple[torch.Tensor, ValueKind]:
@@ -213,12 +250,22 @@ def _describe(value: Any) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _plain(value: torch.Tensor) -> torch.Tensor:
-    """A dense copy on the CPU with the same shape and dtype. Raises _NotALoss if there is nothing to copy."""
+def _plain(value: torch.Tensor, most: int | None = None) -> torch.Tensor:
+    """A dense copy on the CPU with the same shape and dtype. Raises _NotALoss if there is nothing to copy, or more than
+    ``most`` bytes."""
     if value.device.type == "meta":
         raise _NotALoss(f"returned a {value.dtype} tensor on the meta device, which has no values")
+    size = value.numel() * value.element_size()
+    if most is not None and size > most:
+        raise _NotALoss(
+            f"returned a {value.dtype} tensor of shape {list(value.shape)}, {size} bytes; expected a loss, which is no "
+            f"larger than what it is made of ({most} bytes at most)"
+        )
     dense = value.detach() if value.layout is torch.strided else value.detach().to_dense()
-    return dense.to("cpu", copy=True)
+    copy = dense.to("cpu", copy=True)
+    if copy.numel() and not copy.untyped_storage().data_ptr():
+        raise _NotALoss(f"returned a {type(value).__name__}, which has no values of its own")
+    return copy
 
 
 def _upstream(upstream: float | torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -238,6 +285,6 @@ def _gradients(arguments: Arguments, wanted: tuple[str, ...]) -> dict[str, torch
     for name in wanted:
         gradient = arguments.originals[name].grad
         if gradient is not None:
-            gradient = (gradient if gradient.layout is torch.strided else gradient.to_dense()).to("cpu")
+            gradient = _plain(gradient)
         gradients[name] = gradient
     return gradients

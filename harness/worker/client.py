@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -10,17 +11,26 @@ import weakref
 from types import TracebackType
 from typing import Any
 
-from .exchange import Call, Died, Outcome, OutOfMemory, TimedOut
+from .exchange import Call, Died, NotAnswered, Outcome, OutOfMemory, Side, TimedOut
+from .memory import is_out_of_memory
 from .process import ChildProcess, DeadlinePassed, Ended, Ending
-from .protocol import HELLO, PROTOCOL_VERSION, ProtocolError, check_answer, decode_line, encode_line
+from .protocol import (
+    HELLO,
+    LOADING,
+    PROTOCOL_VERSION,
+    UNANSWERED,
+    ProtocolError,
+    check_answer,
+    decode_line,
+    encode_line,
+)
 from .scratch import CASE_FILE, RESULT_FILE, ScratchFolder
 from .settings import WorkerSettings
 from .target import LoadFailure, TargetDescription
-from .wire import decode_description, decode_failure, decode_outcome, encode_call
+from .wire import decode_description, decode_failure, decode_outcome, encode_call, room_for
 
 _BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")
 _LONGEST_PREAMBLE = 1000  # lines that an interpreter's start-up files may print before the worker says hello
-_ROOM = 1 << 20  # bytes to spare in the scratch folder for headers and for a value larger than its arguments
 
 
 class Worker:
@@ -43,6 +53,7 @@ class Worker:
 
         self._seq = 0
         self._starts = 0
+        self._was_loaded = False
         self._greeted = False
         self._load_deadline = 0.0
         self._description: TargetDescription | None = None
@@ -90,8 +101,11 @@ class Worker:
         Raises:
             RuntimeError: as `start`.
         """
+        if self._description is None and self._failure is None:
+            self._stop()  # its answer to the last `load` is still to come, and must not be taken for one to the next
         self.target = target
         self._description = self._failure = None
+        self._was_loaded = False
         child = self._held.child
         if child is None:
             self.start()
@@ -101,21 +115,20 @@ class Worker:
     def _send_load(self, child: ChildProcess, cwd: str) -> None:
         self._description = None
         self._load_deadline = time.monotonic() + self.settings.load_deadline
-        self._seq += 1
+        self._seq = _new_seq()
         load = {
             "target": self.target,
             "cwd": cwd,
             "device": self.settings.device,
             "memory_limit": self.settings.memory_limit,
         }
-        child.send(encode_line({"seq": self._seq, "load": load}))
+        child.send(encode_line({"seq": self._seq, "load": load}), self._load_deadline)
 
     def describe(self) -> TargetDescription:
         """The loaded candidate; waits until it is.
 
         Raises:
             LoadFailure: it could not be loaded. The same one again at each further call: nothing is tried twice.
-            ProtocolError: the process is not a worker of ours, or a broken one.
         """
         self.start()
         if self._failure is not None:
@@ -131,26 +144,33 @@ class Worker:
             except BaseException:  # an interrupt too: the answer, if it came later, would meet another question
                 self._stop()
                 raise
+        self._was_loaded = True
         return self._description
 
     def call(self, call: Call) -> Outcome:
         """Call the candidate once. Loads it first if it is not, which counts towards the load's deadline alone.
 
+        Whatever keeps an answer from coming is an outcome, and the next call meets a fresh process.
+
         Raises:
-            LoadFailure: as `describe`; also if the candidate cannot be loaded again after a crash.
-            ProtocolError: the worker, not the candidate, misbehaved. The next call starts another.
-            ValueError: a tensor of the call cannot be written to a file.
+            LoadFailure: the candidate was never loaded; as `describe`.
+            ValueError: a tensor of the call is of a kind that no file holds.
         """
-        self.describe()
-        child = self._held.child
-        assert child is not None
-        folder = self._held.scratch.for_bytes(_file_bytes(call))
-        case, result = os.path.join(folder, CASE_FILE), os.path.join(folder, RESULT_FILE)
-        body = encode_call(call, case, result)
-        # The last call's result must not pass for this one's.
-        if os.path.exists(result):
-            os.unlink(result)
-        answer = self._exchange(child, "call", body)
+        loaded = self._loaded()
+        if isinstance(loaded, Outcome):
+            return loaded
+        try:
+            folder = self._held.scratch.for_bytes(room_for(call))
+            case, result = os.path.join(folder, CASE_FILE), os.path.join(folder, RESULT_FILE)
+            body = encode_call(call, case, result)
+            # The last call's result must not pass for this one's.
+            if os.path.exists(result):
+                os.unlink(result)
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
+            return self._not_answered("judge", f"the case cannot be written: {type(error).__name__}: {error}")
+        answer = self._exchange(loaded, "call", body)
         if isinstance(answer, Outcome):
             return answer
         verb, fields = answer
@@ -160,7 +180,7 @@ class Worker:
             self._stop()
             raise
         self.seconds_in_candidate += seconds
-        if isinstance(outcome, OutOfMemory) or fields.get("spoiled") is True:
+        if isinstance(outcome, (OutOfMemory, NotAnswered)) or fields.get("spoiled") is True:
             self._stop()
         return outcome
 
@@ -168,12 +188,10 @@ class Worker:
         """Any other question: the verb and the fields of its answer, or how the process failed to give one.
 
         Raises:
-            LoadFailure, ProtocolError: as `call`.
+            LoadFailure: as `call`.
         """
-        self.describe()
-        child = self._held.child
-        assert child is not None
-        return self._exchange(child, verb, body)
+        loaded = self._loaded()
+        return loaded if isinstance(loaded, Outcome) else self._exchange(loaded, verb, body)
 
     def folder_for(self, size: int) -> str:
         """A folder that both processes see, with room for files of `size` bytes."""
@@ -188,19 +206,58 @@ class Worker:
         """End the process and remove its files. May be called again."""
         self._finalizer()
 
-    def _exchange(self, child: ChildProcess, verb: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]] | Outcome:
-        self._seq += 1
+    def _loaded(self) -> ChildProcess | Outcome:
+        """The process with the candidate loaded in it, or why it cannot be loaded once more after a crash.
+
+        Raises:
+            LoadFailure: it never was.
+        """
         try:
-            child.send(encode_line({"seq": self._seq, verb: body}))
-            return check_answer(child.receive(time.monotonic() + self.settings.call_deadline), self._seq)
+            self.describe()
+        except LoadFailure as failure:
+            if not self._was_loaded:
+                raise
+            return NotAnswered("candidate", f"it was ended, and could not be loaded again: {failure}")
+        child = self._held.child
+        assert child is not None
+        return child
+
+    def _exchange(self, child: ChildProcess, verb: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]] | Outcome:
+        self._seq = _new_seq()
+        begun = time.monotonic()
+        try:
+            child.send(encode_line({"seq": self._seq, verb: body}), begun + self.settings.call_deadline)
+            return self._answer(child, begun)
         except Ended:
             return self._died(child.farewell())
         except DeadlinePassed:
             self._stop()
-            return TimedOut(self.settings.call_deadline)
+            loading = time.monotonic() - begun >= self._longest_call
+            return TimedOut(self._longest_call if loading else self.settings.call_deadline)
+        except ProtocolError as error:
+            return self._not_answered("candidate", f"what came from it is no answer: {error}")
+        except OSError as error:
+            return self._not_answered("judge", f"the candidate's process cannot be spoken to: {error}")
         except BaseException:
             self._stop()
             raise
+
+    def _answer(self, child: ChildProcess, begun: float) -> tuple[str, dict[str, Any]]:
+        """The answer to the last question. Each notice that the candidate is loading sets the call's clock back, until
+        the deadline of loading has passed too."""
+        deadline, last = begun + self.settings.call_deadline, begun + self._longest_call
+        while True:
+            verb, fields = check_answer(child.receive(deadline), self._seq)
+            if verb != LOADING:
+                return verb, fields
+            now = time.monotonic()
+            if now >= last:  # else notices without end would be read for ever
+                raise DeadlinePassed
+            deadline = min(now + self.settings.call_deadline, last)
+
+    @property
+    def _longest_call(self) -> float:
+        return max(self.settings.call_deadline, self.settings.load_deadline)
 
     def _await_loading(self) -> TargetDescription:
         child = self._held.child
@@ -214,9 +271,13 @@ class Worker:
             self._stop()
             seconds = self.settings.load_deadline
             raise LoadFailure("timed out", f"loading {self.target} took longer than {seconds:g} s") from None
+        except ProtocolError as error:
+            raise LoadFailure("broken", f"loading {self.target} got no answer that can be read: {error}") from None
         except Ended:
             ending = child.farewell()
             died = self._died(ending)
+            if isinstance(died, NotAnswered):
+                raise LoadFailure("broken", f"loading {self.target} got no answer: {died.message}") from None
             if self._greeted:
                 raise LoadFailure("died", f"loading {self.target} {died.describe()}", ending.output) from None
             raise LoadFailure(
@@ -227,7 +288,7 @@ class Worker:
         if verb == "failed":
             raise decode_failure(body)
         if verb != "loaded":
-            raise ProtocolError(f"expected loaded or failed, got {verb!r}")
+            raise LoadFailure("broken", f"loading {self.target} was answered by {verb!r}; expected loaded or failed")
         return decode_description(body, self.target)
 
     def _greet(self, child: ChildProcess) -> None:
@@ -258,18 +319,26 @@ class Worker:
             )
 
     def _died(self, ending: Ending) -> Outcome:
-        self._held.child = None
+        self._stop()
+        if ending.exit_code == UNANSWERED or (ending.exit_code is None and ending.signal is None):
+            return NotAnswered("candidate", f"it lost its connection to the judge{_last_line(ending.output)}")
         if ending.signal == "SIGKILL":
             # Not ours, or there would be no signal: in practice the kernel's, for want of memory.
             limit = self.settings.memory_limit if self.settings.device == "cpu" else None
             return OutOfMemory(limit or 0, "the process was killed by SIGKILL, as the kernel does when memory runs out")
         return Died(ending.exit_code, ending.signal, ending.output)
 
+    def _not_answered(self, side: Side, message: str) -> Outcome:
+        self._stop()
+        return NotAnswered(side, message)
+
     def _stop(self) -> None:
-        """End the process; the next call starts another."""
+        """End the process and remove its files, of which the candidate may have made anything; the next call starts
+        another."""
         child, self._held.child = self._held.child, None
         if child is not None:
             child.kill()
+        self._held.scratch.remove()
 
     @property
     def _python(self) -> str:
@@ -312,9 +381,9 @@ def _working_directory(cwd: str | None) -> str:
     return folder
 
 
-def _file_bytes(call: Call) -> int:
-    """Bytes that the two files of a call may take: the arguments, and gradients and a value no larger."""
-    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in call.tensors.values()) + _ROOM
+def _new_seq() -> int:
+    """A number that nobody can guess: a candidate that prints answers of its own does not hit it by counting."""
+    return secrets.randbits(52)  # JSON's numbers are exact up to 2⁵³ everywhere
 
 
 def _last_line(output: str) -> str:

@@ -18,6 +18,7 @@ GRAD_MODES: tuple[str, ...] = ("enabled", "no_grad", "inference")
 
 ValueKind = Literal["tensor", "number", "none"]
 Phase = Literal["call", "backward"]
+Side = Literal["candidate", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +198,22 @@ class Died(Outcome):
     """The last of what it wrote to stdout and stderr, 64 KiB at most."""
 
     def describe(self) -> str:
-        if self.signal is not None:
-            return f"was killed by {self.signal}"
-        if self.exit_code is not None:
-            return f"exited with code {self.exit_code}"
-        return "closed its connection"
+        return f"was killed by {self.signal}" if self.signal is not None else f"exited with code {self.exit_code}"
+
+
+@dataclass(frozen=True, slots=True)
+class NotAnswered(Outcome):
+    """The candidate could not be asked, or its answer could not be had. Of its loss nothing is known."""
+
+    side: Side
+    """Whose process failed: the one that the candidate runs in and may have spoilt, or the judge's own."""
+
+    message: str
+    """What failed there."""
+
+    def describe(self) -> str:
+        where = "its own process" if self.side == "candidate" else "the judge's process"
+        return f"could not be judged, since {where} failed: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)

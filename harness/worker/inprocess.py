@@ -9,10 +9,11 @@ from types import TracebackType
 import torch
 
 from .call import perform
-from .exchange import Call, Died, Outcome
+from .exchange import Call, Died, NotAnswered, Outcome
 from .load import Loaded, load
 from .settings import WorkerSettings
 from .target import LoadFailure, TargetDescription
+from .tracebacks import exception_message, exception_name
 
 
 class InProcess:
@@ -62,6 +63,9 @@ class InProcess:
         except SystemExit as exit_request:
             died = Died(_exit_code(exit_request), None, "")
             self._failure = LoadFailure("died", f"loading {self.target} {died.describe()}")
+        except Exception as error:  # ours
+            told = f"{exception_name(error)}: {exception_message(error)}"
+            self._failure = LoadFailure("broken", f"loading {self.target} failed on the judge's side: {told}")
         self._path_added = [entry for entry in sys.path if entry not in self._path_before]
 
     def describe(self) -> TargetDescription:
@@ -83,6 +87,8 @@ class InProcess:
             answer = perform(loaded, call, self._device)
         except SystemExit as exit_request:
             return Died(_exit_code(exit_request), None, "")
+        except Exception as error:  # ours: the candidate's own are outcomes by now
+            return NotAnswered("candidate", f"{exception_name(error)}: {exception_message(error)}")
         self.seconds_in_candidate += answer.seconds
         return answer.outcome
 

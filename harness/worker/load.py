@@ -20,7 +20,7 @@ import torch
 
 from .device import cuda_devices, device_of
 from .target import LoadFailure, Parameter, TargetDescription
-from .tracebacks import exception_message, exception_traceback
+from .tracebacks import exception_message, exception_name, exception_traceback
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +156,7 @@ def _import_failed(what: str, error: BaseException) -> BaseException:
         return error
     return LoadFailure(
         "import failed",
-        f"importing {what} raised {type(error).__name__}: {exception_message(error)}",
+        f"importing {what} raised {exception_name(error)}: {exception_message(error)}",
         exception_traceback(error),
     )
 
@@ -216,7 +216,7 @@ def _instance(module_class: type[torch.nn.Module], target: str) -> torch.nn.Modu
     except Exception as error:
         raise LoadFailure(
             "import failed",
-            f"making a {target} raised {type(error).__name__}: {exception_message(error)}",
+            f"making a {target} raised {exception_name(error)}: {exception_message(error)}",
             exception_traceback(error),
         ) from error
 

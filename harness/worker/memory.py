@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
+from .shield import shielded
+from .tracebacks import exception_message
+
 try:
     import resource
 except ImportError:  # not a POSIX system
@@ -48,10 +51,11 @@ class MemoryLimit:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory, of the machine or of the GPU, ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    # By the class: `isinstance` asks the error too, and a candidate's may raise.
+    if issubclass(type(error), (MemoryError, torch.OutOfMemoryError)):
         return True
     signs = ("can't allocate memory", "not enough memory", "std::bad_alloc", "CUDA out of memory")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return issubclass(type(error), RuntimeError) and any(sign in exception_message(error) for sign in signs)
 
 
 def _data_bytes() -> int:
@@ -63,4 +67,5 @@ def _data_bytes() -> int:
 
 def _start_threads() -> None:
     """Let torch start its threads now: their stacks, 8 MiB each, are not the candidate's doing."""
-    torch.autograd.backward((torch.ones(1 << 17, requires_grad=True, device="cpu").exp().sum(),))
+    with shielded(), torch.inference_mode(False), torch.enable_grad():
+        torch.autograd.backward((torch.ones(1 << 17, requires_grad=True, device="cpu").exp().sum(),))

@@ -94,6 +94,7 @@ class ChildProcess:
         # Detached: from here on the descriptor belongs to the thread, and is closed by it alone.
         self._drain = _Drain(os.dup(self._popen.stderr.fileno()))
         self._popen.stderr.close()
+        os.set_blocking(self._stdin.fileno(), False)
         self._unread = bytearray()
         self._ending: Ending | None = None
 
@@ -102,12 +103,22 @@ class ChildProcess:
         """The process id, which is also that of its process group."""
         return self._popen.pid
 
-    def send(self, line: bytes) -> None:
-        """Write one line. If the process is gone, the next `receive` will say so."""
+    def send(self, line: bytes, deadline: float) -> None:
+        """Write one line. If the process is gone, the next `receive` will say so.
+
+        Raises:
+            DeadlinePassed: the process, stopped for example, did not take a line longer than its pipe holds.
+        """
+        poll = select.poll()
+        poll.register(self._stdin.fileno(), select.POLLOUT)
         rest = memoryview(line)
         try:
             while rest:
-                rest = rest[os.write(self._stdin.fileno(), rest) :]
+                try:
+                    rest = rest[os.write(self._stdin.fileno(), rest) :]
+                except BlockingIOError:
+                    if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+                        raise DeadlinePassed from None
         except BrokenPipeError:
             pass
 

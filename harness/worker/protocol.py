@@ -19,14 +19,17 @@ HELLO = "shiftproof_worker"
 LONGEST_LINE = 16 << 20
 """Bytes. A longer line is no message of ours, and reading on would let a broken worker fill the harness's memory."""
 
+LOADING = "loading"
+"""The verb of the notice, before an answer, that the candidate is compiling or importing."""
+
+UNANSWERED = 74
+"""The exit code of a worker that has lost its pipes: it can neither be asked nor answer. EX_IOERR of sysexits.h."""
+
 Scalar = int | float | str | bool | list[int] | None
 
 
 class ProtocolError(RuntimeError):
-    """The other side broke the protocol: a malformed line, an answer to another question, a missing result file.
-
-    This is a fault of the worker, not of the candidate, so it is never an outcome.
-    """
+    """The other side broke the protocol: a malformed line, or an answer to another question."""
 
 
 def encode_line(message: dict[str, Any]) -> bytes:

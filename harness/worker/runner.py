@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import gc
 import os
@@ -10,8 +11,9 @@ import select
 import signal
 import sys
 import threading
-import time
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from time import sleep
+from typing import IO, Any, NoReturn
 
 import torch
 
@@ -19,15 +21,29 @@ from .bench import Bench, of_reference, write_timed
 from .call import failure, perform
 from .language_models import language_models
 from .load import Loaded, describe_function, load, versions_of
+from .loading import is_loading
 from .memory import MemoryLimit
-from .protocol import ProtocolError, decode_line, encode_line
+from .protocol import LOADING, UNANSWERED, ProtocolError, decode_line, encode_line
 from .scratch import remove_orphan
+from .shield import shielded
 from .target import LoadFailure
-from .tracebacks import exception_message, exception_traceback
+from .tracebacks import exception_message, exception_name, exception_traceback
 from .wire import decode_call, encode_description, encode_failure, encode_outcome
 
 _GRACE = 0.5
 """Seconds between the harness's end and ours, while a call is running."""
+
+_LOOK_EVERY = 0.1
+"""Seconds between looks at whether a call that is running is still loading."""
+
+_WHY = {
+    errno.EMFILE: "its process has used up its file descriptors",
+    errno.ENFILE: "the machine has used up its file descriptors",
+    errno.EFBIG: "a limit on the size of files, RLIMIT_FSIZE, holds in its process",
+    errno.ENOSPC: "no room is left in memory shared by processes, or on the disk",
+    errno.EDQUOT: "no room is left in memory shared by processes, or on the disk",
+    errno.ENOENT: "the judge's files were removed",
+}
 
 
 def serve(requests: int, replies: int) -> NoReturn:
@@ -37,12 +53,36 @@ def serve(requests: int, replies: int) -> NoReturn:
     threading.Thread(target=_watch, args=(requests, server), name="shiftproof-watch", daemon=True).start()
     try:
         with open(requests, "rb", closefd=False) as lines:
-            for line in lines:
+            for line in _lines(lines, os.fstat(requests)):
                 server.answer(line)
     except SystemExit as exit_request:
         # At once, since threads of the candidate's could keep an orderly exit from ever ending.
         _exit(exit_request)
     server.vanish()
+
+
+def _lines(file: IO[bytes], pipe: os.stat_result) -> Iterator[bytes]:
+    """The lines of the harness. Raises SystemExit where the candidate has closed or replaced the pipe that they come
+    by, which is not to be taken for the harness's end."""
+    while True:
+        try:
+            line = file.readline()
+            if not line and not os.path.samestat(os.fstat(file.fileno()), pipe):
+                raise OSError("it is another file now")
+        except OSError as error:
+            raise _Lost(error) from None
+        if not line:
+            return
+        yield line
+
+
+class _Lost(SystemExit):
+    """A pipe to the harness is gone, by the candidate's doing."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(UNANSWERED)
+        with contextlib.suppress(Exception):  # standard error may be gone as well
+            print(f"the pipe to the judge was closed or replaced: {error}", file=sys.stderr)
 
 
 class _Server:
@@ -55,6 +95,10 @@ class _Server:
         self._memory = MemoryLimit(None)
         self._case = ""
         self._on_bench: Bench | None = None
+        self._asked: int | None = None  # the call that is running
+        self._sending = threading.Lock()
+        self._called = threading.Event()
+        threading.Thread(target=self._tell_of_loading, name="shiftproof-loading", daemon=True).start()
 
     def answer(self, line: bytes) -> None:
         """Answer one message. Raises SystemExit if the candidate does, or if it left this process unfit."""
@@ -65,6 +109,8 @@ class _Server:
             if "load" in message:
                 verb, body = self._load(message["load"])
             elif "call" in message:
+                self._asked = seq
+                self._called.set()
                 verb, body, spoiled = self._call(message["call"])
             elif "seat" in message:
                 verb, body = self._seat(message["seat"])
@@ -76,11 +122,17 @@ class _Server:
                 verb, body = _models(message["models"]["package"])
             else:
                 raise ProtocolError(f"expected load, call, seat, time, copy or models, got the keys {sorted(message)}")
+            answer = encode_line({"seq": seq, verb: body})
         except Exception as error:
             # Ours, not the candidate's: those are outcomes by now. Said as such, lest the candidate be blamed.
-            text = f"{type(error).__name__}: {exception_message(error)}"
-            verb, body = "failed", {"reason": "worker", "message": text, "traceback": exception_traceback(error)}
-        self._send({"seq": seq, verb: body})
+            told = {"reason": "worker", "message": _told(error), "traceback": exception_traceback(error)}
+            answer = encode_line({"seq": seq, "failed": told})
+        with self._sending:
+            self._asked = None
+            try:
+                self._send(answer)
+            except OSError as error:
+                raise _Lost(error) from None
         if spoiled:
             raise SystemExit(0)
 
@@ -106,12 +158,14 @@ class _Server:
         if self._loaded is None:
             raise ProtocolError("call before load")
         self._case = body["case"]
-        call = decode_call(body)
+        with _saying("cannot read the case"), shielded():
+            call = decode_call(body)
         try:
             answer = perform(self._loaded, call, self._device, self._memory)
         except KeyboardInterrupt as error:  # nobody can interrupt this process from a keyboard: the candidate raised it
             answer = failure(error, "call", 0.0, self._device, self._memory)
-        verb, fields = encode_outcome(answer.outcome, answer.seconds, body["result"])
+        with _saying("cannot write its answer"), shielded():
+            verb, fields = encode_outcome(answer.outcome, answer.seconds, body["result"])
         if answer.spoiled:
             fields["spoiled"] = True
         return verb, fields, answer.spoiled
@@ -147,10 +201,45 @@ class _Server:
         verb, fields = encode_outcome(answer.outcome, answer.seconds, body["result"])
         return verb, fields, answer.spoiled
 
-    def _send(self, message: dict[str, Any]) -> None:
-        rest = memoryview(encode_line(message))
+    def _send(self, line: bytes) -> None:
+        rest = memoryview(line)
         while rest:
             rest = rest[os.write(self._replies, rest) :]
+
+    def _tell_of_loading(self) -> None:
+        """While a call runs, say so as often as it is seen to be loading. Nothing is looked at in a process that only
+        times losses."""
+        self._called.wait()
+        while True:
+            sleep(_LOOK_EVERY)
+            with self._sending:
+                if self._asked is None or not is_loading():
+                    continue
+                try:
+                    self._send(encode_line({"seq": self._asked, LOADING: {}}))
+                except OSError:
+                    return  # the answer will meet the same, and say so
+
+
+@contextlib.contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """Say of a failure what could not be done."""
+    try:
+        yield
+    except Exception as error:
+        raise _Failed(f"{what}: {_told(error)}") from error
+
+
+class _Failed(Exception):
+    """What this process could not do, in words."""
+
+
+def _told(error: Exception) -> str:
+    """What failed and, where that can be known, why."""
+    if isinstance(error, _Failed):
+        return str(error)
+    why = _WHY.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{exception_name(error)}: {exception_message(error)}{f' ({why})' if why else ''}"
 
 
 def _models(package: str) -> tuple[str, dict[str, Any]]:
@@ -164,8 +253,9 @@ def _watch(requests: int, server: _Server) -> None:
     """End a call that outlives the harness: when that dies by SIGKILL, nobody is left to keep the deadline."""
     poll = select.poll()
     poll.register(requests, 0)  # hang-up and error are reported always
-    poll.poll()
-    time.sleep(_GRACE)
+    if any(event & select.POLLNVAL for _, event in poll.poll()):
+        return  # the candidate closed it: whoever reads from it says so
+    sleep(_GRACE)
     server.vanish()
 
 
@@ -175,7 +265,8 @@ def _exit(request: SystemExit) -> NoReturn:
     if code is None:
         code = 0
     elif not isinstance(code, int):
-        print(code, file=sys.stderr)
+        with contextlib.suppress(Exception):
+            print(code, file=sys.stderr)
         code = 1
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # the candidate may have closed or replaced it

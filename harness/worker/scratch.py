@@ -24,11 +24,12 @@ class ScratchFolder:
 
     def for_bytes(self, size: int) -> str:
         """The path of a folder with room for `size` bytes, if shared memory or the disk has that much."""
+        # A folder may be gone: the candidate's process can remove it.
         if _free_bytes(SHARED_MEMORY) >= size:
-            if self._in_memory is None:
+            if self._in_memory is None or not os.path.isdir(self._in_memory):
                 self._in_memory = tempfile.mkdtemp(prefix=PREFIX, dir=SHARED_MEMORY)
             return self._in_memory
-        if self._on_disk is None:
+        if self._on_disk is None or not os.path.isdir(self._on_disk):
             self._on_disk = tempfile.mkdtemp(prefix=PREFIX)
         return self._on_disk
 

@@ -17,6 +17,7 @@ LoadReason = Literal[
     "not built",
     "died",
     "timed out",
+    "broken",
     "interpreter",
 ]
 

@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .arguments import Arguments
 from .exchange import Training
+from .shield import shielded
 
 _PAD = 0  # the id of no place: padding that a collator adds may have it
 
@@ -118,9 +119,11 @@ class Rehearsal:
         if not self.steps:
             self._look()
         if self._used is not None:
-            padding = self._used[_PAD]
-            self.trains_padding = bool((padding.isfinite() & (padding != 0)).any())  # NaN may have come from anywhere
-            self._leaf.grad = self._used[1:].reshape(self._leaf.shape).to(self._leaf)
+            with shielded():
+                padding = self._used[_PAD]
+                # NaN may have come from anywhere.
+                self.trains_padding = bool((padding.isfinite() & (padding != 0)).any())
+                self._leaf.grad = self._used[1:].reshape(self._leaf.shape).to(self._leaf)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
         if not any(parameter is self._model.table for group in optimizer.param_groups for parameter in group["params"]):
@@ -140,4 +143,5 @@ class Rehearsal:
 
     def _look(self) -> None:
         gradient = self._model.table.grad
-        self._used = None if gradient is None else gradient.detach().clone()
+        with shielded():
+            self._used = None if gradient is None else gradient.detach().clone()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from .exchange import Call, Outcome, OutOfMemory, Raised, Returned, Training, Unusable
-from .protocol import ProtocolError, decode_scalar, encode_scalar
+from .exchange import Call, NotAnswered, Outcome, OutOfMemory, Raised, Returned, Training, Unusable
+from .memory import is_out_of_memory
+from .protocol import decode_scalar, encode_scalar
 from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
 from .tensors import read_tensors, write_tensors
 
@@ -19,6 +22,9 @@ _VALUE = "value"
 _GRADIENT = "gradient."
 _OUTPUT = "output."
 _OUTPUT_GRADIENT = "output_gradient."
+
+_ROOM = 1 << 20  # bytes to spare for headers, and for a value larger than the arguments
+_ROOM_FOR_OUTPUTS = 1 << 30  # a model's logits, and the gradient at them
 
 
 def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
@@ -104,23 +110,40 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
     raise TypeError(f"a worker cannot report {type(outcome).__name__} of itself")
 
 
+def room_for(call: Call) -> int:
+    """Bytes that the two files of a call may take: what it is given, and gradients and a value that are no larger. How
+    large other outputs are, only the candidate knows."""
+    given = [*call.tensors.values(), *([call.upstream] if isinstance(call.upstream, torch.Tensor) else [])]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in given)
+    return 2 * size + _ROOM + (_ROOM_FOR_OUTPUTS if call.outputs else 0)
+
+
 def decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str) -> tuple[Outcome, float]:
     """The outcome of a message, and the seconds that the worker says were spent in the candidate.
 
-    Raises:
-        ProtocolError: the message or the result file is not as the protocol has it.
+    A message or a result file that is not as the protocol has it is an outcome too: the candidate is `NotAnswered`.
     """
+    if verb == "failed":
+        return NotAnswered("candidate", str(body.get("message", "it does not say why"))), 0.0
     try:
         return _decode_outcome(verb, body, call, result)
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ProtocolError(f"the worker's answer {verb!r} is not usable: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, FileNotFoundError) as error:
+        told = f"its answer {verb!r} is not as the protocol has it: {type(error).__name__}: {error}"
+        return NotAnswered("candidate", told), 0.0
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not is_out_of_memory(error):
+            raise
+        return NotAnswered("judge", f"the answer cannot be read: {type(error).__name__}: {error}"), 0.0
 
 
 def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str) -> tuple[Outcome, float]:
-    if verb == "failed":
-        raise ProtocolError(f"the worker itself failed: {body.get('message')}\n{body.get('traceback', '')}".rstrip())
     seconds = float(body["seconds"])
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds {seconds}")
     if verb == "returned":
+        size, room = os.path.getsize(result), room_for(call)
+        if size > room:  # not read, lest it be more than this process has memory for
+            raise ValueError(f"a result file of {size} bytes; expected {room} at most")
         tensors = read_tensors(result)
         gradients: dict[str, torch.Tensor | None] = dict.fromkeys(call.gradients)
         for name in body["gradients"]:
@@ -175,7 +198,7 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
     """The inverse of `encode_description`.
 
     Raises:
-        ProtocolError: a field is missing or of the wrong kind.
+        LoadFailure: a field is missing or of the wrong kind: the candidate's process is broken.
     """
     try:
         parameters = tuple(Parameter(str(p["name"]), bool(p["required"]), p["kind"]) for p in body["parameters"])
@@ -192,7 +215,8 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
             device_name=str(body["device_name"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProtocolError(f"the worker's description is not usable: {type(error).__name__}: {error}") from error
+        told = f"loading {target} got no answer as the protocol has it: {type(error).__name__}: {error}"
+        raise LoadFailure("broken", told) from None
 
 
 def encode_failure(failure: LoadFailure) -> dict[str, Any]:
@@ -201,12 +225,8 @@ def encode_failure(failure: LoadFailure) -> dict[str, Any]:
 
 
 def decode_failure(body: Mapping[str, Any]) -> LoadFailure:
-    """The inverse of `encode_failure`.
-
-    Raises:
-        ProtocolError: it is no failure of loading that a worker may report of itself.
-    """
-    reason = body.get("reason")
+    """The inverse of `encode_failure`; any reason that is none of a candidate's own says that its process is broken."""
+    reason, message, traceback = body.get("reason"), str(body.get("message", "")), str(body.get("traceback", ""))
     if reason in USAGE_REASONS or reason in ("import failed", "not built", "interpreter"):
-        return LoadFailure(reason, str(body.get("message", "")), str(body.get("traceback", "")))
-    raise ProtocolError(f"the worker itself failed: {body.get('message')}\n{body.get('traceback', '')}".rstrip())
+        return LoadFailure(reason, message, traceback)
+    return LoadFailure("broken", f"the candidate's own process failed while it loaded it: {message}", traceback)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -25,6 +26,7 @@ from shiftproof.harness.report.speed import SCHEMA as SPEED_SCHEMA
 
 CANDIDATES = Path(__file__).parents[1] / "candidates"
 MISBEHAVING = CANDIDATES / "misbehaving.py"
+BREAKING = CANDIDATES / "breaking.py"
 
 GOOD = """
 import torch.nn.functional as F
@@ -281,6 +283,69 @@ def test_all_are_judged_whatever_one_of_them_does(run: Run, files: Path) -> None
         "loss": ("partial", "not_asked"),
     }
     assert ran.report["verdict"] == "fails"
+
+
+@pytest.mark.parametrize("order", [("writes_junk", "right"), ("right", "writes_junk")])
+def test_one_that_cannot_be_asked_is_named_and_takes_nobody_with_it(run: Run, order: tuple[str, str]) -> None:
+    targets = [f"{BREAKING}:{name}" for name in order]
+    ran = run(
+        "check", *targets, "--spec", "hf.causal_lm", "--json", "r.json", "--seed", "0", "--pytest", "-k", "CONTRACT"
+    )
+    assert ran.code == 3
+    assert {name: each["verdict"] for name, each in ran.candidates.items()} == {
+        "writes_junk": "error",
+        "right": "conforms",
+    }
+    assert (
+        "CONTRACT-1: the candidate could not be judged, since its own process failed"
+        in (ran.candidates["writes_junk"]["message"])
+    )
+
+
+def test_one_that_only_misses_its_deadline_could_not_be_judged(run: Run) -> None:
+    ran = run(
+        *(
+            "check",
+            f"{MISBEHAVING}:hangs",
+            "--spec",
+            "hf.causal_lm",
+            "--deadline",
+            "1",
+            "--json",
+            "r.json",
+            "--seed",
+            "0",
+        ),
+        *("--pytest", "-k", "CONTRACT"),
+    )
+    assert ran.code == 3
+    (found,) = ran.candidates.values()
+    assert found["verdict"] == "error"
+    assert "CONTRACT-1: the candidate did not finish within 1 s, and no law failed otherwise" in found["message"]
+    assert next(law for law in found["laws"] if law["id"] == "CONTRACT-1")["counterexample"] is not None
+
+
+COMPILED = CANDIDATES / "compiled.py"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(
+                    not (shutil.which("g++") or shutil.which("clang")), reason="no C++ compiler is here"
+                ),
+            ],
+        ),
+    ],
+)
+def test_a_compiled_loss_conforms_whatever_compiling_takes(run: Run, name: str) -> None:
+    ran = run("check", f"{COMPILED}:{name}", "--spec", "hf.causal_lm", "--seed", "0", timeout=900)
+    assert ran.code == 0, ran.out
 
 
 def test_one_that_cannot_be_imported_could_not_be_judged(run: Run, tmp_path: Path) -> None:

@@ -269,6 +269,47 @@ def test_what_costs_a_process_or_a_deadline_is_asked_rarely(trial: Trial, verdic
     assert len(check.recipes) <= 11
 
 
+def unjudged(message: str = "could not be judged") -> Judgement:
+    return Judgement(Verdict.UNJUDGED, message, frozenset({"not answered"}))
+
+
+def test_a_case_that_could_not_be_asked_ends_the_law(trial: Trial) -> None:
+    check = Asked(lambda recipe: unjudged() if len(check.recipes) > 3 else PASS)
+    result = ask(law_of(check), trial, QUICK, 0)
+    assert (result.verdict, result.message, result.cases) == (Verdict.UNJUDGED, "could not be judged", 3)
+    assert result.counterexample is None
+    assert len(check.recipes) == 4
+    assert trial.unjudged == {"TEST-1": "could not be judged"}
+    assert trial.failed == set()
+
+
+def test_a_redraw_that_could_not_be_asked_ends_the_law_too(trial: Trial) -> None:
+    result = ask(law_of(lambda recipe: unjudged() if is_redrawn(recipe) else VACUOUS), trial, QUICK, 0)
+    assert result.verdict is Verdict.UNJUDGED
+
+
+def test_a_failure_that_came_before_is_not_lost(trial: Trial) -> None:
+    first = killers(trial.space)[0]
+    result = ask(law_of(lambda recipe: failing("x") if recipe == first else unjudged()), trial, QUICK, 0)
+    assert (result.verdict, result.message, result.cases) == (Verdict.FAIL, "x", 1)
+    assert trial.unjudged == {}
+
+
+def test_after_three_laws_that_could_not_be_asked_none_is(trial: Trial) -> None:
+    asked = Asked(lambda recipe: unjudged(f"stuck {len(asked.recipes)}"))
+    results = [ask(law_of(asked, id=f"TEST-{number}"), trial, QUICK, 0) for number in range(1, 6)]
+    assert [result.verdict for result in results] == [Verdict.UNJUDGED] * 5
+    assert len(asked.recipes) == 3
+    assert results[2].message == "stuck 3"
+    assert results[4].message == "was not asked, since TEST-1 and others could not be judged: stuck 1"
+
+
+def test_a_law_with_an_excuse_is_skipped_all_the_same(trial: Trial) -> None:
+    trial.unjudged.update(dict.fromkeys(("A-1", "A-2", "A-3"), "stuck"))
+    result = ask(law_of(lambda recipe: PASS, excuse=lambda trial: "it has no gradient"), trial, QUICK, 0)
+    assert result.verdict is Verdict.SKIP
+
+
 def test_what_follows_from_another_failure_is_asked_briefly_and_not_shrunk(trial: Trial) -> None:
     trial.failed.add("ALIGN-1")
     check = Asked(lambda recipe: failing("x"))

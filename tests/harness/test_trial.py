@@ -9,12 +9,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shiftproof.harness.arguments import bind
+from shiftproof.harness.arguments import TO_LOSSES, bind
 from shiftproof.harness.candidate import Candidate
+from shiftproof.harness.model import ModelTrial
 from shiftproof.harness.recipe import Count, Recipe, Stride
+from shiftproof.harness.trainer import TrainerTrial
+from shiftproof.harness.trainer_arguments import TO_TRAINERS
 from shiftproof.harness.trial import Trial
 from shiftproof.harness.verdict import Verdict
-from shiftproof.harness.worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+from shiftproof.harness.worker.exchange import (
+    Call,
+    Died,
+    NotAnswered,
+    Outcome,
+    OutOfMemory,
+    Raised,
+    Returned,
+    TimedOut,
+    Unusable,
+)
+from shiftproof.harness.worker.target import LoadFailure
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Compute
 
@@ -118,6 +132,18 @@ def test_one_loss_a_token_under_a_spec_that_promises_it(shape: tuple[int, ...], 
 @pytest.mark.parametrize(
     ("outcome", "verdict", "kind", "message"),
     [
+        (
+            NotAnswered("candidate", "it printed"),
+            Verdict.UNJUDGED,
+            "not answered by the candidate",
+            "could not be judged, since its own process failed: it printed",
+        ),
+        (
+            NotAnswered("judge", "no room"),
+            Verdict.UNJUDGED,
+            "not answered by the judge",
+            "could not be judged, since the judge's process failed: no room",
+        ),
         (TimedOut(2.0), Verdict.TIMEOUT, "no answer", "did not finish within 2 s"),
         (Died(3, None, ""), Verdict.CRASH, "died 3", "exited with code 3"),
         (Died(None, "SIGSEGV", ""), Verdict.CRASH, "died SIGSEGV", "was killed by SIGSEGV"),
@@ -237,3 +263,37 @@ def test_arithmetic_is_the_specs_unless_the_candidate_says(spec: str, precision:
     candidate = Candidate("text", "m:f", spec=spec, precision=precision)
     trial = Trial(candidate, PROFILES[spec], bound, Scripted(), dtype="bfloat16", device="cpu")
     assert trial.compute is compute
+
+
+def test_what_could_not_be_asked_is_asked_again() -> None:
+    """Unlike an answer: the next process may give one."""
+    caller = Scripted(NotAnswered("candidate", "it printed"), returned(ONE))
+    trial = trial_of(caller)
+    first = trial.look(RECIPE).problem
+    assert first is not None
+    assert first.verdict is Verdict.UNJUDGED
+    assert trial.look(RECIPE).problem is None
+    assert trial.look(RECIPE).problem is None
+    assert len(caller.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "words"),
+    [
+        (NotAnswered("candidate", "it printed"), "broken", "text could not be judged, since its own process failed"),
+        (TimedOut(2.0), "timed out", "the first call of text did not finish within 2 s"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "parameters"), [(ModelTrial, ("input_ids", "labels")), (TrainerTrial, ("model", "micro_batches"))]
+)
+def test_without_its_first_answer_a_model_or_a_trainer_cannot_be_judged(
+    kind: type[Trial], parameters: tuple[str, ...], outcome: Outcome, reason: str, words: str
+) -> None:
+    """The sizes of all its cases would be a guess."""
+    offer = TO_TRAINERS if kind is TrainerTrial else TO_LOSSES
+    binding = bind("text", [(name, True) for name in parameters], {}, False, offer)
+    candidate = Candidate("text", "m:f", spec="hf.causal_lm")
+    with pytest.raises(LoadFailure, match=words) as caught:
+        kind(candidate, PROFILES["hf.causal_lm"], binding, Scripted(outcome), dtype="float32", device="cpu")
+    assert caught.value.reason == reason

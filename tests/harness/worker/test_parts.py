@@ -10,6 +10,7 @@ import torch
 
 from shiftproof.harness.worker import scratch
 from shiftproof.harness.worker import tensors as tensors_module
+from shiftproof.harness.worker.exchange import Call, NotAnswered
 from shiftproof.harness.worker.protocol import (
     ProtocolError,
     check_answer,
@@ -19,8 +20,9 @@ from shiftproof.harness.worker.protocol import (
     encode_scalar,
 )
 from shiftproof.harness.worker.settings import WorkerSettings
+from shiftproof.harness.worker.target import LoadFailure
 from shiftproof.harness.worker.tensors import read_tensors, same_bits, write_tensors
-from shiftproof.harness.worker.wire import decode_failure
+from shiftproof.harness.worker.wire import decode_description, decode_failure, decode_outcome
 
 
 @pytest.mark.parametrize("line", [b"\n", b"[1]\n", b"nonsense\n", b"\xff\n", b'{"seq": 1\n'])
@@ -54,8 +56,35 @@ def test_what_is_no_scalar(value: object) -> None:
 
 
 def test_a_worker_cannot_claim_what_only_the_harness_can_know() -> None:
-    with pytest.raises(ProtocolError, match="worker itself failed"):
-        decode_failure({"reason": "timed out", "message": ""})
+    failure = decode_failure({"reason": "timed out", "message": "so it says", "traceback": "line 1"})
+    assert (failure.reason, failure.traceback) == ("broken", "line 1")
+    assert failure.message == "the candidate's own process failed while it loaded it: so it says"
+
+
+def test_a_description_that_is_none_is_a_broken_process() -> None:
+    with pytest.raises(LoadFailure, match="loading m:f got no answer as the protocol has it: KeyError") as caught:
+        decode_description({}, "m:f")
+    assert caught.value.reason == "broken"
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("returned", {"seconds": 0.0}),
+        ("returned", {}),
+        ("raised", {"seconds": 0.0, "type": "E", "message": "", "traceback": "", "during": "lunch"}),
+        ("unusable", {"seconds": "nan", "description": "x"}),
+        ("out_of_memory", {"seconds": 0.0, "limit": None, "message": ""}),
+        ("loaded", {"seconds": 0.0}),
+        ("failed", {"message": "it broke"}),
+    ],
+)
+def test_an_answer_that_is_none_says_nothing_of_the_candidate(verb: str, body: dict[str, object]) -> None:
+    call = Call({"logits": torch.zeros(1)})
+    outcome, seconds = decode_outcome(verb, body, call, "/no/such/file")
+    assert isinstance(outcome, NotAnswered)
+    assert (outcome.side, seconds) == ("candidate", 0.0)
+    assert "it broke" in outcome.message or f"its answer {verb!r} is not as the protocol has it" in outcome.message
 
 
 @pytest.mark.parametrize("mapped", [False, True])
