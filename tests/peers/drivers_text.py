@@ -23,8 +23,15 @@ def _head(width: int, dtype: torch.dtype = torch.float32) -> torch.nn.Linear:
     """A head that passes its input on, so that a loss over hidden states is one over logits: x·1 + 0 is x exactly."""
     head = torch.nn.Linear(width, width, bias=False, dtype=dtype)
     with torch.no_grad():
-        head.weight.copy_(torch.eye(width))
+        head.weight.copy_(_identity(width, dtype))
     return head
+
+
+def _identity(width: int, dtype: torch.dtype) -> Tensor:
+    """The weight of a head that passes its input on."""
+    if width > WIDEST_HEAD:
+        raise Cannot(f"its head would be an identity of more than {WIDEST_HEAD}² numbers")
+    return torch.eye(width, dtype=dtype)
 
 
 def _finite(*tensors: Tensor) -> None:
@@ -34,6 +41,7 @@ def _finite(*tensors: Tensor) -> None:
 
 
 MEAN = {"denominator": "valid"}
+WIDEST_HEAD = 4096  # one of 32771 classes is 4 GB
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -92,7 +100,7 @@ def torch_cross_entropy(
 def torch_linear_cross_entropy(batch: Batch, label_smoothing: float = 0.0) -> Answer:
     logits = leaf(batch.tensor("logits"))
     _finite(logits)
-    weight = torch.eye(logits.shape[-1], dtype=logits.dtype)
+    weight = _identity(logits.shape[-1], logits.dtype)
     value = F.linear_cross_entropy(
         _rows(logits), weight, batch.tensor("labels").flatten(), label_smoothing=label_smoothing
     )
@@ -297,7 +305,7 @@ def liger_linear(
     _finite(logits)
     value = linear(
         _rows(logits),
-        torch.eye(logits.shape[-1], dtype=logits.dtype),
+        _identity(logits.shape[-1], logits.dtype),
         batch.tensor("labels").flatten(),
         label_smoothing=label_smoothing,
         lse_square_scale=z_loss,
@@ -368,7 +376,7 @@ def cut_cross_entropy(
         raise Cannot("without a target there is no grid for its kernels, and the interpreter divides by 0")
     value = linear_cross_entropy(
         logits,
-        torch.eye(logits.shape[-1], dtype=logits.dtype),
+        _identity(logits.shape[-1], logits.dtype),
         labels,
         softcap=softcap,
         shift=bool(shift),
@@ -518,7 +526,7 @@ def fla_linear(
     value = loss(
         _rows(logits),
         batch.tensor("labels").flatten(),
-        torch.eye(logits.shape[-1], dtype=logits.dtype),
+        _identity(logits.shape[-1], logits.dtype),
         label_smoothing=label_smoothing,
         logit_scale=logit_scale,
         logit_softcapping=softcap,
@@ -691,7 +699,7 @@ def nemo_automodel_chunked(batch: Batch, chunk_len: int) -> Answer:
     logits, labels = leaf(batch.tensor("logits")), batch.tensor("labels")
     _finite(logits)
     loss = module.ChunkedCrossEntropy(chunk_len=chunk_len, compile=False, reduction="mean")
-    weight = torch.eye(logits.shape[-1], dtype=logits.dtype)
+    weight = _identity(logits.shape[-1], logits.dtype)
     return answer(loss(logits, labels, weight), logits=logits)
 
 
