@@ -26,7 +26,7 @@ from .recipe import Recipe
 from .source import LOSS_RECIPES
 from .strategies import Space, space
 from .verdict import Verdict
-from .worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+from .worker.exchange import Call, Died, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable, Window
 
 
 class Caller(Protocol):
@@ -60,7 +60,7 @@ class Observation:
         leaves: float64, at the hidden states, the weight and the bias of a candidate that is given these, 0 and None as
             for ``gradients``, which are then read back from them.
         mutated: our names of the arguments that were written to.
-        steps: how often a trainer's optimizer stepped.
+        window: what a trainer did with its model.
     """
 
     case: Case
@@ -71,7 +71,7 @@ class Observation:
     gradients: Mapping[str, Tensor] | None = None
     leaves: Mapping[str, Tensor] | None = None
     mutated: tuple[str, ...] = ()
-    steps: int = 0
+    window: Window | None = None
 
 
 class Trial:

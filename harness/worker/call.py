@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .arguments import Arguments, bind, prepare
-from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusable, ValueKind
+from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusable, ValueKind, Window
 from .load import Loaded
 from .memory import MemoryLimit, is_out_of_memory
 from .tracebacks import exception_message, exception_traceback
@@ -85,18 +85,25 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                 raise
             return failure(error, phase, watch.seconds, device, memory)
         rehearsal = None if call.training is None else Rehearsal(call.training, arguments)
-        handed = arguments.handed if rehearsal is None else rehearsal.handed
-        # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
-        try:
+        windows: list[Window] = []
+
+        def ask(handed: Mapping[str, Any]) -> Any:
             positional, keywords = bind(
                 loaded.description.parameters, {**call.scalars, **lists, **handed}, loaded.defaults
             )
+            with watch:
+                return loaded.function(*positional, **keywords)
+
+        # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
+        try:
             with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
-                with watch, rehearsal or nullcontext():
-                    result = loaded.function(*positional, **keywords)
-                if rehearsal and rehearsal.trains_padding:
-                    raise _NotALoss("trained the padding that it added itself; expected its labels to be ignored")
-                value, kind = _NO_LOSS if rehearsal and result is None else loss_in(result)
+                if rehearsal is None:
+                    result = ask(arguments.handed)
+                    value, kind = loss_in(result)
+                else:
+                    result = None
+                    for value, kind in _rehearse(rehearsal, ask):
+                        windows.append(rehearsal.report(_plain(value), kind))
                 outputs = {name: _output_in(result, name) for name in call.outputs}
                 # A copy, taken now: the backward may write to the memory that the value lies in.
                 snapshot = _plain(value)
@@ -127,9 +134,22 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             seconds=watch.seconds,
             outputs=shown,
             output_gradients={name: _plain(output.grad) for name, output in outputs.items() if output.grad is not None},
-            steps=0 if rehearsal is None else rehearsal.steps,
+            windows=tuple(windows),
         )
     return Answer(returned, watch.seconds)
+
+
+def _rehearse(
+    rehearsal: Rehearsal, ask: Callable[[Mapping[str, Any]], Any]
+) -> Iterator[tuple[torch.Tensor, ValueKind]]:
+    """The loss that a trainer returns in each window, after it. Raises _NotALoss."""
+    for window in range(rehearsal.windows):
+        handed = rehearsal.handed(window)
+        with rehearsal.window():
+            result = ask(handed)
+        if rehearsal.trains_padding:
+            raise _NotALoss("trained the padding that it added itself; expected its labels to be ignored")
+        yield _NO_LOSS if result is None else loss_in(result)
 
 
 def failure(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .exchange import Call, Outcome, OutOfMemory, Raised, Returned, Training, Unusable
+from .exchange import Call, Outcome, OutOfMemory, Raised, Returned, Training, Unusable, Window
 from .protocol import ProtocolError, decode_scalar, encode_scalar
 from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
 from .tensors import read_tensors, write_tensors
@@ -19,6 +19,8 @@ _VALUE = "value"
 _GRADIENT = "gradient."
 _OUTPUT = "output."
 _OUTPUT_GRADIENT = "output_gradient."
+_WINDOW = "window."
+_OF_WINDOW = ("value", "before", "after")  # and the gradient, where there is one
 
 
 def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
@@ -77,6 +79,10 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
         tensors |= {_GRADIENT + name: grad for name, grad in outcome.gradients.items() if grad is not None}
         tensors |= {_OUTPUT + name: output for name, output in outcome.outputs.items()}
         tensors |= {_OUTPUT_GRADIENT + name: grad for name, grad in outcome.output_gradients.items()}
+        for index, window in enumerate(outcome.windows):
+            tensors |= {f"{_WINDOW}{index}.{name}": getattr(window, name) for name in _OF_WINDOW}
+            if window.gradient is not None:
+                tensors[f"{_WINDOW}{index}.gradient"] = window.gradient
         try:
             write_tensors(result, tensors)
         except ValueError as error:
@@ -86,7 +92,10 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
             "requires_grad": outcome.requires_grad,
             "gradients": [name for name, grad in outcome.gradients.items() if grad is not None],
             "mutated": list(outcome.mutated),
-            "steps": outcome.steps,
+            "windows": [
+                {name: getattr(window, name) for name in ("kind", "steps", "others", "backwards", "late")}
+                for window in outcome.windows
+            ],
             "seconds": seconds,
         }
     if isinstance(outcome, Unusable):
@@ -141,7 +150,7 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
             output_gradients={
                 name: tensors[_OUTPUT_GRADIENT + name] for name in call.outputs if _OUTPUT_GRADIENT + name in tensors
             },
-            steps=int(body.get("steps", 0)),
+            windows=_decode_windows(body.get("windows", ()), tensors, call),
         )
         return returned, seconds
     if verb == "unusable":
@@ -154,6 +163,21 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
     if verb == "out_of_memory":
         return OutOfMemory(int(body["limit"]), str(body["message"])), seconds
     raise ValueError("no such outcome")
+
+
+def _decode_windows(bodies: Any, tensors: Mapping[str, torch.Tensor], call: Call) -> tuple[Window, ...]:
+    wanted = 0 if call.training is None else call.training.windows
+    if len(bodies) != wanted:
+        raise ValueError(f"{len(bodies)} windows of a trainer where {wanted} were asked for")
+    windows = []
+    for index, body in enumerate(bodies):
+        if body["kind"] not in ("tensor", "number", "none"):
+            raise ValueError(f"kind {body['kind']!r}")
+        given = {name: tensors[f"{_WINDOW}{index}.{name}"] for name in _OF_WINDOW}
+        counts = {name: int(body[name]) for name in ("steps", "others", "backwards", "late")}
+        gradient = tensors.get(f"{_WINDOW}{index}.gradient")
+        windows.append(Window(kind=body["kind"], gradient=gradient, **given, **counts))
+    return tuple(windows)
 
 
 def encode_description(description: TargetDescription) -> dict[str, Any]:
