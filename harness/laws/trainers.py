@@ -26,6 +26,8 @@ _SIZES = (1, 2, 4, 5, 8)
 _NORMS = (0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 """What people clip to."""
 
+_OFF = "switch clipping off to be judged"
+
 
 def needs_trainer(trial: Trial) -> str | None:
     return None if isinstance(trial, TrainerTrial) else "it is no trainer"
@@ -69,6 +71,9 @@ def judge_steps(seen: Observation, where: str) -> Judgement:
     if steps and taken.steps and taken.late:
         told = f"{taken.late} of {taken.backwards} backward passes came after it"
         return failing(f"the optimizer stepped too early in {where}: {told}; step after the last one", "early")
+    if steps and taken.gradient is None:
+        told = "it was cleared first" if taken.backwards else "no backward ran"
+        return failing(f"the optimizer stepped without a gradient in {where}: {told}", "no gradient")
     if steps:
         return PASS
     if taken.others:
@@ -109,6 +114,8 @@ def moves(trial: Trial, recipe: Recipe) -> Judgement:
     for name, seen in (("first", two.first), ("second", two.second)):
         taken = seen.window
         assert taken is not None
+        if not steps_of(taken):
+            return NOT_MEANT  # which is for STEP-1
         if torch.equal(taken.before, taken.after):
             continue  # a warm-up may begin at 0
         moved = True
@@ -236,7 +243,18 @@ def as_it_came(trial: Trial, recipe: Recipe) -> Judgement:
     if bool(((found - right).abs() <= bound).all()) or not bool(found.isfinite().all()):
         return PASS
     told = _scaled(found, right, bound) or _clipped(found, right, bound)
+    if told and "clipp" not in told and float(found.norm()) < float(right.norm()) and _same_norm(trial, recipe, found):
+        told = f"{told}, and its norm is the same in another window: it is clipped; {_OFF}"
     return failing(told, "scaled") if told else NOT_MEANT  # of any other difference speak the laws on the loss
+
+
+def _same_norm(trial: TrainerTrial, recipe: Recipe, found: Tensor) -> bool:
+    """Whether the gradient of another window is as long as this one: no two are, but for those that are clipped."""
+    case = trial.case(replace(recipe, seed=recipe.seed + 2))
+    other = trial.in_window(trial.variation(case, lambda batch: _loud(case, batch)), PARTS)
+    if other.gradients is None:
+        return False
+    return math.isclose(float(other.gradients["logits"].norm()), float(found.norm()), rel_tol=1e-4)
 
 
 def _loud(case: Case, batch: Batch) -> Batch:
@@ -265,7 +283,7 @@ def _scaled(found: Tensor, right: Tensor, bound: Tensor) -> str:
     norm = float(found.norm())
     clipped = next((limit for limit in _NORMS if 0 < factor < 1 and abs(norm / limit - 1) < 1e-4), None)
     if clipped is not None:
-        return f"{told}, and its norm is {clipped:g}: it is clipped; switch clipping off to be judged"
+        return f"{told}, and its norm is {clipped:g}: it is clipped; {_OFF}"
     if factor >= 2 and abs(math.log2(factor) - round(math.log2(factor))) < 1e-4:
         return f"{told}: the loss is scaled, and the gradient not unscaled before the step, or it is summed and not averaged"
     return told
@@ -274,7 +292,7 @@ def _scaled(found: Tensor, right: Tensor, bound: Tensor) -> str:
 def _clipped(found: Tensor, right: Tensor, bound: Tensor) -> str:
     limit = float(found.abs().amax())
     if limit and not bool(((found - right.clamp(-limit, limit)).abs() > 2 * bound).any()):
-        return f"no element of the gradient is beyond ±{limit:.6g}: it is clipped by value; switch clipping off to be judged"
+        return f"no element of the gradient is beyond ±{limit:.6g}: it is clipped by value; {_OFF}"
     return ""
 
 

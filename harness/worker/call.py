@@ -17,6 +17,7 @@ from .load import Loaded
 from .memory import MemoryLimit, is_out_of_memory
 from .tracebacks import exception_message, exception_traceback
 from .training import Rehearsal
+from .watching import Watch
 
 _EXPECTED = (
     'a tensor, a number, a tuple or list that begins with one, a dict with "loss" or "labels", or an object with .loss'
@@ -86,12 +87,13 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             return failure(error, phase, watch.seconds, device, memory)
         rehearsal = None if call.training is None else Rehearsal(call.training, arguments)
         windows: list[Window] = []
+        watched = Watch() if call.watch else None
 
         def ask(handed: Mapping[str, Any]) -> Any:
             positional, keywords = bind(
                 loaded.description.parameters, {**call.scalars, **lists, **handed}, loaded.defaults
             )
-            with watch:
+            with watch, watched or nullcontext():
                 return loaded.function(*positional, **keywords)
 
         # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
@@ -114,6 +116,8 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                     for output in outputs.values():
                         if output.requires_grad:
                             output.retain_grad()
+                    if watched is not None:
+                        watched.aim(value, outputs["logits"])
                     phase = "backward"
                     with watch:
                         for left in reversed(range(call.backwards)):
@@ -134,6 +138,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             seconds=watch.seconds,
             outputs=shown,
             output_gradients={name: _plain(output.grad) for name, output in outputs.items() if output.grad is not None},
+            watched={} if watched is None else watched.report(),
             windows=tuple(windows),
         )
     return Answer(returned, watch.seconds)

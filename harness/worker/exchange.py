@@ -82,6 +82,10 @@ class Call:
     """What is wanted of the result besides the loss, by name (`.logits`, or `["logits"]` of a mapping), each with the
     gradient of the loss at it."""
 
+    watch: bool = False
+    """Whether the candidate is a model that is watched while it is called, for what its loss is really made of; its
+    `outputs` then have its logits."""
+
     training: Training | None = None
     """How the candidate is called if it is a trainer; its gradient is then the one that its optimizer used."""
 
@@ -176,6 +180,11 @@ class Returned(Outcome):
 
     output_gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """The gradient of the loss at each of them that it flows through."""
+
+    watched: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Of a model that is watched: `logits`, the tensor in its graph that the returned logits are a copy of; `hidden` and
+    `weight`, whose product they are; each where it was found, and `X_gradient` where a gradient came to X; at a weight
+    that is not frozen, zeros where none came."""
 
     windows: tuple[Window, ...] = ()
     """What a trainer did in each of its windows; value, kind and gradients are those of the last one."""

@@ -19,6 +19,7 @@ _VALUE = "value"
 _GRADIENT = "gradient."
 _OUTPUT = "output."
 _OUTPUT_GRADIENT = "output_gradient."
+_WATCHED = "watched."
 _WINDOW = "window."
 _OF_WINDOW = ("value", "before", "after")  # and the gradient, where there is one
 
@@ -46,6 +47,7 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         "grad_mode": call.grad_mode,
         "backwards": call.backwards,
         "outputs": list(call.outputs),
+        "watch": call.watch,
         "training": None if call.training is None else asdict(call.training),
     }
 
@@ -68,6 +70,7 @@ def decode_call(body: Mapping[str, Any]) -> Call:
         grad_mode=body["grad_mode"],
         backwards=int(body.get("backwards", 1)),
         outputs=tuple(body.get("outputs", ())),
+        watch=bool(body.get("watch", False)),
         training=Training(**body["training"]) if body.get("training") else None,
     )
 
@@ -79,6 +82,7 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
         tensors |= {_GRADIENT + name: grad for name, grad in outcome.gradients.items() if grad is not None}
         tensors |= {_OUTPUT + name: output for name, output in outcome.outputs.items()}
         tensors |= {_OUTPUT_GRADIENT + name: grad for name, grad in outcome.output_gradients.items()}
+        tensors |= {_WATCHED + name: tensor for name, tensor in outcome.watched.items()}
         for index, window in enumerate(outcome.windows):
             tensors |= {f"{_WINDOW}{index}.{name}": getattr(window, name) for name in _OF_WINDOW}
             if window.gradient is not None:
@@ -149,6 +153,9 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
             outputs={name: tensors[_OUTPUT + name] for name in call.outputs},
             output_gradients={
                 name: tensors[_OUTPUT_GRADIENT + name] for name in call.outputs if _OUTPUT_GRADIENT + name in tensors
+            },
+            watched={
+                name.removeprefix(_WATCHED): tensor for name, tensor in tensors.items() if name.startswith(_WATCHED)
             },
             windows=_decode_windows(body.get("windows", ()), tensors, call),
         )

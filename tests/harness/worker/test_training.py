@@ -118,12 +118,12 @@ def test_the_gradient_is_the_one_that_the_optimizer_used(
     value, gradient = expected()
     torch.testing.assert_close(outcome.value, value)
     torch.testing.assert_close(outcome.gradients["logits"], gradient)
-    assert (outcome.steps, outcome.kind, outcome.mutated) == (steps, "tensor", ())
+    assert (outcome.windows[0].steps, outcome.kind, outcome.mutated) == (steps, "tensor", ())
 
 
 def test_of_several_steps_the_last_is_shown(ask: Callable[[str], Outcome]) -> None:
     outcome = returned(ask("steps at every batch"))
-    assert outcome.steps == 3
+    assert outcome.windows[0].steps == 3
     gradient = outcome.gradients["logits"]
     assert gradient is not None
     assert gradient.flatten(1).any(-1).tolist() == [False, False, False, False, True]
@@ -144,7 +144,7 @@ def test_its_exceptions_are_its_own(ask: Callable[[str], Outcome]) -> None:
     outcome = ask("raises")
     assert isinstance(outcome, Raised)
     assert (outcome.type, outcome.during) == ("ValueError", "call")
-    assert returned(ask("steps")).steps == 1
+    assert returned(ask("steps")).windows[0].steps == 1
 
 
 def test_rows_are_cut_as_chunk_does_and_no_two_places_share_an_id(ask: Callable[[str], Outcome]) -> None:

@@ -1,0 +1,222 @@
+"""What a model's loss is really made of, found by value among the tensors that torch made while the model was called.
+
+The logits that a model returns may be a copy that no gradient reaches. Then the tensor that it is a copy of has the
+same values, and the gradient; or, where a fused loss makes no logits, the hidden states and the weight whose product
+the returned logits are. Both are looked for by value, whatever the model's modules are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from .heads import link
+
+_SAME = 1e-5  # of the largest logit: what the same arithmetic in another order may come to
+_NARROW = (torch.bfloat16, torch.float16)
+
+
+class Watch:
+    """Within it a model is called; between its call and its backward it is told what to look at."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, torch.Tensor] = {}
+        self._found: dict[str, torch.Tensor] = {}
+        self._gradients: dict[str, torch.Tensor] = {}
+        self._mode = _Listener(self._note)
+
+    def __enter__(self) -> None:
+        self._hook = torch.nn.modules.module.register_module_forward_hook(self._after_module)
+        self._mode.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        self._mode.__exit__(kind, error, frames)
+        self._hook.remove()
+
+    def aim(self, loss: torch.Tensor, logits: torch.Tensor) -> None:
+        """Look at what `logits` [B, L, V] are a copy of, and at the head that makes them, in the backward of `loss`."""
+        self._note(logits)
+        seen, self._seen = list(self._seen.values()), {}
+        if logits.dim() != 3 or not logits.is_floating_point() or loss.grad_fn is None:
+            return
+        graph = _Graph(loss.grad_fn)
+        self._aim_at_logits(seen, logits)
+        self._aim_at_head(seen, logits, graph)
+
+    def report(self) -> dict[str, torch.Tensor]:
+        """`logits`, `hidden` and `weight`, each where it was found, and `X_gradient` where a gradient came to X."""
+        given = {f"{name}_gradient": gradient for name, gradient in self._gradients.items()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in {**self._found, **given}.items()}
+
+    def _aim_at_logits(self, seen: list[torch.Tensor], logits: torch.Tensor) -> None:
+        right = logits.detach().double()
+        copies = [(tensor, way) for tensor in seen for way in _ways(tensor, right) if _is_copy(tensor, way, logits)]
+        for tensor, way in _first(copies):
+            self._found.setdefault("logits", way(tensor.detach()))
+            self._collect("logits", tensor, way)
+
+    def _aim_at_head(self, seen: list[torch.Tensor], logits: torch.Tensor, graph: _Graph) -> None:
+        classes = logits.shape[-1]
+        rows = logits.detach().double().reshape(-1, classes)
+        weights = {id(each): each for each in (*graph.leaves(), *seen) if each.dim() == 2 and classes in each.shape}
+        for weight in weights.values():
+            turned = weight.shape[0] != classes
+            of_classes = (weight.detach().T if turned else weight.detach()).double()
+            if not bool(of_classes.isfinite().all()):
+                continue
+            states = self._hidden(seen, of_classes, rows, logits)
+            if not states:
+                continue
+            for tensor, way in _first(states):
+                self._found.setdefault("hidden", way(tensor.detach()))
+                self._collect("hidden", tensor, way)
+            self._found["weight"] = weight.detach().T.contiguous() if turned else weight.detach()
+            if weight.requires_grad:
+                self._gradients["weight"] = torch.zeros_like(self._found["weight"], dtype=torch.float64)
+                self._collect("weight", weight, (lambda each: each.T) if turned else (lambda each: each))
+                graph.without_lookups(weight, lambda gradient: self._add("weight", -(gradient.T if turned else gradient)))
+            return
+
+    def _hidden(
+        self, seen: list[torch.Tensor], weight: torch.Tensor, rows: torch.Tensor, logits: torch.Tensor
+    ) -> list[tuple[torch.Tensor, Way]]:
+        """The tensors that are the hidden states of a weight [V, H], all of the same values."""
+        found: list[tuple[torch.Tensor, Way]] = []
+        shape = (*logits.shape[:-1], weight.shape[1])
+        for tensor in reversed(seen):
+            if not tensor.requires_grad:
+                continue
+            for way in _ways(tensor, torch.empty(shape, device="meta")):
+                states = way(tensor.detach()).double().reshape(-1, shape[-1])
+                if found:
+                    known, of_known = found[0]
+                    if torch.equal(states, of_known(known.detach()).double().reshape(-1, shape[-1])):
+                        found.append((tensor, way))
+                elif link(states @ weight.T, rows) is not None:
+                    found.append((tensor, way))
+        return found[::-1]
+
+    def _collect(self, name: str, tensor: torch.Tensor, way: Way) -> None:
+        tensor.register_hook(lambda gradient: self._add(name, way(gradient)))
+
+    def _add(self, name: str, gradient: torch.Tensor) -> None:
+        gradient = gradient.detach()
+        gradient = (gradient if gradient.layout is torch.strided else gradient.to_dense()).double()
+        before = self._gradients.get(name)
+        self._gradients[name] = gradient if before is None else before + gradient
+
+    def _after_module(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        self._note(output)
+
+    def _note(self, value: Any) -> None:
+        for tensor in _tensors(value):
+            if tensor.is_floating_point() and tensor.layout is torch.strided and tensor.dim() >= 2:
+                if tensor.requires_grad or tensor.dim() == 2:
+                    self._seen.setdefault(id(tensor), tensor)
+
+
+Way = Callable[[torch.Tensor], torch.Tensor]
+"""From a tensor to the shape in which it is looked for."""
+
+
+class _Listener(TorchFunctionMode):
+    """Notes what goes into a function of torch, and what comes out."""
+
+    def __init__(self, note: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._note(args)
+        self._note(list((kwargs or {}).values()))
+        self._note(result)
+        return result
+
+
+class _Graph:
+    """The graph of a loss."""
+
+    def __init__(self, root: Any) -> None:
+        self._nodes = list(_above(root))
+
+    def leaves(self) -> Iterator[torch.Tensor]:
+        for node in self._nodes:
+            if hasattr(node, "variable"):
+                yield node.variable
+
+    def without_lookups(self, weight: torch.Tensor, drop: Callable[[torch.Tensor], None]) -> None:
+        """Hand the gradient to `drop` that comes to `weight` where tokens are looked up in it, as in a tied one."""
+        for node in self._nodes:
+            if node.name().startswith("EmbeddingBackward"):
+                [(looked_up, _)] = node.next_functions
+                if looked_up is not None and getattr(looked_up, "variable", None) is weight:
+                    node.register_hook(lambda given, _: drop(given[0]) if given[0] is not None else None)
+
+
+def _above(root: Any) -> Iterator[Any]:
+    """A node of a graph and all that it came of."""
+    known, waiting = {root}, [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in known:
+                known.add(parent)
+                waiting.append(parent)
+
+
+def _first(found: list[tuple[torch.Tensor, Way]]) -> list[tuple[torch.Tensor, Way]]:
+    """Those of the tensors that came of none of the others: what flows through the others flows through them."""
+    nodes = {tensor.grad_fn for tensor, _ in found if tensor.grad_fn is not None}
+    first = []
+    for tensor, way in found:
+        above = _above(tensor.grad_fn) if tensor.grad_fn is not None else iter(())
+        if not any(node in nodes and node is not tensor.grad_fn for node in above):
+            first.append((tensor, way))
+    return first
+
+
+def _ways(tensor: torch.Tensor, like: torch.Tensor) -> Iterable[Way]:
+    """The ways in which a tensor may lie so that it is `like` [B, L, …] another: as that, flat, or places first."""
+    if tensor.shape[-1] != like.shape[-1] or tensor.numel() != like.numel():
+        return
+    shape = like.shape
+    if tensor.dim() == 3 and tensor.shape != shape:
+        if tensor.shape[:2] == (shape[1], shape[0]):
+            yield lambda each: each.transpose(0, 1)
+        return
+    yield lambda each: each.reshape(shape)
+    if tensor.dim() == 3 and shape[0] == shape[1]:
+        yield lambda each: each.transpose(0, 1)
+
+
+def _is_copy(tensor: torch.Tensor, way: Way, logits: torch.Tensor) -> bool:
+    """Whether logits have the values of a tensor with a gradient, but for rounding or a cast to fewer bits."""
+    if not tensor.requires_grad:
+        return False
+    found, right = way(tensor.detach()), logits.detach()
+    if any(torch.equal(found.to(narrow).to(right.dtype), right) for narrow in (right.dtype, *_NARROW)):
+        return True
+    finite = right.isfinite()
+    if not torch.equal(found.isfinite(), finite):
+        return False
+    scale = float(right[finite].abs().amax()) if bool(finite.any()) else 0.0
+    return torch.allclose(found[finite].double(), right[finite].double(), rtol=0.0, atol=_SAME * scale)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _tensors(each)
