@@ -42,7 +42,8 @@ def read_head(watched: Mapping[str, Tensor], logits: Tensor) -> Head | None:
     if not {"hidden", "weight"} <= set(watched):
         return None
     hidden, weight = watched["hidden"].double(), watched["weight"].double()
-    found = link(hidden.flatten(0, 1) @ weight.T, logits.double().flatten(0, 1))
+    product = hidden.flatten(0, 1) @ weight.T + (watched["bias"].double() if "bias" in watched else 0.0)
+    found = link(product, logits.double().flatten(0, 1))
     if found is None:
         return None
     return Head(hidden, weight, found, *(watched.get(f"{name}_gradient") for name in ("hidden", "weight")))

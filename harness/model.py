@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -26,7 +26,7 @@ from .worker.exchange import Call, Outcome, Returned
 _ASKED = {
     *("CONTRACT-1", "CONTRACT-2", "ALIGN-1", "ALIGN-2", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "GRAD-2"),
     *("GRAD-3", "PURE-1", "PURE-2", "MODE-1", "EMPTY-2", "MODEL-1", "MODEL-2", "MODEL-3", "MODEL-4"),
-    *("MODEL-5",),
+    *("MODEL-5", "MODEL-6"),
 }
 """The laws that ask for no logits of their own choosing."""
 
@@ -34,6 +34,8 @@ _NOT_READ = (
     "its loss is made of none of the logits that it returns, and of no hidden states and weight whose product they are: "
     "where its gradient goes cannot be read"
 )
+
+_NUDGE = 0.01  # how far parameters are moved: enough for fp32 to show it, and too little for the loss to bend much
 
 _ROWS = (1, 2, 3, 4)
 _LENGTHS = (2, 3, 4, 5, 6, 7, 9, 12)
@@ -49,7 +51,32 @@ class Route(StrEnum):
     RETURNED = "returned"  # at the logits that it returns
     COPIED = "copied"  # at the tensor that these are a copy of
     HEAD = "head"  # at the hidden states and the weight whose product they are
+    PARAMETERS = "parameters"  # at all that it has, as how the logits move with them
     NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """How much a loss rises along a direction of a model's parameters.
+
+    Attributes:
+        claimed: as its gradient says.
+        right: as its logits say, by differences of the reference's losses, extrapolated from two lengths.
+        unsure: how far these two are apart.
+    """
+
+    claimed: float
+    right: float
+    unsure: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether it is steep enough for the difference to be no matter of rounding."""
+        return self.unsure < 0.05 * abs(self.right) and abs(self.right) > 1e-3
+
+    @property
+    def agree(self) -> bool:
+        return abs(self.claimed - self.right) <= 0.02 * abs(self.right) + self.unsure
 
 
 class ModelTrial(Trial):
@@ -85,7 +112,7 @@ class ModelTrial(Trial):
                 self.route = self._find_route()
             if self.route is Route.NOWHERE:
                 self.values_only = _NOT_READ
-            if self.route in (Route.HEAD, Route.NOWHERE):
+            if self.route not in (Route.RETURNED, Route.COPIED):
                 self.candidate = replace(candidate, gradient=False)
         if self.extra and "extra" not in self.space:
             raise UsageError(
@@ -102,8 +129,8 @@ class ModelTrial(Trial):
             return Route.COPIED
         if _is_given(watched.get("hidden_gradient")) or _is_given(watched.get("weight_gradient")):
             return Route.HEAD
-        # What was found and has no gradient is not trained by the loss, whatever else may be.
-        return Route.RETURNED if {"logits", "hidden"} & set(watched) else Route.NOWHERE
+        moves = self.nudge(super().case(_first_recipe(self.classes)))
+        return Route.PARAMETERS if isinstance(moves, Slopes) and moves.tells else Route.NOWHERE
 
     def _measure(self) -> Returned | None:
         """What the model returns for a small case, where that is logits of the shape of any."""
@@ -125,9 +152,10 @@ class ModelTrial(Trial):
             return "it is a model, whose logits cannot be chosen"
         if law == "ALIGN-2" and self.shifts_inputs:
             return "its labels are its inputs too, and move its logits"
-        if law in _OF_THE_LOGITS and self.route is Route.HEAD:
-            return "its loss is not made of the logits that it returns: MODEL-5 judges the gradient at its head"
-        if law in (*_OF_THE_LOGITS, "MODEL-5") and self.route is Route.NOWHERE:
+        if law in _OF_THE_LOGITS and self.route in (Route.HEAD, Route.PARAMETERS):
+            where = "MODEL-5 judges the gradient at its head" if self.route is Route.HEAD else "MODEL-6 judges the gradient"
+            return f"its loss is not made of the logits that it returns: {where}"
+        if law in (*_OF_THE_LOGITS, "MODEL-5", "MODEL-6") and self.route is Route.NOWHERE:
             return _NOT_READ
         return None
 
@@ -164,6 +192,22 @@ class ModelTrial(Trial):
         """As :meth:`observe`, with the head."""
         return self._observe(case, upstream, "enabled", 1, watch=True)
 
+    def nudge(self, case: Case) -> Slopes | Observation:
+        """How the loss moves along a direction of the model's parameters, as its gradient says and as its logits do."""
+        outcome = self._call(case, "enabled", 1.0, 1, watch=True, nudge=_NUDGE)
+        if not isinstance(outcome, Returned):
+            return Observation(case, problem_of(outcome))
+        nudged = outcome.watched.get("nudged")
+        if nudged is None or "slope" not in outcome.watched or not bool(nudged.isfinite().all()):
+            return Observation(case, None)
+        values = []
+        for logits in nudged:
+            batch = replace(case.batch, logits=logits.float())
+            values.append(evaluate(build_pairing(case.spec, batch), batch).value)
+        ahead, behind, half_ahead, half_behind = (float("nan") if value is None else value for value in values)
+        rough, fine = (ahead - behind) / (2 * _NUDGE), (half_ahead - half_behind) / _NUDGE
+        return Slopes(float(outcome.watched["slope"]), fine + (fine - rough) / 3, abs(fine - rough))
+
     def bounds(self, observation: Observation) -> Bounds:
         bounds = super().bounds(observation)
         if observation.off is None:
@@ -177,9 +221,15 @@ class ModelTrial(Trial):
         if not isinstance(outcome, Returned):
             return Observation(case, problem_of(outcome))
         logits, gradient = outcome.outputs["logits"], outcome.output_gradients.get("logits")
+        off = None
         if self.route is Route.COPIED:
             logits = outcome.watched.get("logits", logits)
             gradient = outcome.watched.get("logits_gradient")
+        if self.route in (Route.COPIED, Route.HEAD) and grad_mode != "enabled":  # nothing is found without a graph
+            found = self._observe(case, 1.0, "enabled", 1, watch=True)
+            off = found.off
+            if self.route is Route.COPIED and found.problem is None:
+                logits = found.case.batch.tensor("logits")
         if wrong := self._wrong_logits(case, logits):
             return Observation(case, wrong)
         batch = replace(case.batch, logits=logits.float())
@@ -189,15 +239,13 @@ class ModelTrial(Trial):
         if seen.problem is not None:
             return seen
         head = read_head(outcome.watched, logits)
-        return replace(
-            seen,
-            gradients=None if gradient is None or self.route is Route.HEAD else {"logits": gradient.double()},
-            head=head,
-            off=head.rounding if head is not None and self.route is Route.HEAD else None,
-        )
+        if head is not None and self.route is Route.HEAD:
+            off = head.rounding
+        gradients = None if gradient is None or not self.candidate.gradient else {"logits": gradient.double()}
+        return replace(seen, gradients=gradients, head=head, off=off)
 
     def _call(
-        self, case: Case, grad_mode: str, upstream: float | Tensor, backwards: int, watch: bool = False
+        self, case: Case, grad_mode: str, upstream: float | Tensor, backwards: int, watch: bool = False, nudge: float = 0.0
     ) -> Outcome:
         tensors, scalars = values_for(case, self.binding)
         self.calls += 1
@@ -210,6 +258,7 @@ class ModelTrial(Trial):
                 backwards=backwards,
                 outputs=("logits",),
                 watch=watch,
+                nudge=nudge,
             )
         )
 

@@ -13,7 +13,7 @@ from ..cases import Case
 from ..compare import compare_tensors
 from ..head import head_gradients
 from ..linear import HIDDEN, WEIGHT
-from ..model import ModelTrial, Route, moved_rows
+from ..model import ModelTrial, Route, Slopes, moved_rows
 from ..recipe import Count, Mask, Recipe, ShiftLabels
 from ..strategies import Space
 from ..trial import Observation, Trial
@@ -200,3 +200,32 @@ _CALLED = {HIDDEN: "head's input", WEIGHT: "head's weight"}
 def _needs_its_gradient(trial: Trial) -> str | None:
     declared = isinstance(trial, ModelTrial) and (trial.candidate.gradient or trial.route is Route.HEAD)
     return None if declared else needs_gradient(trial)
+
+
+@law(
+    "MODEL-6",
+    "the loss moves with the model's parameters as its gradient says",
+    source="any loss that is made where nobody can look: a derivative is what differences of its values come to",
+    budget=30,
+    narrow=ordinary,
+    focus=several,
+    presumes=("CONTRACT-1", "ALIGN-2", "VALUE-1"),
+    excuse=lambda trial: (
+        needs_model(trial)
+        or (None if isinstance(trial, ModelTrial) and trial.route is Route.PARAMETERS else "its gradient is read nearer")
+    ),
+)
+def along_its_parameters(trial: Trial, recipe: Recipe) -> Judgement:
+    assert isinstance(trial, ModelTrial)
+    case = trial.case(recipe)
+    if not case.pairing.pairs:
+        return NOT_MEANT
+    found = trial.nudge(case)
+    if not isinstance(found, Slopes):
+        return not_answered(found) if found.problem is not None else NOT_MEANT
+    if not found.tells:
+        return vacuous("any gradient, since the loss hardly moves with the parameters")
+    if found.agree:
+        return PASS
+    told = f"its gradient says that it rises by {found.claimed:.4g} a step, and it rises by {found.right:.4g}"
+    return failing(f"along a direction of the model's parameters {told}", "slope")

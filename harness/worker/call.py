@@ -89,7 +89,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
         windows: list[Window] = []
         watched = Watch() if call.watch else None
 
-        def ask(handed: Mapping[str, Any]) -> Any:
+        def ask(handed: Mapping[str, Any], watched: Watch | None = watched) -> Any:
             positional, keywords = bind(
                 loaded.description.parameters, {**call.scalars, **lists, **handed}, loaded.defaults
             )
@@ -117,11 +117,15 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                         if output.requires_grad:
                             output.retain_grad()
                     if watched is not None:
-                        watched.aim(value, outputs["logits"])
+                        watched.aim(value, outputs["logits"], nudges=bool(call.nudge))
                     phase = "backward"
                     with watch:
                         for left in reversed(range(call.backwards)):
                             torch.autograd.backward((value,), (upstream,), retain_graph=left > 0)
+                    if watched is not None and call.nudge:
+                        phase = "call"
+                        again = prepare(call.tensors, call.layouts, (), device)
+                        watched.nudge(call.nudge, lambda: _output_in(ask(again.handed, None), "logits"))
         except (SystemExit, KeyboardInterrupt):
             raise
         except _NotALoss as error:

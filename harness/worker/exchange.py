@@ -86,6 +86,9 @@ class Call:
     """Whether the candidate is a model that is watched while it is called, for what its loss is really made of; its
     `outputs` then have its logits."""
 
+    nudge: float = 0.0
+    """How far, other than 0, the parameters of a model that is watched are moved to see how its logits move."""
+
     training: Training | None = None
     """How the candidate is called if it is a trainer; its gradient is then the one that its optimizer used."""
 
@@ -184,7 +187,9 @@ class Returned(Outcome):
     watched: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Of a model that is watched: `logits`, the tensor in its graph that the returned logits are a copy of; `hidden` and
     `weight`, whose product they are; each where it was found, and `X_gradient` where a gradient came to X; at a weight
-    that is not frozen, zeros where none came."""
+    that is not frozen, zeros where none came. Of one whose
+    parameters are nudged: `nudged`, its logits at +1, −1, +½, −½ of that length along a direction, and `slope`, what its
+    gradients say that the loss rises by along it."""
 
     windows: tuple[Window, ...] = ()
     """What a trainer did in each of its windows; value, kind and gradients are those of the last one."""

@@ -7,6 +7,7 @@ the returned logits are. Both are looked for by value, whatever the model's modu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .heads import link
+from .nudging import directions, nudged, slope
 
 _SAME = 1e-5  # of the largest logit: what the same arithmetic in another order may come to
 _NARROW = (torch.bfloat16, torch.float16)
@@ -24,9 +26,10 @@ class Watch:
     """Within it a model is called; between its call and its backward it is told what to look at."""
 
     def __init__(self) -> None:
+        self.parameters: dict[int, torch.Tensor] = {}  # all that the loss came of, and those of modules that were called
         self._seen: dict[int, torch.Tensor] = {}
         self._found: dict[str, torch.Tensor] = {}
-        self._gradients: dict[str, torch.Tensor] = {}
+        self._gradients: dict[str | int, torch.Tensor] = {}  # at what was found by name, at parameters by id
         self._mode = _Listener(self._note)
 
     def __enter__(self) -> None:
@@ -39,19 +42,33 @@ class Watch:
         self._mode.__exit__(kind, error, frames)
         self._hook.remove()
 
-    def aim(self, loss: torch.Tensor, logits: torch.Tensor) -> None:
-        """Look at what `logits` [B, L, V] are a copy of, and at the head that makes them, in the backward of `loss`."""
+    def aim(self, loss: torch.Tensor, logits: torch.Tensor, nudges: bool = False) -> None:
+        """Look at what `logits` [B, L, V] are a copy of, and at the head that makes them, in the backward of `loss`; and
+        at all parameters, where these will be nudged."""
         self._note(logits)
         seen, self._seen = list(self._seen.values()), {}
         if logits.dim() != 3 or not logits.is_floating_point() or loss.grad_fn is None:
             return
         graph = _Graph(loss.grad_fn)
+        self.parameters.update({id(leaf): leaf for leaf in graph.leaves()})
+        if nudges:
+            for key, parameter in self.parameters.items():
+                parameter.register_hook(lambda gradient, key=key: self._add(key, gradient))
         self._aim_at_logits(seen, logits)
         self._aim_at_head(seen, logits, graph)
 
+    def nudge(self, length: float, logits: Callable[[], torch.Tensor]) -> None:
+        """See how the logits move with the parameters; `logits` calls the model."""
+        parameters = list(self.parameters.values())
+        gradients = [self._gradients.get(key) for key in self.parameters]
+        if parameters:
+            direction = directions(parameters, gradients)
+            self._found["slope"] = slope(gradients, direction)
+            self._found["nudged"] = nudged(parameters, direction, length, logits)
+
     def report(self) -> dict[str, torch.Tensor]:
-        """`logits`, `hidden` and `weight`, each where it was found, and `X_gradient` where a gradient came to X."""
-        given = {f"{name}_gradient": gradient for name, gradient in self._gradients.items()}
+        """`logits`, `hidden`, `weight` and `bias`, each where it was found, and `X_gradient` where a gradient came to X."""
+        given = {f"{name}_gradient": each for name, each in self._gradients.items() if isinstance(name, str)}
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in {**self._found, **given}.items()}
 
     def _aim_at_logits(self, seen: list[torch.Tensor], logits: torch.Tensor) -> None:
@@ -64,29 +81,39 @@ class Watch:
     def _aim_at_head(self, seen: list[torch.Tensor], logits: torch.Tensor, graph: _Graph) -> None:
         classes = logits.shape[-1]
         rows = logits.detach().double().reshape(-1, classes)
-        weights = {id(each): each for each in (*graph.leaves(), *seen) if each.dim() == 2 and classes in each.shape}
-        for weight in weights.values():
+        leaves = list(graph.leaves())
+        weights = {id(each): each for each in (*leaves, *seen) if each.dim() == 2 and classes in each.shape}
+        biases = [None, *(each.detach().double() for each in leaves if each.shape == (classes,))]
+        for weight, bias in itertools.product(weights.values(), biases):
             turned = weight.shape[0] != classes
             of_classes = (weight.detach().T if turned else weight.detach()).double()
             if not bool(of_classes.isfinite().all()):
                 continue
-            states = self._hidden(seen, of_classes, rows, logits)
+            states = self._hidden(seen, of_classes, bias, rows, logits)
             if not states:
                 continue
             for tensor, way in _first(states):
                 self._found.setdefault("hidden", way(tensor.detach()))
                 self._collect("hidden", tensor, way)
+            if bias is not None:
+                self._found["bias"] = bias
             self._found["weight"] = weight.detach().T.contiguous() if turned else weight.detach()
             if weight.requires_grad:
                 self._gradients["weight"] = torch.zeros_like(self._found["weight"], dtype=torch.float64)
-                self._collect("weight", weight, (lambda each: each.T) if turned else (lambda each: each))
-                graph.without_lookups(weight, lambda gradient: self._add("weight", -(gradient.T if turned else gradient)))
+                lay: Way = (lambda each: each.T) if turned else (lambda each: each)
+                if not graph.hook_uses(weight, lambda gradient: self._add("weight", lay(gradient))):
+                    self._collect("weight", weight, lay)
             return
 
     def _hidden(
-        self, seen: list[torch.Tensor], weight: torch.Tensor, rows: torch.Tensor, logits: torch.Tensor
+        self,
+        seen: list[torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        rows: torch.Tensor,
+        logits: torch.Tensor,
     ) -> list[tuple[torch.Tensor, Way]]:
-        """The tensors that are the hidden states of a weight [V, H], all of the same values."""
+        """The tensors that are the hidden states of a weight [V, H] and a bias [V], all of the same values."""
         found: list[tuple[torch.Tensor, Way]] = []
         shape = (*logits.shape[:-1], weight.shape[1])
         for tensor in reversed(seen):
@@ -98,14 +125,14 @@ class Watch:
                     known, of_known = found[0]
                     if torch.equal(states, of_known(known.detach()).double().reshape(-1, shape[-1])):
                         found.append((tensor, way))
-                elif link(states @ weight.T, rows) is not None:
+                elif link(states @ weight.T + (0.0 if bias is None else bias), rows) is not None:
                     found.append((tensor, way))
         return found[::-1]
 
     def _collect(self, name: str, tensor: torch.Tensor, way: Way) -> None:
         tensor.register_hook(lambda gradient: self._add(name, way(gradient)))
 
-    def _add(self, name: str, gradient: torch.Tensor) -> None:
+    def _add(self, name: str | int, gradient: torch.Tensor) -> None:
         gradient = gradient.detach()
         gradient = (gradient if gradient.layout is torch.strided else gradient.to_dense()).double()
         before = self._gradients.get(name)
@@ -113,6 +140,7 @@ class Watch:
 
     def _after_module(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         self._note(output)
+        self.parameters.update({id(each): each for each in module.parameters(recurse=False) if each.requires_grad})
 
     def _note(self, value: Any) -> None:
         for tensor in _tensors(value):
@@ -151,13 +179,21 @@ class _Graph:
             if hasattr(node, "variable"):
                 yield node.variable
 
-    def without_lookups(self, weight: torch.Tensor, drop: Callable[[torch.Tensor], None]) -> None:
-        """Hand the gradient to `drop` that comes to `weight` where tokens are looked up in it, as in a tied one."""
-        for node in self._nodes:
-            if node.name().startswith("EmbeddingBackward"):
-                [(looked_up, _)] = node.next_functions
-                if looked_up is not None and getattr(looked_up, "variable", None) is weight:
-                    node.register_hook(lambda given, _: drop(given[0]) if given[0] is not None else None)
+    def hook_uses(self, weight: torch.Tensor, take: Callable[[torch.Tensor], None]) -> bool:
+        """Hand to `take` the gradient that comes to a tied weight from all but the lookups of tokens in it; whether it is
+        one. Where it is none, some of its gradient may come by no edge of this graph, as from a checkpoint."""
+        edges = [
+            (node, index)
+            for node in self._nodes
+            for index, (parent, _) in enumerate(node.next_functions)
+            if parent is not None and getattr(parent, "variable", None) is weight
+        ]
+        uses = [(node, index) for node, index in edges if not node.name().startswith("EmbeddingBackward")]
+        if len(uses) == len(edges):
+            return False
+        for node, index in uses:
+            node.register_hook(lambda given, _, index=index: take(given[index]) if given[index] is not None else None)
+        return True
 
 
 def _above(root: Any) -> Iterator[Any]:

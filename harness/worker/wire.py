@@ -48,6 +48,7 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         "backwards": call.backwards,
         "outputs": list(call.outputs),
         "watch": call.watch,
+        "nudge": call.nudge,
         "training": None if call.training is None else asdict(call.training),
     }
 
@@ -71,6 +72,7 @@ def decode_call(body: Mapping[str, Any]) -> Call:
         backwards=int(body.get("backwards", 1)),
         outputs=tuple(body.get("outputs", ())),
         watch=bool(body.get("watch", False)),
+        nudge=float(body.get("nudge", 0.0)),
         training=Training(**body["training"]) if body.get("training") else None,
     )
 
