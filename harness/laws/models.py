@@ -198,8 +198,9 @@ _CALLED = {HIDDEN: "head's input", WEIGHT: "head's weight"}
 
 
 def _needs_its_gradient(trial: Trial) -> str | None:
-    declared = isinstance(trial, ModelTrial) and (trial.candidate.gradient or trial.route is Route.HEAD)
-    return None if declared else needs_gradient(trial)
+    if not isinstance(trial, ModelTrial) or trial.route is Route.RETURNED:
+        return needs_gradient(trial)
+    return "no hidden states and weight are seen whose product its logits are" if trial.route is Route.PARAMETERS else None
 
 
 @law(

@@ -87,7 +87,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             return failure(error, phase, watch.seconds, device, memory)
         rehearsal = None if call.training is None else Rehearsal(call.training, arguments)
         windows: list[Window] = []
-        watched = Watch() if call.watch else None
+        watched = Watch(loaded.function) if call.watch else None
 
         def ask(handed: Mapping[str, Any], watched: Watch | None = watched) -> Any:
             positional, keywords = bind(
@@ -132,6 +132,9 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             return Answer(Unusable(str(error)), watch.seconds)
         except BaseException as error:
             return failure(error, phase, watch.seconds, device, memory)
+        finally:
+            if watched is not None:
+                watched.close()
         returned = Returned(
             value=snapshot,
             kind=kind,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from .heads import link
 from .nudging import directions, nudged, slope
@@ -25,22 +26,27 @@ _NARROW = (torch.bfloat16, torch.float16)
 class Watch:
     """Within it a model is called; between its call and its backward it is told what to look at."""
 
-    def __init__(self) -> None:
-        self.parameters: dict[int, torch.Tensor] = {}  # all that the loss came of, and those of modules that were called
+    def __init__(self, model: Any) -> None:
+        # Those of a model that is a module, else of the modules that it calls; and all that the loss came of.
+        self._parameters: dict[int, torch.Tensor] = {}
+        self._is_module = isinstance(model, torch.nn.Module)
+        if self._is_module:
+            self._add_parameters(model.parameters())
         self._seen: dict[int, torch.Tensor] = {}
         self._found: dict[str, torch.Tensor] = {}
         self._gradients: dict[str | int, torch.Tensor] = {}  # at what was found by name, at parameters by id
         self._mode = _Listener(self._note)
+        self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> None:
-        self._hook = torch.nn.modules.module.register_module_forward_hook(self._after_module)
+        self._listening = torch.nn.modules.module.register_module_forward_hook(self._after_module)
         self._mode.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
         self._mode.__exit__(kind, error, frames)
-        self._hook.remove()
+        self._listening.remove()
 
     def aim(self, loss: torch.Tensor, logits: torch.Tensor, nudges: bool = False) -> None:
         """Look at what `logits` [B, L, V] are a copy of, and at the head that makes them, in the backward of `loss`; and
@@ -50,21 +56,27 @@ class Watch:
         if logits.dim() != 3 or not logits.is_floating_point() or loss.grad_fn is None:
             return
         graph = _Graph(loss.grad_fn)
-        self.parameters.update({id(leaf): leaf for leaf in graph.leaves()})
+        self._add_parameters(graph.leaves())
         if nudges:
-            for key, parameter in self.parameters.items():
-                parameter.register_hook(lambda gradient, key=key: self._add(key, gradient))
+            for key, parameter in self._parameters.items():
+                self._hooks.append(parameter.register_hook(lambda gradient, key=key: self._add(key, gradient)))
         self._aim_at_logits(seen, logits)
         self._aim_at_head(seen, logits, graph)
 
     def nudge(self, length: float, logits: Callable[[], torch.Tensor]) -> None:
         """See how the logits move with the parameters; `logits` calls the model."""
-        parameters = list(self.parameters.values())
-        gradients = [self._gradients.get(key) for key in self.parameters]
+        parameters = list(self._parameters.values())
+        gradients = [self._gradients.get(key) for key in self._parameters]
         if parameters:
             direction = directions(parameters, gradients)
             self._found["slope"] = slope(gradients, direction)
             self._found["nudged"] = nudged(parameters, direction, length, logits)
+
+    def close(self) -> None:
+        """Take the hooks off: parameters outlive a call."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
     def report(self) -> dict[str, torch.Tensor]:
         """`logits`, `hidden`, `weight` and `bias`, each where it was found, and `X_gradient` where a gradient came to X."""
@@ -130,7 +142,7 @@ class Watch:
         return found[::-1]
 
     def _collect(self, name: str, tensor: torch.Tensor, way: Way) -> None:
-        tensor.register_hook(lambda gradient: self._add(name, way(gradient)))
+        self._hooks.append(tensor.register_hook(lambda gradient: self._add(name, way(gradient))))
 
     def _add(self, name: str | int, gradient: torch.Tensor) -> None:
         gradient = gradient.detach()
@@ -140,7 +152,11 @@ class Watch:
 
     def _after_module(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         self._note(output)
-        self.parameters.update({id(each): each for each in module.parameters(recurse=False) if each.requires_grad})
+        if not self._is_module:
+            self._add_parameters(module.parameters(recurse=False))
+
+    def _add_parameters(self, tensors: Iterable[torch.Tensor]) -> None:
+        self._parameters.update({id(each): each for each in tensors if each.requires_grad})
 
     def _note(self, value: Any) -> None:
         for tensor in _tensors(value):

@@ -113,6 +113,61 @@ class Fused(OfShortLogits):
         return FusedLoss.apply(states, self.head.weight, targets, count, self.factor)
 
 
+class FusedScaled(Fused):
+    """The head's input is scaled within the kernel, as the logits are that it returns."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        output = super().forward(input_ids, labels=labels, num_items_in_batch=num_items_in_batch)
+        return Output(output.loss, output.logits * 0.5)
+
+    def fused(self, states, targets, count):
+        return FusedLoss.apply(Halved.apply(states), self.head.weight, targets, count, 1.0)
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor) -> Tensor:
+        return states / 2
+
+    @staticmethod
+    def backward(ctx: Any, coming: Tensor) -> Tensor:
+        return coming / 2
+
+
+class FusedCapped(Fused):
+    """With a cap of 5 on its logits, which its kernel knows of."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        output = super().forward(input_ids, labels=labels, num_items_in_batch=num_items_in_batch)
+        return Output(output.loss, 5 * torch.tanh(output.logits / 5))
+
+    def fused(self, states, targets, count):
+        return Capped.apply(states, self.head.weight, targets, count)
+
+
+class Capped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
+        with torch.enable_grad():
+            own, head = states.detach().requires_grad_(), weight.detach().requires_grad_()
+            loss = F.cross_entropy(5 * torch.tanh(F.linear(own, head) / 5), targets, reduction="sum") / count
+            gradients = torch.autograd.grad(loss, (own, head))
+        ctx.save_for_backward(*gradients)
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coming: Tensor) -> Any:
+        return *(gradient * coming for gradient in ctx.saved_tensors), None, None
+
+
+class FusedFrozen(Fused):
+    """Whose head is not to learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.weight.requires_grad_(False)
+
+
 class FusedTied(Fused):
     """The head's weight is the embedding too."""
 
@@ -145,7 +200,7 @@ class Opaque(Fused):
             logits = self.logits(input_ids)
         targets = labels[:, 1:].reshape(-1)
         count = num_items_in_batch or int((targets != -100).sum())
-        return Output(WholeModel.apply(self.embed.weight, self, input_ids, targets, count), logits)
+        return Output(WholeModel.apply(self, input_ids, targets, count, *self.parameters()), logits)
 
     def logits(self, input_ids):
         return self.head(self.states(input_ids)) + self.head(self.states(input_ids)).cos()
@@ -153,15 +208,23 @@ class Opaque(Fused):
 
 class WholeModel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, embedding: Tensor, model: Opaque, ids: Tensor, targets: Tensor, count: int) -> Tensor:
+    def forward(ctx: Any, model: Opaque, ids: Tensor, targets: Tensor, count: int, *parameters: Tensor) -> Tensor:
         with torch.enable_grad():
             loss = cross_entropy(model.logits(ids)[:, :-1], targets, count)
-        ctx.save_for_backward(torch.autograd.grad(loss, model.embed.weight)[0])
+        ctx.save_for_backward(*torch.autograd.grad(loss, parameters))
         return loss.detach()
 
     @staticmethod
     def backward(ctx: Any, coming: Tensor) -> Any:
-        return ctx.saved_tensors[0] * coming, None, None, None, None
+        return None, None, None, None, *(gradient * coming for gradient in ctx.saved_tensors)
+
+
+class OfAnother(Opaque):
+    """The logits that it returns are another model's, which no parameter of this one moves."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        output = super().forward(input_ids, labels=labels, num_items_in_batch=num_items_in_batch)
+        return Output(output.loss, OPAQUE.logits(input_ids).detach())
 
 
 class OpaqueDoubled(Opaque):
@@ -303,4 +366,4 @@ def doubled_by_a_function(input_ids, labels):
     return DOUBLED(input_ids, labels=labels)
 
 
-COPIED, DOUBLED = Copied(), FusedDoubled()
+COPIED, DOUBLED, OPAQUE = Copied(), FusedDoubled(), Opaque()
