@@ -34,7 +34,9 @@ class Head:
         """[B, L], by how much logits made of the same product in another order may differ from those returned."""
         products = self.hidden.abs().flatten(0, 1) @ self.weight.abs().T
         steps = self.hidden.shape[-1] + _MORE
-        return (self.link.left + steps * _FP32_ROUNDOFF * products * self.link.slope).amax(-1).view(self.hidden.shape[:2])
+        return (
+            (self.link.left + steps * _FP32_ROUNDOFF * products * self.link.slope).amax(-1).view(self.hidden.shape[:2])
+        )
 
 
 def read_head(watched: Mapping[str, Tensor], logits: Tensor) -> Head | None:

@@ -31,8 +31,8 @@ _ASKED = {
 """The laws that ask for no logits of their own choosing."""
 
 _NOT_READ = (
-    "its loss is made of none of the logits that it returns, and of no hidden states and weight whose product they are: "
-    "where its gradient goes cannot be read"
+    "its loss is made of no logits that it returns and of no hidden states and weight whose product they are, and they "
+    "do not move with its parameters: where its gradient goes cannot be read"
 )
 
 _NUDGE = 0.01  # how far parameters are moved: enough for fp32 to show it, and too little for the loss to bend much
@@ -153,7 +153,9 @@ class ModelTrial(Trial):
         if law == "ALIGN-2" and self.shifts_inputs:
             return "its labels are its inputs too, and move its logits"
         if law in _OF_THE_LOGITS and self.route in (Route.HEAD, Route.PARAMETERS):
-            where = "MODEL-5 judges the gradient at its head" if self.route is Route.HEAD else "MODEL-6 judges the gradient"
+            where = (
+                "MODEL-5 judges the gradient at its head" if self.route is Route.HEAD else "MODEL-6 judges the gradient"
+            )
             return f"its loss is not made of the logits that it returns: {where}"
         if law in (*_OF_THE_LOGITS, "MODEL-5", "MODEL-6") and self.route is Route.NOWHERE:
             return _NOT_READ
@@ -245,7 +247,13 @@ class ModelTrial(Trial):
         return replace(seen, gradients=gradients, head=head, off=off)
 
     def _call(
-        self, case: Case, grad_mode: str, upstream: float | Tensor, backwards: int, watch: bool = False, nudge: float = 0.0
+        self,
+        case: Case,
+        grad_mode: str,
+        upstream: float | Tensor,
+        backwards: int,
+        watch: bool = False,
+        nudge: float = 0.0,
     ) -> Outcome:
         tensors, scalars = values_for(case, self.binding)
         self.calls += 1

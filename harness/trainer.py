@@ -149,7 +149,7 @@ class TrainerTrial(Trial):
 
     def _in_window(self, case: Case, outcome: Returned, taken: Window) -> Observation:
         """What it did in one window, whose tensors are of the rows of ``case``."""
-        gradients = {} if taken.gradient is None or not self.candidate.gradient else {"logits": taken.gradient}
+        gradients: dict[str, Tensor | None] = {"logits": taken.gradient if self.candidate.gradient else None}
         own = replace(outcome, value=taken.value, kind=taken.kind, gradients=gradients, mutated=())
         seen = self._read(case, own, {"logits": "logits"})
         if seen.problem is not None:

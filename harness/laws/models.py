@@ -200,7 +200,9 @@ _CALLED = {HIDDEN: "head's input", WEIGHT: "head's weight"}
 def _needs_its_gradient(trial: Trial) -> str | None:
     if not isinstance(trial, ModelTrial) or trial.route is Route.RETURNED:
         return needs_gradient(trial)
-    return "no hidden states and weight are seen whose product its logits are" if trial.route is Route.PARAMETERS else None
+    return (
+        "no hidden states and weight are seen whose product its logits are" if trial.route is Route.PARAMETERS else None
+    )
 
 
 @law(
@@ -213,7 +215,9 @@ def _needs_its_gradient(trial: Trial) -> str | None:
     presumes=("CONTRACT-1", "ALIGN-2", "VALUE-1"),
     excuse=lambda trial: (
         needs_model(trial)
-        or (None if isinstance(trial, ModelTrial) and trial.route is Route.PARAMETERS else "its gradient is read nearer")
+        or (
+            None if isinstance(trial, ModelTrial) and trial.route is Route.PARAMETERS else "its gradient is read nearer"
+        )
     ),
 )
 def along_its_parameters(trial: Trial, recipe: Recipe) -> Judgement:

@@ -1,4 +1,4 @@
-"""Laws on trainers: when the optimizer steps and with what, what becomes of the model, and of a window that is short."""
+"""Laws on trainers: when the optimizer steps and with what, and what becomes of the model and of a short window."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def moves(trial: Trial, recipe: Recipe) -> Judgement:
             continue  # a warm-up may begin at 0
         moved = True
         if taken.gradient is not None and not _goes_down(taken.before, taken.after, taken.gradient):
-            told = "the model moves, and not against its gradient; a step takes from the parameters what the gradient says"
+            told = (
+                "the model moves, and not against its gradient; a step takes from the parameters what the gradient says"
+            )
             return failing(f"in the {name} window {told}", "sign")
     if moved:
         return PASS
@@ -162,7 +164,9 @@ def every_micro_batch(trial: Trial, recipe: Recipe) -> Judgement:
             if judgement.verdict is Verdict.FAIL:
                 return judgement
             judgements.append(judgement)
-    return next((judgement for judgement in judgements if judgement.verdict is Verdict.PASS), (*judgements, NOT_MEANT)[0])
+    return next(
+        (judgement for judgement in judgements if judgement.verdict is Verdict.PASS), (*judgements, NOT_MEANT)[0]
+    )
 
 
 def _in_window(trial: TrainerTrial, seen: Observation, parts: int, where: str) -> Iterator[Judgement]:
@@ -209,7 +213,9 @@ def nothing_left(trial: Trial, recipe: Recipe) -> Judgement:
         if steps.verdict is Verdict.FAIL:
             return steps
         if name == "second" and two.left is not None and bool(two.left.any()):
-            told = "the gradient of the first window is still in the second one's step; call zero_grad() after each step"
+            told = (
+                "the gradient of the first window is still in the second one's step; call zero_grad() after each step"
+            )
             return failing(told, "left")
         judgement = _within(judge_gradient(trial, seen), where)
         if judgement.verdict is Verdict.FAIL:
@@ -220,7 +226,7 @@ def nothing_left(trial: Trial, recipe: Recipe) -> Judgement:
 @law(
     "STEP-5",
     "the gradient that the optimizer steps with is neither scaled nor clipped",
-    source="any trainer: torch.amp.GradScaler without unscale_(); clip_grad_norm_ is on by default in transformers' Trainer",
+    source="any trainer: torch.amp.GradScaler without unscale_(); transformers' Trainer clips to norm 1 by default",
     budget=24,
     narrow=ordinary,
     excuse=needs_steps,
@@ -258,8 +264,8 @@ def _same_norm(trial: TrainerTrial, recipe: Recipe, found: Tensor) -> bool:
 
 
 def _loud(case: Case, batch: Batch) -> Batch:
-    """A batch with one label that counts, on a row that is sure of another class: its gradient has a norm above 1, which
-    is what most clip to."""
+    """A batch with one label that counts, on a row that is sure of another class: its gradient has a norm above 1, to
+    which most clip."""
     if not case.pairing.pairs:
         return batch
     pair = case.pairing.pairs[0]
@@ -274,7 +280,7 @@ def _loud(case: Case, batch: Batch) -> Batch:
 
 
 def _scaled(found: Tensor, right: Tensor, bound: Tensor) -> str:
-    """In words, by what all of the gradient is multiplied, and why, where that can be told; "" where it is by nothing."""
+    """In words, by what all of the gradient is multiplied, and why, where that can be told; or ""."""
     size = float(right.square().sum())
     factor = float((found * right).sum()) / size if size else 0.0
     if not factor or bool(((found - factor * right).abs() > 2 * max(abs(factor), 1.0) * bound).any()):
@@ -285,7 +291,7 @@ def _scaled(found: Tensor, right: Tensor, bound: Tensor) -> str:
     if clipped is not None:
         return f"{told}, and its norm is {clipped:g}: it is clipped; {_OFF}"
     if factor >= 2 and abs(math.log2(factor) - round(math.log2(factor))) < 1e-4:
-        return f"{told}: the loss is scaled, and the gradient not unscaled before the step, or it is summed and not averaged"
+        return f"{told}: unscale a loss that is scaled before the step, and average one that is summed"
     return told
 
 

@@ -185,11 +185,11 @@ class Returned(Outcome):
     """The gradient of the loss at each of them that it flows through."""
 
     watched: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Of a model that is watched: `logits`, the tensor in its graph that the returned logits are a copy of; `hidden` and
-    `weight`, whose product they are; each where it was found, and `X_gradient` where a gradient came to X; at a weight
-    that is not frozen, zeros where none came. Of one whose
-    parameters are nudged: `nudged`, its logits at +1, −1, +½, −½ of that length along a direction, and `slope`, what its
-    gradients say that the loss rises by along it."""
+    """Of a model that is watched: `logits`, the tensor in its graph that the returned logits are a copy of; `hidden`,
+    `weight` and `bias`, of which they are the product; each where it was found, and `X_gradient` where a gradient came
+    to X; at a weight that is not frozen, zeros where none came. Of one whose parameters are nudged: `nudged`, its
+    logits at +1, −1, +½, −½ of that length along a direction, and `slope`, what its gradients say that the loss rises
+    by along it."""
 
     windows: tuple[Window, ...] = ()
     """What a trainer did in each of its windows; value, kind and gradients are those of the last one."""

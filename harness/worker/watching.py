@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -40,17 +41,17 @@ class Watch:
 
     def __enter__(self) -> None:
         self._listening = torch.nn.modules.module.register_module_forward_hook(self._after_module)
-        self._mode.__enter__()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
-        self._mode.__exit__(kind, error, frames)
+        self._mode.__exit__(kind, error, frames)  # type: ignore[no-untyped-call]
         self._listening.remove()
 
     def aim(self, loss: torch.Tensor, logits: torch.Tensor, nudges: bool = False) -> None:
-        """Look at what `logits` [B, L, V] are a copy of, and at the head that makes them, in the backward of `loss`; and
-        at all parameters, where these will be nudged."""
+        """Look at what `logits` [B, L, V] are a copy of, and at the head that makes them, in the backward of `loss`;
+        and at all parameters, where these will be nudged."""
         self._note(logits)
         seen, self._seen = list(self._seen.values()), {}
         if logits.dim() != 3 or not logits.is_floating_point() or loss.grad_fn is None:
@@ -79,7 +80,7 @@ class Watch:
         self._hooks.clear()
 
     def report(self) -> dict[str, torch.Tensor]:
-        """`logits`, `hidden`, `weight` and `bias`, each where it was found, and `X_gradient` where a gradient came to X."""
+        """`logits`, `hidden`, `weight` and `bias` where they were found, and `X_gradient` where one came to X."""
         given = {f"{name}_gradient": each for name, each in self._gradients.items() if isinstance(name, str)}
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in {**self._found, **given}.items()}
 
@@ -112,8 +113,8 @@ class Watch:
             self._found["weight"] = weight.detach().T.contiguous() if turned else weight.detach()
             if weight.requires_grad:
                 self._gradients["weight"] = torch.zeros_like(self._found["weight"], dtype=torch.float64)
-                lay: Way = (lambda each: each.T) if turned else (lambda each: each)
-                if not graph.hook_uses(weight, lambda gradient: self._add("weight", lay(gradient))):
+                lay = _turned if turned else _as_it_is
+                if not graph.hook_uses(weight, partial(self._add_laid, "weight", lay)):
                     self._collect("weight", weight, lay)
             return
 
@@ -142,7 +143,10 @@ class Watch:
         return found[::-1]
 
     def _collect(self, name: str, tensor: torch.Tensor, way: Way) -> None:
-        self._hooks.append(tensor.register_hook(lambda gradient: self._add(name, way(gradient))))
+        self._hooks.append(tensor.register_hook(partial(self._add_laid, name, way)))
+
+    def _add_laid(self, name: str, way: Way, gradient: torch.Tensor) -> None:
+        self._add(name, way(gradient))
 
     def _add(self, name: str | int, gradient: torch.Tensor) -> None:
         gradient = gradient.detach()
@@ -160,13 +164,21 @@ class Watch:
 
     def _note(self, value: Any) -> None:
         for tensor in _tensors(value):
-            if tensor.is_floating_point() and tensor.layout is torch.strided and tensor.dim() >= 2:
-                if tensor.requires_grad or tensor.dim() == 2:
-                    self._seen.setdefault(id(tensor), tensor)
+            plain = tensor.is_floating_point() and tensor.layout is torch.strided and tensor.dim() >= 2
+            if plain and (tensor.requires_grad or tensor.dim() == 2):
+                self._seen.setdefault(id(tensor), tensor)
 
 
 Way = Callable[[torch.Tensor], torch.Tensor]
 """From a tensor to the shape in which it is looked for."""
+
+
+def _turned(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.T
+
+
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 class _Listener(TorchFunctionMode):
@@ -196,8 +208,8 @@ class _Graph:
                 yield node.variable
 
     def hook_uses(self, weight: torch.Tensor, take: Callable[[torch.Tensor], None]) -> bool:
-        """Hand to `take` the gradient that comes to a tied weight from all but the lookups of tokens in it; whether it is
-        one. Where it is none, some of its gradient may come by no edge of this graph, as from a checkpoint."""
+        """Hand to `take` the gradient that comes to a tied weight from all but the lookups of tokens in it; whether it
+        is one. Where it is none, some of its gradient may come by no edge of this graph, as from a checkpoint."""
         edges = [
             (node, index)
             for node in self._nodes

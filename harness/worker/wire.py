@@ -182,10 +182,19 @@ def _decode_windows(bodies: Any, tensors: Mapping[str, torch.Tensor], call: Call
     for index, body in enumerate(bodies):
         if body["kind"] not in ("tensor", "number", "none"):
             raise ValueError(f"kind {body['kind']!r}")
-        given = {name: tensors[f"{_WINDOW}{index}.{name}"] for name in _OF_WINDOW}
-        counts = {name: int(body[name]) for name in ("steps", "others", "backwards", "late")}
-        gradient = tensors.get(f"{_WINDOW}{index}.gradient")
-        windows.append(Window(kind=body["kind"], gradient=gradient, **given, **counts))
+        windows.append(
+            Window(
+                value=tensors[f"{_WINDOW}{index}.value"],
+                kind=body["kind"],
+                steps=int(body["steps"]),
+                others=int(body["others"]),
+                backwards=int(body["backwards"]),
+                late=int(body["late"]),
+                before=tensors[f"{_WINDOW}{index}.before"],
+                after=tensors[f"{_WINDOW}{index}.after"],
+                gradient=tensors.get(f"{_WINDOW}{index}.gradient"),
+            )
+        )
     return tuple(windows)
 
 

@@ -1,4 +1,4 @@
-"""Models whose loss does not flow through the logits that they return: right ones, and ones that learn something else."""
+"""Models whose loss does not flow through the logits that they return: right ones, and ones that learn otherwise."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from models import Output, Prefixed, Right, Seq2Seq, V, cross_entropy
+from torch import Tensor, nn
 
 
 def returned(loss: Tensor, logits: Tensor) -> Output:

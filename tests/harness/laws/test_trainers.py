@@ -135,7 +135,7 @@ def test_a_law_says_what_is_wrong(name: str, law: str, message: str) -> None:
         ("pairs_them", "STEP-3", "a window of 1 micro-batch"),
         ("never_zeroes", "STEP-4", "call zero_grad() after each step"),
         ("zeroes_another", "STEP-4", "call zero_grad() after each step"),
-        ("scaled", "STEP-5", "1024 times the right one: the loss is scaled"),
+        ("scaled", "STEP-5", "1024 times the right one: unscale a loss that is scaled"),
         ("clipped", "STEP-5", "its norm is 1: it is clipped"),
         ("clipped_hard", "STEP-5", "its norm is 0.1: it is clipped"),
         ("clipped_oddly", "STEP-5", "its norm is the same in another window: it is clipped"),
