@@ -224,12 +224,14 @@ class _Graph:
         return True
 
 
-def _above(root: Any) -> Iterator[Any]:
-    """A node of a graph and all that it came of."""
+def _above(root: Any, end: Any = None) -> Iterator[Any]:
+    """A node of a graph and all that it came of, but for what the node `end` came of."""
     known, waiting = {root}, [root]
     while waiting:
         node = waiting.pop()
         yield node
+        if node is end:
+            continue
         for parent, _ in node.next_functions:
             if parent is not None and parent not in known:
                 known.add(parent)
@@ -237,14 +239,27 @@ def _above(root: Any) -> Iterator[Any]:
 
 
 def _first(found: list[tuple[torch.Tensor, Way]]) -> list[tuple[torch.Tensor, Way]]:
-    """Those of the tensors that came of none of the others: what flows through the others flows through them."""
-    nodes = {tensor.grad_fn for tensor, _ in found if tensor.grad_fn is not None}
-    first = []
-    for tensor, way in found:
-        above = _above(tensor.grad_fn) if tensor.grad_fn is not None else iter(())
-        if not any(node in nodes and node is not tensor.grad_fn for node in above):
-            first.append((tensor, way))
-    return first
+    """Those of the tensors that came of none of the others: what flows through the others flows through them.
+
+    Where one came of another by a normalisation, which leaves what is normalised as it is and its gradient not, the
+    later one counts.
+    """
+    by_node = {tensor.grad_fn: (tensor, way) for tensor, way in found if tensor.grad_fn is not None}
+    dropped = set()
+    for node in by_node:
+        for other in by_node:
+            if other is not node and other in (between := list(_above(node, other))) and _normalises(between):
+                dropped.add(other)
+    kept = {node: each for node, each in by_node.items() if node not in dropped}
+    first = [each for node, each in kept.items() if not any(up in kept and up is not node for up in _above(node))]
+    return first + [(tensor, way) for tensor, way in found if tensor.grad_fn is None]
+
+
+def _normalises(nodes: Iterable[Any]) -> bool:
+    """Whether nodes are those of a normalisation: of torch's own functions alone, whose derivatives are right."""
+    names = [node.name() for node in nodes]
+    own = any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in nodes)
+    return not own and any("Rsqrt" in name or "Norm" in name for name in names)
 
 
 def _ways(tensor: torch.Tensor, like: torch.Tensor) -> Iterable[Way]:

@@ -167,6 +167,16 @@ class FusedFrozen(Fused):
         self.head.weight.requires_grad_(False)
 
 
+class NormedTwice(Right):
+    """As xLSTM: what is normalised is normalised again, which changes no value."""
+
+    def logits(self, input_ids):
+        states = self.mix(self.embed(input_ids))[0]
+        for _ in range(2):
+            states = states * torch.rsqrt(states.square().mean(-1, keepdim=True))
+        return self.head(states)
+
+
 class FusedTied(Fused):
     """The head's weight is the embedding too."""
 

@@ -51,6 +51,7 @@ def failed(results: dict[str, LawResult]) -> set[str]:
         ("PrefixedCopy", "hf.prefix_lm", Route.COPIED, "GRAD-1"),
         ("Seq2SeqCopy", "hf.seq2seq", Route.COPIED, "GRAD-1"),
         ("copied_by_a_function", "hf.causal_lm", Route.COPIED, "GRAD-1"),
+        ("NormedTwice", "hf.causal_lm", Route.RETURNED, "MODEL-5"),
         ("OfShortLogits", "hf.causal_lm", Route.HEAD, "MODEL-5"),
         ("Fused", "hf.causal_lm", Route.HEAD, "MODEL-5"),
         ("FusedCapped", "hf.causal_lm", Route.HEAD, "MODEL-5"),

@@ -15,7 +15,7 @@ from shiftproof.harness.verdict import Overall
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "models.py"
 
 
-def read(name: str) -> Reading:
+def read(name: str, module: str = "models") -> Reading:
     hearing = Hearing(enter([Candidate(name, f"{CANDIDATES}:{name}", "hf.causal_lm")])[0], Options(in_process=True))
     try:
         return read_model(hearing, seed=0, profile=PROFILES["brief"])
@@ -81,3 +81,9 @@ def test_whether_a_model_keeps_its_word_on_shifting() -> None:
 )
 def test_promises(text: str, said: bool | str) -> None:
     assert bool(promise_in(text)) == bool(said)
+
+
+def test_a_model_whose_gradient_cannot_be_read_does_not_conform() -> None:
+    found = read("OfAnother", "unread")
+    assert found.verdict is Overall.INCONCLUSIVE
+    assert "its values are right" in found.doubt

@@ -129,6 +129,27 @@ def test_of_several_steps_the_last_is_shown(ask: Callable[[str], Outcome]) -> No
     assert gradient.flatten(1).any(-1).tolist() == [False, False, False, False, True]
 
 
+@pytest.mark.parametrize("kind", [Worker, InProcess])
+def test_a_model_lives_through_its_windows(kind: type[Either], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(TRAINER)
+    call = Call(
+        tensors={"logits": LOGITS[:4], "labels": LABELS[:4]},
+        scalars={"action": "closure by name"},  # which clears no gradient
+        gradients=("logits",),
+        training=Training("net", "batches", parts=2, shift=1, ignore_index=-100, windows=2),
+    )
+    with kind(f"{tmp_path / 'mine.py'}:trainer") as worker:
+        first, second = returned(worker.call(call)).windows
+    assert (first.steps, first.others, first.late, second.steps) == (1, 0, 0, 1)
+    torch.testing.assert_close(first.before, LOGITS[:4])
+    torch.testing.assert_close(second.before, first.after)
+    assert first.gradient is not None
+    assert second.gradient is not None
+    assert first.gradient.flatten(1).any(-1).tolist() == [True, True, False, False]
+    torch.testing.assert_close(second.gradient[:2], first.gradient[:2])
+    torch.testing.assert_close(second.after, second.before - second.gradient)
+
+
 def test_a_trainer_may_return_nothing(ask: Callable[[str], Outcome]) -> None:
     outcome = returned(ask("steps at every batch"))
     assert outcome.kind == "none"
