@@ -12,11 +12,13 @@ from shiftproof.harness.judge import PROFILES
 from shiftproof.harness.sweep.reading import Reading, promise_in, read_model
 from shiftproof.harness.verdict import Overall
 
-CANDIDATES = Path(__file__).parents[2] / "candidates" / "models.py"
+CANDIDATES = Path(__file__).parents[2] / "candidates"
 
 
 def read(name: str, module: str = "models") -> Reading:
-    hearing = Hearing(enter([Candidate(name, f"{CANDIDATES}:{name}", "hf.causal_lm")])[0], Options(in_process=True))
+    hearing = Hearing(
+        enter([Candidate(name, f"{CANDIDATES / module}.py:{name}", "hf.causal_lm")])[0], Options(in_process=True)
+    )
     try:
         return read_model(hearing, seed=0, profile=PROFILES["brief"])
     finally:
