@@ -27,6 +27,7 @@ Scored = Mapping[Site, Mapping[int, float]]  # logit site -> class scored on -> 
 
 # A share of a row's weight below this is rounding in the softmax, not a second target.
 _SECOND_TARGET = 0.05
+_ALIKE = 1e-6  # of the largest singular value: what float32 leaves of two rows that are the same
 
 
 def read_gradients(gradients: Mapping[str, Tensor], pairing: Pairing, batch: Batch) -> Scored:
@@ -194,7 +195,8 @@ def probe_value(
             continue  # no loss to read anything from: the place is found on no row
         moved = torch.tensor(losses[1:], dtype=torch.float64) - losses[0]
         design = flat[:, [base]].T - flat[:, others].T
-        weights = torch.linalg.lstsq(design, moved[:, None]).solution.flatten()
+        # Rows that are alike but for rounding, as those of an image in every sequence, cannot be told apart by it.
+        weights = torch.linalg.lstsq(design, moved[:, None], rcond=_ALIKE, driver="gelsd").solution.flatten()
         for site, weight in zip(sites, weights.tolist(), strict=True):
             if abs(weight) > _SECOND_TARGET * max(float(weights.abs().max()), 1e-4):
                 found.setdefault(site, {})[place] = weight

@@ -21,12 +21,13 @@ from .candidate import Candidate
 from .cases import Case, build_case
 from .cells import Tally, loss_cells
 from .compare import Bounds, derive_bounds
+from .head import Head
 from .linear import LEAVES, Linear, read_logits
 from .recipe import Recipe
 from .source import LOSS_RECIPES
 from .strategies import Space, space
 from .verdict import Verdict
-from .worker.exchange import Call, Died, NotAnswered, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable
+from .worker.exchange import Call, Died, NotAnswered, Outcome, OutOfMemory, Raised, Returned, TimedOut, Unusable, Window
 from .worker.target import LoadFailure
 
 
@@ -61,7 +62,10 @@ class Observation:
         leaves: float64, at the hidden states, the weight and the bias of a candidate that is given these, 0 and None as
             for ``gradients``, which are then read back from them.
         mutated: our names of the arguments that were written to.
-        steps: how often a trainer's optimizer stepped.
+        head: what makes a model's logits, and the gradients there, where it was asked for and found.
+        off: float64 [B, L], by how much the logits that a model's loss is made of may differ from those that it
+            returned, where it makes its own.
+        window: what a trainer did with its model.
     """
 
     case: Case
@@ -72,7 +76,9 @@ class Observation:
     gradients: Mapping[str, Tensor] | None = None
     leaves: Mapping[str, Tensor] | None = None
     mutated: tuple[str, ...] = ()
-    steps: int = 0
+    head: Head | None = None
+    off: Tensor | None = None
+    window: Window | None = None
 
 
 class Trial:
@@ -89,6 +95,7 @@ class Trial:
     makes_logits = False  # of tokens: then no case can choose them
     share = 1.0
     values_only = ""
+    """Why the gradient cannot be read, in one sentence, where no law could judge it; then no verdict is CONFORMS."""
     scope: tuple[str, ...] = ()
 
     def __init__(

@@ -15,6 +15,7 @@ def step(model: Any, micro_batches: list[dict[str, Tensor]]) -> Tensor:
         loss.backward()
         total += loss.detach()
     optimizer.step()
+    optimizer.zero_grad()
     return total
 
 
@@ -27,4 +28,5 @@ def mean_of_means(model: Any, micro_batches: list[dict[str, Tensor]]) -> Tensor:
         loss.backward()
         total += loss.detach()
     optimizer.step()
+    optimizer.zero_grad()
     return total

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from ..cases import Case
-from ..model import moved_rows
+from ..compare import compare_tensors
+from ..head import head_gradients
+from ..linear import HIDDEN, WEIGHT
+from ..model import ModelTrial, Route, Slopes, moved_rows
 from ..recipe import Count, Mask, Recipe, ShiftLabels
 from ..strategies import Space
 from ..trial import Observation, Trial
 from ..verdict import Level
-from .base import NOT_MEANT, PASS, Judgement, failing, law, not_answered, trained
-from .numbers import judge_both
+from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
+from .numbers import UPSTREAM, judge_both, ordinary
 
 _SEVERAL = 3
 
@@ -144,3 +147,90 @@ def takes_shift_labels(trial: Trial, recipe: Recipe) -> Judgement:
         return NOT_MEANT
     looked = trained(trial, recipe)
     return looked if isinstance(looked, Judgement) else judge_both(trial, looked)
+
+
+def several(recipe: Recipe) -> Recipe:
+    """Two rows at least, of some length."""
+    return replace(recipe, rows=max(recipe.rows, 2), length=max(recipe.length, _SEVERAL))
+
+
+@law(
+    "MODEL-5",
+    "the gradients at the head's hidden states and weight are those that the logits' comes to",
+    source="any fused loss, or one of logits that are not returned: ∂L/∂h = G·W, ∂L/∂W = Gᵀ·h, with G = ∂L/∂logits",
+    budget=30,
+    narrow=ordinary,
+    focus=several,
+    presumes=("CONTRACT-1", "ALIGN-1", "ALIGN-2", "VALUE-1", "GRAD-1"),
+    excuse=lambda trial: needs_model(trial) or _needs_its_gradient(trial),
+)
+def at_its_head(trial: Trial, recipe: Recipe) -> Judgement:
+    assert isinstance(trial, ModelTrial)
+    case = trial.case(recipe)
+    if not case.pairing.pairs:
+        return NOT_MEANT
+    upstream = UPSTREAM[recipe.seed % len(UPSTREAM)] if recipe.seed % 2 else 1.0
+    seen = trial.watch(case, upstream)
+    if seen.problem is not None:
+        return not_answered(seen)
+    if seen.head is None:
+        return NOT_MEANT  # its logits are no product of two tensors of its own
+    right, allowed = head_gradients(seen.case, seen.head, trial.bounds(seen))
+    given = {HIDDEN: seen.head.hidden_gradient, WEIGHT: seen.head.weight_gradient}
+    if not any(gradient is not None for gradient in given.values()):
+        return failing("the loss has no gradient at the head: nothing can be learnt from it", "no gradient")
+    for name, gradient in given.items():
+        if gradient is None:
+            if name == WEIGHT:
+                continue  # it is frozen
+            gradient = torch.zeros_like(right[name])
+        coming = "" if upstream == 1 else f"with an incoming gradient of {upstream:g}: "
+        found = gradient.double().reshape(right[name].shape)
+        mismatch = compare_tensors(found, right[name] * upstream, allowed[name] * max(abs(upstream), 1.0))
+        if mismatch is not None:
+            return failing(f"{coming}{mismatch.describe(f'gradient at the {_CALLED[name]}')}", name)
+        if compare_tensors(torch.zeros_like(found), right[name], allowed[name]) is None:
+            return vacuous(f"no gradient at the {_CALLED[name]}")
+    return PASS
+
+
+_CALLED = {HIDDEN: "head's input", WEIGHT: "head's weight"}
+
+
+def _needs_its_gradient(trial: Trial) -> str | None:
+    if not isinstance(trial, ModelTrial) or trial.route is Route.RETURNED:
+        return needs_gradient(trial)
+    return (
+        "no hidden states and weight are seen whose product its logits are" if trial.route is Route.PARAMETERS else None
+    )
+
+
+@law(
+    "MODEL-6",
+    "the loss moves with the model's parameters as its gradient says",
+    source="any loss that is made where nobody can look: a derivative is what differences of its values come to",
+    budget=30,
+    narrow=ordinary,
+    focus=several,
+    presumes=("CONTRACT-1", "ALIGN-2", "VALUE-1"),
+    excuse=lambda trial: (
+        needs_model(trial)
+        or (
+            None if isinstance(trial, ModelTrial) and trial.route is Route.PARAMETERS else "its gradient is read nearer"
+        )
+    ),
+)
+def along_its_parameters(trial: Trial, recipe: Recipe) -> Judgement:
+    assert isinstance(trial, ModelTrial)
+    case = trial.case(recipe)
+    if not case.pairing.pairs:
+        return NOT_MEANT
+    found = trial.nudge(case)
+    if not isinstance(found, Slopes):
+        return not_answered(found) if found.problem is not None else NOT_MEANT
+    if not found.tells:
+        return vacuous("any gradient, since the loss hardly moves with the parameters")
+    if found.agree:
+        return PASS
+    told = f"its gradient says that it rises by {found.claimed:.4g} a step, and it rises by {found.right:.4g}"
+    return failing(f"along a direction of the model's parameters {told}", "slope")

@@ -27,7 +27,7 @@ from ..judge import Profile, ask
 from ..laws import LAWS
 from ..laws.models import changed, unmasked
 from ..laws.pairs import places_only, positions_of, read_by_value
-from ..model import ModelTrial, moved_rows
+from ..model import ModelTrial, Route, moved_rows
 from ..probe import Positions
 from ..recipe import Count, Ids, Mask, Recipe
 from ..strategies import killers
@@ -58,8 +58,8 @@ class Reading:
         promise: the sentence of its documentation that says that it shifts, or "".
         extra: how many rows of logits come before those of the labels.
         causal: whether no row of logits sees a later token.
-        by_value: whether the loss does not flow through the logits that it returns, so that values alone were judged.
-        doubt: why it cannot be judged by them; then the verdict is inconclusive.
+        by_value: whether the loss does not flow through logits, so that its pairs were read from values alone.
+        doubt: why it cannot be judged by these; then the verdict is inconclusive.
     """
 
     spec: str
@@ -104,12 +104,14 @@ def read_model(hearing: Hearing, seed: int, profile: Profile) -> Reading:
         causal="MODEL-1" not in trial.failed,
         by_value=not trial.candidate.gradient,
     )
+    if verdict is Overall.CONFORMS and trial.values_only:
+        return replace(found, verdict=Overall.INCONCLUSIVE, doubt=f"its values are right, and {trial.values_only}")
     if verdict is not Overall.FAILS:
         return found
     stopped = next((law.message for law in found.failed if " in its backward" in law.message), "")
     if stopped:  # nobody trains on the wrong thing where nothing can be trained
         return replace(found, verdict=Overall.INCONCLUSIVE, doubt=stopped)
-    if found.by_value and not of_its_logits(trial):
+    if trial.route is not Route.RETURNED and not of_its_logits(trial):
         doubt = "its loss is made of other logits than it returns"
         return replace(found, verdict=Overall.INCONCLUSIVE, alignment="not read", doubt=doubt)
     found = replace(found, bugs=_name(trial, laws))

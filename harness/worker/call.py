@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,12 +13,13 @@ import torch
 
 from .arguments import Arguments, bind, prepare
 from .device import device_of
-from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusable, ValueKind
+from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusable, ValueKind, Window
 from .load import Loaded
 from .memory import MemoryLimit, is_out_of_memory
 from .shield import shielded
 from .tracebacks import exception_message, exception_name, exception_traceback
 from .training import Rehearsal
+from .watching import Watch
 
 _EXPECTED = (
     'a tensor, a number, a tuple or list that begins with one, a dict with "loss" or "labels", or an object with .loss'
@@ -83,19 +84,29 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             if not is_out_of_memory(error):
                 raise
             return failure(error, phase, watch.seconds, device, memory)
-        handed = arguments.handed if rehearsal is None else rehearsal.handed
-        # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
-        try:
+        windows: list[Window] = []
+        watched = Watch(loaded.function) if call.watch else None
+
+        def ask(handed: Mapping[str, Any], watched: Watch | None = watched) -> Any:
             positional, keywords = bind(
                 loaded.description.parameters, {**call.scalars, **lists, **handed}, loaded.defaults
             )
+            with watch, watched or nullcontext():
+                return loaded.function(*positional, **keywords)
+
+        # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
+        try:
             with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
-                with watch, rehearsal or nullcontext():
-                    result = loaded.function(*positional, **keywords)
-                if rehearsal and rehearsal.trains_padding:
-                    raise _NotALoss("trained the padding that it added itself; expected its labels to be ignored")
+                if rehearsal is None:
+                    result = ask(arguments.handed)
+                    with _reading("what it returned"):
+                        value, kind = loss_in(result)
+                else:
+                    result = None
+                    for value, kind in _rehearse(rehearsal, ask):
+                        with _reading("what it returned"):
+                            windows.append(rehearsal.report(_plain(value), kind))
                 with _reading("what it returned"):
-                    value, kind = _NO_LOSS if rehearsal and result is None else loss_in(result)
                     outputs = {name: _output_in(result, name) for name in call.outputs}
                     # A copy, taken now: the backward may write to the memory that the value lies in.
                     snapshot = _plain(value, arguments.nbytes + _LARGER)
@@ -107,11 +118,17 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                         for output in outputs.values():
                             if output.requires_grad:
                                 output.retain_grad()
+                        if watched is not None:
+                            watched.aim(value, outputs["logits"], nudges=bool(call.nudge))
                 if goes_backward and attached:
                     phase = "backward"
                     with watch:
                         for left in reversed(range(call.backwards)):
                             torch.autograd.backward((value,), (upstream,), retain_graph=left > 0)
+                    if watched is not None and call.nudge:
+                        phase = "call"
+                        again = prepare(call.tensors, call.layouts, (), device)
+                        watched.nudge(call.nudge, lambda: _output_in(ask(again.handed, None), "logits"))
                 with _reading("the gradient that it gave"):
                     gradients = _gradients(arguments, call.gradients)
                     given = {name: output.grad for name, output in outputs.items()}
@@ -122,8 +139,12 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             return Answer(Unusable(str(error)), watch.seconds)
         except BaseException as error:
             return failure(error, phase, watch.seconds, device, memory)
+        finally:
+            if watched is not None:
+                watched.close()
         with shielded():
             mutated = arguments.mutated()
+            seen = {} if watched is None else watched.report()
         returned = Returned(
             value=snapshot,
             kind=kind,
@@ -134,7 +155,8 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             seconds=watch.seconds,
             outputs=shown,
             output_gradients=output_gradients,
-            steps=0 if rehearsal is None else rehearsal.steps,
+            watched=seen,
+            windows=tuple(windows),
         )
     return Answer(returned, watch.seconds)
 
@@ -167,6 +189,20 @@ def _reading(what: str) -> Iterator[None]:
             raise
         told = f"{exception_name(error)}: {exception_message(error)}"
         raise _NotALoss(f"could not be read: {what} raises {told}") from None
+
+
+def _rehearse(
+    rehearsal: Rehearsal, ask: Callable[[Mapping[str, Any]], Any]
+) -> Iterator[tuple[torch.Tensor, ValueKind]]:
+    """The loss that a trainer returns in each window, after it. Raises _NotALoss."""
+    for window in range(rehearsal.windows):
+        with shielded():
+            handed = rehearsal.handed(window)
+        with rehearsal.window():
+            result = ask(handed)
+        if rehearsal.trains_padding:
+            raise _NotALoss("trained the padding that it added itself; expected its labels to be ignored")
+        yield _NO_LOSS if result is None else loss_in(result)
 
 
 def failure(

@@ -33,7 +33,7 @@ class Training:
     """The argument that is given the list of micro-batches."""
 
     parts: int
-    """Into how many the rows are cut, as torch.chunk does."""
+    """Into how many the rows of a window are cut, as torch.chunk does."""
 
     shift: int
     """The model's loss scores the logits at t on the label at t + shift."""
@@ -43,6 +43,10 @@ class Training:
 
     logits: str = "logits"
     """The tensor of which the model is made."""
+
+    windows: int = 1
+    """How often the trainer is called, each time with the same model and with micro-batches of its own: the rows are
+    cut into so many windows first, as torch.chunk does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +82,13 @@ class Call:
     outputs: tuple[str, ...] = ()
     """What is wanted of the result besides the loss, by name (`.logits`, or `["logits"]` of a mapping), each with the
     gradient of the loss at it."""
+
+    watch: bool = False
+    """Whether the candidate is a model that is watched while it is called, for what its loss is really made of; its
+    `outputs` then have its logits."""
+
+    nudge: float = 0.0
+    """How far, other than 0, the parameters of a model that is watched are moved to see how its logits move."""
 
     training: Training | None = None
     """How the candidate is called if it is a trainer; its gradient is then the one that its optimizer used."""
@@ -115,6 +126,36 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What one call of a trainer did with the model. The tensors are on the CPU, in the shape of the logits of the
+    whole case, those of other windows included."""
+
+    value: torch.Tensor
+    kind: ValueKind
+
+    steps: int
+    """How often an optimizer stepped that has the model's table."""
+
+    others: int
+    """How often one stepped that does not have it."""
+
+    backwards: int
+    """How often a backward added to the table's gradient."""
+
+    late: int
+    """How many of these came after the last step."""
+
+    before: torch.Tensor
+    """The table when the window began."""
+
+    after: torch.Tensor
+    """The table when the trainer returned."""
+
+    gradient: torch.Tensor | None = None
+    """The gradient at the table as an optimizer last stepped; where none stepped, as a backward last left it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Returned(Outcome):
     """The candidate gave a value, and a backward where one was asked for and possible."""
 
@@ -144,8 +185,15 @@ class Returned(Outcome):
     output_gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """The gradient of the loss at each of them that it flows through."""
 
-    steps: int = 0
-    """How often a trainer's optimizer stepped."""
+    watched: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Of a model that is watched: `logits`, the tensor in its graph that the returned logits are a copy of; `hidden`,
+    `weight` and `bias`, of which they are the product; each where it was found, and `X_gradient` where a gradient came
+    to X; at a weight that is not frozen, zeros where none came. Of one whose parameters are nudged: `nudged`, its
+    logits at +1, −1, +½, −½ of that length along a direction, and `slope`, what its gradients say that the loss rises
+    by along it."""
+
+    windows: tuple[Window, ...] = ()
+    """What a trainer did in each of its windows; value, kind and gradients are those of the last one."""
 
     def describe(self) -> str:
         shape = (

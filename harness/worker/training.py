@@ -7,7 +7,9 @@ optimizer steps, is the gradient at the logits that the trainer really used.
 
 from __future__ import annotations
 
-from types import SimpleNamespace, TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .arguments import Arguments
-from .exchange import Training
+from .exchange import Training, ValueKind, Window
 from .shield import shielded
 
 _PAD = 0  # the id of no place: padding that a collator adds may have it
@@ -83,11 +85,11 @@ class TableModel(torch.nn.Module):
 
 
 class Rehearsal:
-    """One call of a trainer: what it is given, and within it, what its optimizer is about to use at every step.
+    """A trainer's windows, one call of it each, with one model that lives through them; and within a window, what its
+    optimizer is about to use at every step.
 
     Attributes:
-        handed: the arguments made of the call's tensors.
-        steps: how often an optimizer that has the table stepped.
+        windows: how many.
         trains_padding: whether the token that is none of the case's had a gradient.
     """
 
@@ -96,39 +98,75 @@ class Rehearsal:
         logits = tensors.pop(training.logits)
         rows = logits.detach().flatten(0, -2)
         places = torch.arange(1, len(rows) + 1, device=logits.device).reshape(logits.shape[:-1])
-        table = torch.cat([rows.new_zeros(1, rows.shape[-1]), rows])
-        whole = {"input_ids": places, **tensors}
-        cut = {name: tensor.chunk(training.parts) for name, tensor in whole.items()}
+        self.windows = training.windows
+        self._training = training
+        self._whole = {"input_ids": places, **tensors}
         self._leaf = arguments.originals[training.logits]
+        table = torch.cat([rows.new_zeros(1, rows.shape[-1]), rows])
         self._model = TableModel(table, training.shift, training.ignore_index)
+        self._table = self._model.table  # a trainer may put another in its place, which is then not the one to train
         self._used: torch.Tensor | None = None
-        self.steps = 0
+        self._before = self._logits(self._table)
+        self._steps = self._others = self._backwards = self._late = 0
         self.trains_padding = False
-        self.handed: dict[str, Any] = {
-            training.model: self._model,
-            training.micro_batches: [dict(zip(cut, part, strict=True)) for part in zip(*cut.values(), strict=True)],
+
+    def handed(self, window: int) -> dict[str, Any]:
+        """The arguments of one window, made of the call's tensors."""
+        of_window = {name: tensor.chunk(self.windows)[window] for name, tensor in self._whole.items()}
+        cut = {name: tensor.chunk(self._training.parts) for name, tensor in of_window.items()}
+        return {
+            self._training.model: self._model,
+            self._training.micro_batches: [
+                dict(zip(cut, part, strict=True)) for part in zip(*cut.values(), strict=True)
+            ],
         }
 
-    def __enter__(self) -> None:
-        self._hook = register_optimizer_step_pre_hook(self._before_step)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
-    ) -> None:
-        self._hook.remove()
-        if not self.steps:
-            self._look()
+    @contextmanager
+    def window(self) -> Iterator[None]:
+        """Within it the trainer is called, once."""
+        self._used = None
+        self._before = self._logits(self._table)
+        self._steps = self._others = self._backwards = self._late = 0
+        hooks = [
+            register_optimizer_step_pre_hook(self._before_step),
+            self._table.register_post_accumulate_grad_hook(self._after_backward),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
         if self._used is not None:
             with shielded():
                 padding = self._used[_PAD]
                 # NaN may have come from anywhere.
-                self.trains_padding = bool((padding.isfinite() & (padding != 0)).any())
+                self.trains_padding |= bool((padding.isfinite() & (padding != 0)).any())
                 self._leaf.grad = self._used[1:].reshape(self._leaf.shape).to(self._leaf)
 
+    def report(self, value: torch.Tensor, kind: ValueKind) -> Window:
+        """What the trainer did in the window that just ended, in which it returned this value."""
+        return Window(
+            value=value,
+            kind=kind,
+            steps=self._steps,
+            others=self._others,
+            backwards=self._backwards,
+            late=self._late,
+            before=self._before,
+            after=self._logits(self._table),
+            gradient=None if self._used is None else self._logits(self._used),
+        )
+
+    def _logits(self, table: torch.Tensor) -> torch.Tensor:
+        """A copy of the rows of the case's places, in the shape of its logits."""
+        with shielded():
+            return table.detach()[1:].reshape(self._leaf.shape).to("cpu", copy=True)
+
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
-        if not any(parameter is self._model.table for group in optimizer.param_groups for parameter in group["params"]):
+        if not any(parameter is self._table for group in optimizer.param_groups for parameter in group["params"]):
+            self._others += 1
             return None
-        self.steps += 1
+        self._steps += 1
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             self._look()
@@ -142,6 +180,15 @@ class Rehearsal:
         return args[:1], {**kwargs, "closure": and_look}
 
     def _look(self) -> None:
-        gradient = self._model.table.grad
+        """What a step uses."""
+        self._late = 0
         with shielded():
-            self._used = None if gradient is None else gradient.detach().clone()
+            self._used = None if self._table.grad is None else self._table.grad.detach().clone()
+
+    def _after_backward(self, table: torch.Tensor) -> None:
+        self._backwards += 1
+        self._late += 1
+        # A trainer that steps by hand may have thrown the gradient away when it returns.
+        if not self._steps:
+            with shielded():
+                self._used = None if table.grad is None else table.grad.detach().clone()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .exchange import Call, NotAnswered, Outcome, OutOfMemory, Raised, Returned, Training, Unusable
+from .exchange import Call, NotAnswered, Outcome, OutOfMemory, Raised, Returned, Training, Unusable, Window
 from .memory import is_out_of_memory
 from .protocol import decode_scalar, encode_scalar
 from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
@@ -22,6 +22,9 @@ _VALUE = "value"
 _GRADIENT = "gradient."
 _OUTPUT = "output."
 _OUTPUT_GRADIENT = "output_gradient."
+_WATCHED = "watched."
+_WINDOW = "window."
+_OF_WINDOW = ("value", "before", "after")  # and the gradient, where there is one
 
 _ROOM = 1 << 20  # bytes to spare for headers, and for a value larger than the arguments
 _ROOM_FOR_OUTPUTS = 1 << 30  # a model's logits, and the gradient at them
@@ -50,6 +53,8 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         "grad_mode": call.grad_mode,
         "backwards": call.backwards,
         "outputs": list(call.outputs),
+        "watch": call.watch,
+        "nudge": call.nudge,
         "training": None if call.training is None else asdict(call.training),
     }
 
@@ -72,6 +77,8 @@ def decode_call(body: Mapping[str, Any]) -> Call:
         grad_mode=body["grad_mode"],
         backwards=int(body.get("backwards", 1)),
         outputs=tuple(body.get("outputs", ())),
+        watch=bool(body.get("watch", False)),
+        nudge=float(body.get("nudge", 0.0)),
         training=Training(**body["training"]) if body.get("training") else None,
     )
 
@@ -83,6 +90,11 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
         tensors |= {_GRADIENT + name: grad for name, grad in outcome.gradients.items() if grad is not None}
         tensors |= {_OUTPUT + name: output for name, output in outcome.outputs.items()}
         tensors |= {_OUTPUT_GRADIENT + name: grad for name, grad in outcome.output_gradients.items()}
+        tensors |= {_WATCHED + name: tensor for name, tensor in outcome.watched.items()}
+        for index, window in enumerate(outcome.windows):
+            tensors |= {f"{_WINDOW}{index}.{name}": getattr(window, name) for name in _OF_WINDOW}
+            if window.gradient is not None:
+                tensors[f"{_WINDOW}{index}.gradient"] = window.gradient
         try:
             write_tensors(result, tensors)
         except ValueError as error:
@@ -92,7 +104,10 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
             "requires_grad": outcome.requires_grad,
             "gradients": [name for name, grad in outcome.gradients.items() if grad is not None],
             "mutated": list(outcome.mutated),
-            "steps": outcome.steps,
+            "windows": [
+                {name: getattr(window, name) for name in ("kind", "steps", "others", "backwards", "late")}
+                for window in outcome.windows
+            ],
             "seconds": seconds,
         }
     if isinstance(outcome, Unusable):
@@ -164,7 +179,10 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
             output_gradients={
                 name: tensors[_OUTPUT_GRADIENT + name] for name in call.outputs if _OUTPUT_GRADIENT + name in tensors
             },
-            steps=int(body.get("steps", 0)),
+            watched={
+                name.removeprefix(_WATCHED): tensor for name, tensor in tensors.items() if name.startswith(_WATCHED)
+            },
+            windows=_decode_windows(body.get("windows", ()), tensors, call),
         )
         return returned, seconds
     if verb == "unusable":
@@ -177,6 +195,30 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
     if verb == "out_of_memory":
         return OutOfMemory(int(body["limit"]), str(body["message"])), seconds
     raise ValueError("no such outcome")
+
+
+def _decode_windows(bodies: Any, tensors: Mapping[str, torch.Tensor], call: Call) -> tuple[Window, ...]:
+    wanted = 0 if call.training is None else call.training.windows
+    if len(bodies) != wanted:
+        raise ValueError(f"{len(bodies)} windows of a trainer where {wanted} were asked for")
+    windows = []
+    for index, body in enumerate(bodies):
+        if body["kind"] not in ("tensor", "number", "none"):
+            raise ValueError(f"kind {body['kind']!r}")
+        windows.append(
+            Window(
+                value=tensors[f"{_WINDOW}{index}.value"],
+                kind=body["kind"],
+                steps=int(body["steps"]),
+                others=int(body["others"]),
+                backwards=int(body["backwards"]),
+                late=int(body["late"]),
+                before=tensors[f"{_WINDOW}{index}.before"],
+                after=tensors[f"{_WINDOW}{index}.after"],
+                gradient=tensors.get(f"{_WINDOW}{index}.gradient"),
+            )
+        )
+    return tuple(windows)
 
 
 def encode_description(description: TargetDescription) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_a_right_model_conforms(name: str, spec: str) -> None:
         ("DoubleShift", "hf.causal_lm", "ALIGN-1", "double-shift"),
         ("FlatDoubleShift", "hf.causal_lm", "ALIGN-1", "flat-double-shift"),
         ("Unshifted", "hf.causal_lm", "ALIGN-1", "no-shift"),
-        ("CopiesDoubleShift", "hf.causal_lm", "ALIGN-2", "double-shift"),
+        ("CopiesDoubleShift", "hf.causal_lm", "ALIGN-1", "double-shift"),
         ("Uncounted", "hf.causal_lm", "REDUCE-1", "count-ignored"),
         ("AlignedShift", "hf.seq2seq", "ALIGN-1", "aligned-shift"),
         ("SeesAhead", "hf.causal_lm", "MODEL-1", "sees-its-target"),

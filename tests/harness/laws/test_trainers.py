@@ -56,7 +56,10 @@ def failed(results: dict[str, LawResult]) -> set[str]:
         ("right_from_logits", "hf.causal_lm"),
         ("right_from_logits", SMOOTHED),
         ("right_silent", "hf.causal_lm"),
-        ("right_without_optimizer", "hf.causal_lm"),
+        ("right_by_hand", "hf.causal_lm"),
+        ("right_with_adam_on_the_model", "hf.causal_lm"),
+        ("right_zeroes_first", "hf.causal_lm"),
+        ("right_with_unscaled_gradients", "hf.causal_lm"),
         ("right_by_closure", "hf.causal_lm"),
         ("right_packed", "hf.causal_lm"),
         ("right_window_by_window", "hf.causal_lm"),
@@ -108,6 +111,42 @@ def test_a_law_says_what_is_wrong(name: str, law: str, message: str) -> None:
     results, _ = heard(name, "hf.causal_lm")
     assert results[law].verdict.is_failure
     assert message in results[law].message
+
+
+@pytest.mark.parametrize(
+    ("name", "law", "message"),
+    [
+        ("never_steps", "STEP-1", "call the step() of an optimizer that has model.parameters()"),
+        ("steps_other_parameters", "STEP-1", "the one that stepped holds other parameters"),
+        ("steps_first", "STEP-1", "4 of 4 backward passes came after it"),
+        ("steps_before_the_last", "STEP-1", "1 of 4 backward passes came after it"),
+        ("steps_twice", "STEP-1", "stepped 2 times"),
+        ("no_backward", "STEP-1", "no backward ran"),
+        ("zeroes_before_its_step", "STEP-1", "cleared first"),
+        ("skips_a_short_window", "STEP-1", "did not step in a short window"),
+        ("learns_nothing", "STEP-2", "make the learning rate more than 0"),
+        ("warms_up_for_ever", "STEP-2", "end a warm-up that begins at 0 by the second window"),
+        ("climbs", "STEP-2", "not against its gradient"),
+        ("only_decays", "STEP-2", "not against its gradient"),
+        ("sees_the_first_four", "STEP-3", "a window of 5 micro-batches, number 5 of them train nothing"),
+        ("sees_the_last", "STEP-3", "a window of 2 micro-batches, number 1 of them train nothing"),
+        ("drops_the_remainder", "STEP-3", "a window of 1 micro-batch"),
+        ("skips_one_alone", "STEP-3", "a window of 1 micro-batch"),
+        ("pairs_them", "STEP-3", "a window of 1 micro-batch"),
+        ("never_zeroes", "STEP-4", "call zero_grad() after each step"),
+        ("zeroes_another", "STEP-4", "call zero_grad() after each step"),
+        ("scaled", "STEP-5", "1024 times the right one: unscale a loss that is scaled"),
+        ("clipped", "STEP-5", "its norm is 1: it is clipped"),
+        ("clipped_hard", "STEP-5", "its norm is 0.1: it is clipped"),
+        ("clipped_oddly", "STEP-5", "its norm is the same in another window: it is clipped"),
+        ("clipped_by_value", "STEP-5", "beyond ±0.05: it is clipped by value"),
+    ],
+)
+def test_a_wrong_step_fails_and_the_law_says_what_is_wrong(name: str, law: str, message: str) -> None:
+    with trial_of(name, "hf.causal_lm") as trial:
+        found = ask(LAWS[law], trial, BRIEF, seed=0)
+    assert found.verdict is Verdict.FAIL
+    assert message in found.message
 
 
 def test_a_trainer_that_returns_no_loss_is_judged_by_its_gradient() -> None:

@@ -12,11 +12,13 @@ from shiftproof.harness.judge import PROFILES
 from shiftproof.harness.sweep.reading import Reading, promise_in, read_model
 from shiftproof.harness.verdict import Overall
 
-CANDIDATES = Path(__file__).parents[2] / "candidates" / "models.py"
+CANDIDATES = Path(__file__).parents[2] / "candidates"
 
 
-def read(name: str) -> Reading:
-    hearing = Hearing(enter([Candidate(name, f"{CANDIDATES}:{name}", "hf.causal_lm")])[0], Options(in_process=True))
+def read(name: str, module: str = "models") -> Reading:
+    hearing = Hearing(
+        enter([Candidate(name, f"{CANDIDATES / module}.py:{name}", "hf.causal_lm")])[0], Options(in_process=True)
+    )
     try:
         return read_model(hearing, seed=0, profile=PROFILES["brief"])
     finally:
@@ -37,7 +39,7 @@ def test_right_models(name: str, spec: str, alignment: str) -> None:
     found = read(name)
     assert (found.spec, found.verdict, found.alignment) == (spec, Overall.CONFORMS, alignment)
     assert found.extra == (3 if name == "Prefixed" else 0)
-    assert found.by_value == (name == "Copies")
+    assert not found.by_value
     assert not found.unshifted
 
 
@@ -81,3 +83,9 @@ def test_whether_a_model_keeps_its_word_on_shifting() -> None:
 )
 def test_promises(text: str, said: bool | str) -> None:
     assert bool(promise_in(text)) == bool(said)
+
+
+def test_a_model_whose_gradient_cannot_be_read_does_not_conform() -> None:
+    found = read("OfAnother", "unread")
+    assert found.verdict is Overall.INCONCLUSIVE
+    assert "its values are right" in found.doubt

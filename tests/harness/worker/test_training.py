@@ -118,15 +118,36 @@ def test_the_gradient_is_the_one_that_the_optimizer_used(
     value, gradient = expected()
     torch.testing.assert_close(outcome.value, value)
     torch.testing.assert_close(outcome.gradients["logits"], gradient)
-    assert (outcome.steps, outcome.kind, outcome.mutated) == (steps, "tensor", ())
+    assert (outcome.windows[0].steps, outcome.kind, outcome.mutated) == (steps, "tensor", ())
 
 
 def test_of_several_steps_the_last_is_shown(ask: Callable[[str], Outcome]) -> None:
     outcome = returned(ask("steps at every batch"))
-    assert outcome.steps == 3
+    assert outcome.windows[0].steps == 3
     gradient = outcome.gradients["logits"]
     assert gradient is not None
     assert gradient.flatten(1).any(-1).tolist() == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize("kind", [Worker, InProcess])
+def test_a_model_lives_through_its_windows(kind: type[Either], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(TRAINER)
+    call = Call(
+        tensors={"logits": LOGITS[:4], "labels": LABELS[:4]},
+        scalars={"action": "closure by name"},  # which clears no gradient
+        gradients=("logits",),
+        training=Training("net", "batches", parts=2, shift=1, ignore_index=-100, windows=2),
+    )
+    with kind(f"{tmp_path / 'mine.py'}:trainer") as worker:
+        first, second = returned(worker.call(call)).windows
+    assert (first.steps, first.others, first.late, second.steps) == (1, 0, 0, 1)
+    torch.testing.assert_close(first.before, LOGITS[:4])
+    torch.testing.assert_close(second.before, first.after)
+    assert first.gradient is not None
+    assert second.gradient is not None
+    assert first.gradient.flatten(1).any(-1).tolist() == [True, True, False, False]
+    torch.testing.assert_close(second.gradient[:2], first.gradient[:2])
+    torch.testing.assert_close(second.after, second.before - second.gradient)
 
 
 def test_a_trainer_may_return_nothing(ask: Callable[[str], Outcome]) -> None:
@@ -144,7 +165,7 @@ def test_its_exceptions_are_its_own(ask: Callable[[str], Outcome]) -> None:
     outcome = ask("raises")
     assert isinstance(outcome, Raised)
     assert (outcome.type, outcome.during) == ("ValueError", "call")
-    assert returned(ask("steps")).steps == 1
+    assert returned(ask("steps")).windows[0].steps == 1
 
 
 def test_rows_are_cut_as_chunk_does_and_no_two_places_share_an_id(ask: Callable[[str], Outcome]) -> None:

@@ -1,0 +1,124 @@
+"""Models whose loss does not flow through the logits that they return: their gradient is read where it does flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shiftproof.harness.candidate import Candidate
+from shiftproof.harness.docket import Hearing, Options, enter
+from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.laws import LAWS
+from shiftproof.harness.model import ModelTrial, Route
+from shiftproof.harness.verdict import LawResult, Overall, Verdict, overall
+from shiftproof.reference.profiles import PROFILES
+
+CANDIDATES = Path(__file__).parents[2] / "candidates" / "unread.py"
+BRIEF = Profile("brief", 0.06)
+
+
+@contextmanager
+def trial_of(name: str, spec: str = "hf.causal_lm", **fields: object) -> Iterator[ModelTrial]:
+    candidate = Candidate(name, f"{CANDIDATES}:{name}", spec, **fields)  # type: ignore[arg-type]
+    hearing = Hearing(enter([candidate])[0], Options(in_process=True))
+    try:
+        trial = hearing.of_loss(PROFILES[spec])
+        assert isinstance(trial, ModelTrial)
+        yield trial
+    finally:
+        hearing.close()
+
+
+def heard(trial: ModelTrial) -> dict[str, LawResult]:
+    return {law.id: ask(law, trial, BRIEF, seed=0) for law in LAWS.values()}
+
+
+def failed(results: dict[str, LawResult]) -> set[str]:
+    return {id for id, result in results.items() if result.verdict.is_failure}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "route", "judging"),
+    [
+        ("Copied", "hf.causal_lm", Route.COPIED, "GRAD-1"),
+        ("ThroughNumpy", "hf.causal_lm", Route.COPIED, "GRAD-1"),
+        ("ComputedTwice", "hf.causal_lm", Route.COPIED, "GRAD-1"),
+        ("CastCopy", "hf.causal_lm", Route.COPIED, "GRAD-1"),
+        ("CappedCopy", "hf.causal_lm", Route.COPIED, "MODEL-5"),
+        ("PrefixedCopy", "hf.prefix_lm", Route.COPIED, "GRAD-1"),
+        ("Seq2SeqCopy", "hf.seq2seq", Route.COPIED, "GRAD-1"),
+        ("copied_by_a_function", "hf.causal_lm", Route.COPIED, "GRAD-1"),
+        ("NormedTwice", "hf.causal_lm", Route.RETURNED, "MODEL-5"),
+        ("OfShortLogits", "hf.causal_lm", Route.HEAD, "MODEL-5"),
+        ("Fused", "hf.causal_lm", Route.HEAD, "MODEL-5"),
+        ("FusedCapped", "hf.causal_lm", Route.HEAD, "MODEL-5"),
+        ("FusedScaled", "hf.causal_lm", Route.HEAD, "MODEL-5"),
+        ("FusedTied", "hf.causal_lm", Route.HEAD, "MODEL-5"),
+        ("FusedFrozen", "hf.causal_lm", Route.HEAD, "MODEL-5"),
+        ("FusedPrefixed", "hf.prefix_lm", Route.HEAD, "MODEL-5"),
+        ("FusedOfLiving", "hf.causal_lm", Route.HEAD, "MODEL-5"),
+        ("Opaque", "hf.causal_lm", Route.PARAMETERS, "MODEL-6"),
+    ],
+)
+def test_a_right_model_conforms_by_its_gradient(name: str, spec: str, route: Route, judging: str) -> None:
+    with trial_of(name, spec) as trial:
+        results = heard(trial)
+        assert (trial.route, trial.values_only) == (route, "")
+    assert failed(results) == set(), results
+    assert results[judging].verdict is Verdict.PASS
+    assert overall(tuple(results.values())) is Overall.CONFORMS
+
+
+@pytest.mark.parametrize(
+    ("name", "law", "message"),
+    [
+        ("DoubledAtTheLoss", "GRAD-1", "elements of the gradient"),
+        ("DoubledAtTheLogits", "GRAD-1", "elements of the gradient"),
+        ("DoubledByAHook", "GRAD-1", "elements of the gradient"),
+        ("DetachedFirstRow", "ALIGN-1", "are scored on nothing"),
+        ("StraightThrough", "ALIGN-1", "are scored on label [0, 2], not on label [0, 1]"),
+        ("StraightThroughTwice", "ALIGN-1", "are scored on label [0, 2], not on label [0, 1]"),
+        ("StraightThroughAnother", "MODEL-5", "the gradient at the head's input"),
+        ("DetachedHidden", "MODEL-5", "is 0 where"),
+        ("NothingButItsValue", "MODEL-6", "its gradient says that it rises by 0 a step"),
+        ("FusedDoubled", "MODEL-5", "the gradient at the head's input"),
+        ("FusedDoubledTied", "MODEL-5", "the gradient at the head's input"),
+        ("FusedScaledAtTheHidden", "MODEL-5", "the gradient at the head's input"),
+        ("FusedDetachedRows", "MODEL-5", "the gradient at the head's input"),
+        ("FusedWithoutWeight", "MODEL-5", "the gradient at the head's weight"),
+        ("FusedStraightThrough", "MODEL-5", "the gradient at the head's input"),
+        ("FusedIgnoresUpstream", "MODEL-5", "with an incoming gradient of"),
+        ("doubled_by_a_function", "MODEL-5", "the gradient at the head's input"),
+        ("OpaqueDoubled", "MODEL-6", "its gradient says that it rises by"),
+    ],
+)
+def test_a_right_value_with_a_wrong_gradient_fails(name: str, law: str, message: str) -> None:
+    with trial_of(name) as trial:
+        results = heard(trial)
+    assert results["VALUE-1"].verdict is Verdict.PASS
+    assert law in failed(results)
+    assert message in results[law].message
+
+
+def test_where_the_gradient_goes_nowhere_that_is_seen_the_trial_says_so() -> None:
+    with trial_of("OfAnother") as trial:
+        results = heard(trial)
+    assert trial.route is Route.NOWHERE
+    assert "cannot be read" in trial.values_only
+    assert failed(results) == set()
+    assert results["GRAD-1"].message == results["MODEL-5"].message == trial.values_only
+
+
+def test_one_that_is_declared_without_a_gradient_is_not_said_to_hide_it() -> None:
+    with trial_of("OfAnother", gradient=False) as trial:
+        assert trial.values_only == ""
+
+
+def test_a_model_that_is_asked_often_keeps_no_hooks() -> None:
+    with trial_of("FusedTied") as trial:
+        ask(LAWS["MODEL-5"], trial, BRIEF, seed=0)
+        module = trial.caller._ready().function  # type: ignore[attr-defined]
+        assert not module.head.weight._backward_hooks
