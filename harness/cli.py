@@ -200,11 +200,12 @@ def _check(options: argparse.Namespace) -> int:
         return USAGE if status == pytest.ExitCode.USAGE_ERROR else UNJUDGED
     if caught.run.is_empty:
         raise UsageError(f"no law was left to ask by {' '.join(options.pytest) or 'pytest'}; `list laws` has their ids")
-    if caught.run.unwritten:
-        print(f"shiftproof: {caught.run.unwritten}", file=sys.stderr)
     judged = verdict_code(caught.run.finished().results)
-    broken = caught.run.unwritten or status == pytest.ExitCode.INTERNAL_ERROR
-    return UNJUDGED if broken and judged == CONFORMS else judged
+    for failure in caught.run.reporter.failures:
+        if judged == CONFORMS:
+            raise failure
+        print(f"shiftproof: the report could not be written: {failure}", file=sys.stderr)
+    return UNJUDGED if judged == CONFORMS and status == pytest.ExitCode.INTERNAL_ERROR else judged
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,10 +34,9 @@ def _message(verdict: Overall, laws: tuple[LawResult, ...], found: CandidateResu
     unjudged = [law for law in laws if law.verdict is Verdict.UNJUDGED]
     late = [law for law in laws if law.verdict is Verdict.TIMEOUT and law.level is Level.MUST]
     if verdict is Overall.ERROR and unjudged:
-        [(reason, _)] = Counter(law.message for law in unjudged).most_common(1)
-        first = next(law for law in unjudged if law.message == reason)
-        more = f", and {len(unjudged) - 1} more of {len(laws)} laws" if len(unjudged) > 1 else ""
-        return f"{first.id}{more} could not be asked: {reason}"
+        first, *others = unjudged
+        more = f", and {len(others)} more of {len(laws)} laws," if others else ""
+        return f"{first.id}{more} could not be asked: {first.message}"
     if verdict is Overall.ERROR and late:
         return f"nothing failed but deadlines, {late[0].id} first: {late[0].message}; allow more time with --deadline"
     if verdict is Overall.PARTIAL:

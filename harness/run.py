@@ -23,7 +23,7 @@ from .law_item import CANDIDATE, LAW, LawItem
 from .laws import laws_of
 from .opened import OpenHearing, blank
 from .plan import Plan, from_options
-from .report.events import CandidateJudged, CandidateStarted, LawJudged, Reporter, RunFinished, RunStarted, together
+from .report.events import CandidateJudged, CandidateStarted, LawJudged, Reporter, Reporters, RunFinished, RunStarted
 from .report.machine import JsonReport
 from .report.terminal import TerminalReport
 from .verdict import CandidateResult, LawResult, Overall, Verdict, law_from_json, merge
@@ -53,9 +53,9 @@ class Run:
     changes what is found, never what was planned.
 
     Attributes:
+        reporter: hands events to all reports; knows which of them could not be written.
         found: of each entry, the results of its laws so far.
         facts: of each entry, what is known of it besides; nothing of one that never came to be judged.
-        unwritten: why the report could not be written, or "".
     """
 
     def __init__(self, config: pytest.Config, plan: Plan) -> None:
@@ -64,7 +64,6 @@ class Run:
         self.config = config
         self.found: dict[str, dict[str, LawResult]] = {entry.name: {} for entry in plan.entries}
         self.facts: dict[str, CandidateResult] = {}
-        self.unwritten = ""
         self._left_out: set[str] = set()  # names of items that the user deselected
         self._why_not: dict[str, str] = {}  # name of an item that ran without a result -> what pytest says of it
         self._cut = ""  # why the rest of the items were never reached
@@ -75,7 +74,7 @@ class Run:
         self.versions: dict[str, dict[str | None, Mapping[str, str]]] = {}  # candidate -> interpreter -> what it has
         for entry in plan.entries:
             self.versions.setdefault(entry.candidate.name, {})[entry.candidate.python] = {}
-        self.reporter: Reporter = self._reporters(config)
+        self.reporter = self._reporters(config)
         self._hearing: OpenHearing | None = None
         self._ready: dict[str, Hearing] = {}
         self.is_refused = False  # the candidates cannot be judged as asked, so there is nothing to report
@@ -83,12 +82,12 @@ class Run:
             standard = config.pluginmanager.getplugin("terminalreporter")
             config.pluginmanager.unregister(standard)
 
-    def _reporters(self, config: pytest.Config) -> Reporter:
+    def _reporters(self, config: pytest.Config) -> Reporters:
         if self.is_xdist_worker:
-            return together(())
+            return Reporters(())
         path = config.getoption("--shiftproof-json")
         members: list[Reporter] = [JsonReport(Path(path))] if path else []
-        return together([*members, TerminalReport()] if self.own_display else members)
+        return Reporters([*members, TerminalReport()] if self.own_display else members)
 
     # Before anything is judged ------------------------------------------------------------------------------------
 
@@ -271,12 +270,10 @@ class Run:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         if self.is_empty:
             return
-        try:
-            for entry in self.plan.entries:
-                self._tell(entry.name)
-            self.reporter.tell(finished)
-        except OSError as error:
-            self.unwritten = f"the report cannot be written: {error}"
+        for entry in self.plan.entries:
+            self._tell(entry.name)
+        self.reporter.tell(finished)
+        if self.reporter.failures:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     @property

@@ -63,16 +63,21 @@ class Reporter(Protocol):
     def tell(self, event: Event) -> None: ...
 
 
-@dataclass(frozen=True)
 class Reporters:
-    """Several reporters as one."""
+    """Several reporters as one. One that cannot write is told no more, and costs neither the others nor the run.
 
-    members: tuple[Reporter, ...]
+    Attributes:
+        failures: why reporters could not write, in the order in which it happened.
+    """
+
+    def __init__(self, members: Iterable[Reporter]) -> None:
+        self._members = list(members)
+        self.failures: list[OSError] = []
 
     def tell(self, event: Event) -> None:
-        for member in self.members:
-            member.tell(event)
-
-
-def together(reporters: Iterable[Reporter]) -> Reporters:
-    return Reporters(tuple(reporters))
+        for member in list(self._members):
+            try:
+                member.tell(event)
+            except OSError as failure:
+                self._members.remove(member)
+                self.failures.append(failure)
