@@ -1,40 +1,56 @@
 """Whether a candidate is still loading while it is called: compiling what it calls, or importing something.
 
 It is seen in the stacks of the process, so that it needs neither the candidate's word nor any version of torch's hooks.
+The stacks are those that faulthandler prints: it reads them without making frame objects, which another thread may be
+about to free.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
-import sys
-import threading
-from types import FrameType
+import re
+import tempfile
+from typing import IO
 
-import torch
-
-_TORCH = os.path.dirname(os.path.abspath(torch.__file__))
-_COMPILERS = {
-    os.path.join(_TORCH, *path)
+_COMPILES = tuple(
+    os.path.join("torch", *path)
     for path in (
         ("_dynamo", "convert_frame.py"),
+        ("_dynamo", "symbolic_convert.py"),
+        ("_dynamo", "output_graph.py"),
         ("_inductor", "compile_fx.py"),  # a backward is compiled when it is first run, outside of dynamo
+        ("_inductor", "graph.py"),
+        ("_inductor", "scheduler.py"),
+        ("_inductor", "lowering.py"),
         ("utils", "cpp_extension.py"),
     )
-}
-_TRITON = os.sep + os.path.join("triton", "compiler", "")
+)
+"""Files of torch, by their ends. Of a deep stack only the innermost hundred frames are printed, so they are several."""
+
+_WITHIN = (os.path.join("torch", "_inductor", "codegen", ""), os.path.join("triton", "compiler", ""))
 _IMPORT = "<frozen importlib._bootstrap>"
+_FILE = re.compile(r'^  File "(.*)", line ', re.MULTILINE)
 
 
-def is_loading() -> bool:
-    """Whether any thread but this one is within a compiler or an import."""
-    own = threading.get_ident()
-    return any(_within(frame) for thread, frame in sys._current_frames().items() if thread != own)
+class Stacks:
+    """The stacks of all threads of this process but the one that asks."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as this does
+
+    def is_loading(self) -> bool:
+        """Whether any of them is within a compiler or an import."""
+        self._file.seek(0)
+        self._file.truncate()
+        faulthandler.dump_traceback(self._file, all_threads=True)
+        self._file.seek(0)
+        text = self._file.read().decode("utf-8", "replace")
+        threads = re.split(r"^(?=(?:Current thread|Thread) 0x)", text, flags=re.MULTILINE)
+        return any(
+            any(map(_loads, _FILE.findall(thread))) for thread in threads if not thread.startswith("Current thread")
+        )
 
 
-def _within(frame: FrameType | None) -> bool:
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file in _COMPILERS or file == _IMPORT or _TRITON in file:
-            return True
-        frame = frame.f_back
-    return False
+def _loads(file: str) -> bool:
+    return file == _IMPORT or file.endswith(_COMPILES) or any(part in file for part in _WITHIN)

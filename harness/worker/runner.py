@@ -21,7 +21,7 @@ from .bench import Bench, of_reference, write_timed
 from .call import failure, perform
 from .language_models import language_models
 from .load import Loaded, describe_function, load, versions_of
-from .loading import is_loading
+from .loading import Stacks
 from .memory import MemoryLimit
 from .protocol import LOADING, UNANSWERED, ProtocolError, decode_line, encode_line
 from .scratch import remove_orphan
@@ -209,11 +209,12 @@ class _Server:
     def _tell_of_loading(self) -> None:
         """While a call runs, say so as often as it is seen to be loading. Nothing is looked at in a process that only
         times losses."""
+        stacks = Stacks()  # before a candidate can use up what it takes
         self._called.wait()
         while True:
             sleep(_LOOK_EVERY)
             with self._sending:
-                if self._asked is None or not is_loading():
+                if self._asked is None or not stacks.is_loading():
                     continue
                 try:
                     self._send(encode_line({"seq": self._asked, LOADING: {}}))

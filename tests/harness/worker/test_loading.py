@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 
 from shiftproof.harness.worker.client import Worker
 from shiftproof.harness.worker.exchange import Call, Returned, TimedOut
-from shiftproof.harness.worker.loading import is_loading
+from shiftproof.harness.worker.loading import Stacks
 from shiftproof.harness.worker.settings import WorkerSettings
 
 COMPILED = f"{Path(__file__).parents[2] / 'candidates' / 'compiled.py'}:"
@@ -66,4 +68,20 @@ def test_compiling_for_ever_ends_with_the_deadline_of_loading(call: Call) -> Non
 
 
 def test_this_thread_is_not_looked_at() -> None:
-    assert not is_loading()
+    assert not Stacks().is_loading()
+
+
+def test_an_import_of_another_thread_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "takes_its_time.py").write_text("import test_gate\ntest_gate.reached.set()\ntest_gate.go.wait(60)\n")
+    (tmp_path / "test_gate.py").write_text("import threading\nreached, go = threading.Event(), threading.Event()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    gate = importlib.import_module("test_gate")
+    stacks = Stacks()
+    importing = threading.Thread(target=importlib.import_module, args=("takes_its_time",))
+    importing.start()
+    gate.reached.wait(60)
+    seen = stacks.is_loading()
+    gate.go.set()
+    importing.join()
+    assert seen
+    assert not stacks.is_loading()
