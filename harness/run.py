@@ -247,6 +247,8 @@ class Run:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.config.option.collectonly:
+            self._cut = "the laws were only collected"
         self._cut = self._cut or str(session.shouldfail or session.shouldstop or "")
         open_hearing = self._hearing
         if open_hearing is not None and open_hearing.entry.name not in self.facts and not self.is_xdist_worker:
@@ -268,7 +270,7 @@ class Run:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED  # told only once every process has reported
         if any(result.stale for result in finished.results):
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        if self.is_empty:
+        if self.is_empty or self.config.option.collectonly:
             return
         for entry in self.plan.entries:
             self._tell(entry.name)
@@ -303,7 +305,8 @@ class Run:
         return f"shiftproof: seed {self.plan.seed}, profile {self.plan.profile.name}"
 
     def pytest_terminal_summary(self) -> None:
-        if not self.own_display and not self.is_xdist_worker and not self.is_empty:
+        silent = self.own_display or self.is_xdist_worker or self.config.option.collectonly
+        if not silent and not self.is_empty:
             report = TerminalReport()
             finished = self.finished()
             for result in finished.results:

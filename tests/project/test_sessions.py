@@ -47,7 +47,12 @@ def test_the_session_of_ci_leaves_out_what_has_a_mark() -> None:
     ]
 
 
-@pytest.mark.parametrize("marker", MARKERS)
+def test_the_session_for_a_gpu_runs_the_marked_tests_by_its_script() -> None:
+    assert "tests/gpu/run.py" in strings(SESSIONS["gpu"])
+    assert '"-m", "gpu"' in (ROOT / "tests" / "gpu" / "marked.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("marker", [marker for marker in MARKERS if marker != "gpu"])
 def test_a_mark_is_chosen_by_the_session_that_it_names(marker: str) -> None:
     [named] = re.findall(r"`nox -s (\w+)`", MARKERS[marker])
     # `versions` has the marked tests of one file, which skip themselves in `peers`.
