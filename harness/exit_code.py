@@ -58,9 +58,8 @@ def exit_code_of(command: Callable[[], int]) -> int:
         return _say(f"the judge could not go on: {error}", UNJUDGED)
     except MemoryError:
         return _say("the judge ran out of memory", UNJUDGED)
-    except (
-        BaseException
-    ) as error:  # pytest's own are no Exceptions, and Python would exit with 1, or as SystemExit says
+    except BaseException as error:
+        # What pytest raises to end a test is no Exception, and after that Python would exit with 1.
         with contextlib.suppress(Exception):
             print("".join(traceback.format_exception(error)).rstrip(), file=sys.stderr)
         return _say(f"the judge itself failed ({type(error).__name__}); no verdict follows from that", UNJUDGED)

@@ -193,6 +193,17 @@ def test_in_another_thread_signals_are_left_alone(handler: Callable[..., None]) 
 
 # --- stdout -----------------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("code", [CONFORMS, FAILS])
+def test_what_cannot_be_flushed_was_not_judged(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert exit_code_of(lambda: code) == UNJUDGED
+
+
 PRINTS = """
 import sys
 from shiftproof.harness.exit_code import exit_code_of

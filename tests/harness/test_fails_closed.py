@@ -151,6 +151,12 @@ def test_a_judge_that_is_whole_judges(judge: Judge) -> None:
 
 # --- a law that raises ------------------------------------------------------------------------------------------------
 
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
 RAISED = [
     (RuntimeError("broken"), "the judge raised RuntimeError: broken"),
     (MemoryError(), "the judge raised MemoryError"),
@@ -160,6 +166,7 @@ RAISED = [
     (pytest.fail.Exception("not today"), "the judge raised Failed: not today"),
     (SystemExit(0), "the judge raised SystemExit: 0"),
     (GeneratorExit(), "the judge raised GeneratorExit"),
+    (Unprintable(), "the judge raised Unprintable: its text cannot be printed"),
 ]
 
 
@@ -239,9 +246,11 @@ MEDDLING = {
         "skipped by pytest",
     ),
     "marks one as skipped": (
-        "def pytest_collection_modifyitems(items):\n"
-        "    for item in items:\n        if 'SECOND-1' in item.name:\n"
-        "            item.add_marker(pytest.mark.skip('not today'))\n",
+        (
+            "def pytest_collection_modifyitems(items):\n"
+            "    for item in items:\n        if 'SECOND-1' in item.name:\n"
+            "            item.add_marker(pytest.mark.skip('not today'))\n"
+        ),
         "skipped by pytest",
     ),
     "raises before one": (
@@ -249,19 +258,25 @@ MEDDLING = {
         "failed by pytest",
     ),
     "raises in its place": (
-        "@pytest.hookimpl(tryfirst=True)\n"
-        "def pytest_runtest_call(item):\n    if 'SECOND-1' in item.name:\n        raise RuntimeError('meddled')\n",
+        (
+            "@pytest.hookimpl(tryfirst=True)\n"
+            "def pytest_runtest_call(item):\n    if 'SECOND-1' in item.name:\n        raise RuntimeError('meddled')\n"
+        ),
         "planned and never asked",
     ),
     "runs nothing": (
-        "@pytest.hookimpl(tryfirst=True)\n"
-        "def pytest_runtest_protocol(item, nextitem):\n    return True if 'SECOND-1' in item.name else None\n",
+        (
+            "@pytest.hookimpl(tryfirst=True)\n"
+            "def pytest_runtest_protocol(item, nextitem):\n    return True if 'SECOND-1' in item.name else None\n"
+        ),
         "planned and never asked",
     ),
     "loses what was found": (
-        "@pytest.hookimpl(wrapper=True)\n"
-        "def pytest_runtest_makereport(item, call):\n    report = yield\n"
-        "    report.user_properties = [] if 'SECOND-1' in item.name else report.user_properties\n    return report\n",
+        (
+            "@pytest.hookimpl(wrapper=True)\n"
+            "def pytest_runtest_makereport(item, call):\n    report = yield\n"
+            "    report.user_properties = [] if 'SECOND-1' in item.name else report.user_properties\n    return report\n"
+        ),
         "planned and never asked",
     ),
 }
@@ -356,14 +371,17 @@ def test_a_plugin_that_says_that_the_session_was_fine_changes_no_verdict(judge: 
 @pytest.fixture
 def without_worker(judge: Judge) -> Judge:
     """Nothing that is called good.py can be had."""
-    for name in ("start", "trial"):
 
-        def broken(hearing: Hearing, *rest: Any, name: str = name, own: Any = getattr(Hearing, name)) -> Any:
+    def broken(own: Callable[..., Any]) -> Callable[..., Any]:
+        def broken(hearing: Hearing, *rest: Any) -> Any:
             if hearing.entry.name.startswith("good.py"):
-                raise OSError(f"no more processes to {name}")
+                raise OSError(f"no more processes to {own.__name__}")
             return own(hearing, *rest)
 
-        judge.monkeypatch.setattr(Hearing, name, broken)
+        return broken
+
+    for own in (Hearing.start, Hearing.trial):
+        judge.monkeypatch.setattr(Hearing, own.__name__, broken(own))
     return judge
 
 
