@@ -157,6 +157,8 @@ def test_several_that_could_not_be_asked_are_told_by_the_commonest_reason() -> N
         result("D-1", Verdict.PASS),
     )
     assert found.message == "B-1, and 2 more of 4 laws could not be asked: common"
+    two = concluded(result("A-1", Verdict.UNJUDGED, message="why"), planned=(law("B-1"),))
+    assert two.message == "A-1, and 1 more of 2 laws could not be asked: why"
 
 
 def test_deadlines_alone() -> None:
@@ -167,6 +169,10 @@ def test_deadlines_alone() -> None:
     )
     assert found.verdict is Overall.ERROR
     assert found.message == ("nothing failed but deadlines, B-1 first: B-1 says so; allow more time with --deadline")
+
+
+def test_a_deadline_of_one_that_fails_otherwise_is_no_matter() -> None:
+    assert concluded(result("A-1", Verdict.FAIL), result("B-1", Verdict.TIMEOUT)).message == ""
 
 
 def test_a_partial_judgement_counts_what_was_asked() -> None:

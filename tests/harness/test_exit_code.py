@@ -133,7 +133,22 @@ def test_what_a_command_raises(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[-1] == f"shiftproof: {sentence}"
-    assert ("Traceback" in err) == ("the judge itself failed" in sentence)
+    traced = "the judge itself failed" in sentence and not isinstance(error, Unprintable)
+    assert err.startswith("Traceback (most recent call last):\n  File ") == traced or isinstance(error, Unprintable)
+    assert len(err.splitlines()) == 1 or "the judge itself failed" in sentence
+
+
+@pytest.mark.parametrize("error", [OSError("full"), BrokenPipeError()])
+def test_what_is_left_to_be_printed_goes_nowhere(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python would flush it at its end, and exit with 120 where that fails."""
+    monkeypatch.undo()
+    with (tmp_path / "out").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        exit_code_of(raises(error))
+        file.write("CONFORMS")
+    assert (tmp_path / "out").read_text() == ""
 
 
 def test_where_nobody_reads_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -275,7 +275,7 @@ MEDDLING = {
         (
             "@pytest.hookimpl(wrapper=True)\n"
             "def pytest_runtest_makereport(item, call):\n    report = yield\n"
-            "    report.user_properties = [] if 'SECOND-1' in item.name else report.user_properties\n    return report\n"
+            "    if 'SECOND-1' in item.name:\n        report.user_properties = []\n    return report\n"
         ),
         "planned and never asked",
     ),

@@ -1,7 +1,7 @@
 """Sabotage the judge, one edit of `harness/` at a time, and see whether a fast test notices.
 
-    nox -s mutation -- judge                                      # every sabotage, and mutmut on the judge's small files
-    python tests/mutation/sabotage.py --only "a candidate lost"   # those whose kind or name has these words
+    nox -s mutation -- judge                                     # all, and mutmut on small files of the judge
+    python tests/mutation/sabotage.py --only "a candidate lost"  # those whose kind or name has these words
 
 The table is sabotages.toml. The edits are made while a module is imported, in a forked process that has torch and
 pytest already: no file changes, and a sabotage takes as long as its tests.
@@ -15,10 +15,12 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import json
 import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -340,17 +342,29 @@ def judged(words: Sequence[str] = (), processes: int = 1, *, checked: bool = Tru
     return outcomes
 
 
+def kept(work: Path, processes: int, *, ask: bool = True) -> list[Outcome]:
+    """What was found, once it is asked again; it is kept beside what is known of mutants, without what tests said."""
+    file = work / "sabotages.json"
+    if ask:
+        # In a process of its own, because this one may have imported the judge.
+        command = [sys.executable, __file__, "--processes", str(processes), "--json", str(file)]
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    read = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    return [Outcome(Sabotage(*each), *rest) for each, *rest in read]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", action="append", default=[], metavar="WORDS", help="of a kind or a name; repeatable")
     parser.add_argument("--processes", type=int, default=1, help="how many at once")
     parser.add_argument("--unchecked", action="store_true", help="leave out the tests without any sabotage")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table")
+    parser.add_argument("--json", metavar="FILE", help="write what was found")
     asked = parser.parse_args()
     outcomes = judged(asked.only, asked.processes, checked=not asked.unchecked)
     print(table(outcomes))
-    if asked.markdown:
-        Path(asked.markdown).write_text(report(outcomes) + "\n", encoding="utf-8")
+    if asked.json:
+        found = [(outcome.sabotage, outcome.code, outcome.noticed, outcome.seconds) for outcome in outcomes]
+        Path(asked.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if wrong := unexpected(outcomes):
         sys.exit("\n".join(f"{outcome.status}: {outcome.sabotage.name}" for outcome in wrong))
 
