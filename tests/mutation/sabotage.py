@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -51,11 +52,13 @@ NEEDED = (
     "einops",
     "hypothesis.strategies",
     "jsonschema",
+    "numpy.random",
     "pytest",
     "rich.console",
     "rich.progress",
     "rich.table",
     "safetensors.torch",
+    "sympy",
     "shiftproof.reference.builders",
     "shiftproof.reference.oracle",
     "shiftproof.reference.profiles",
@@ -200,7 +203,17 @@ def run_tests(sabotage: Sabotage) -> tuple[int, str]:
     if sabotage.before:
         sys.meta_path.insert(0, saboteur)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    quietly = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    quietly = [
+        "-x",
+        "-q",
+        "--tb=line",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:unraisableexception",
+        "--rootdir",
+        str(ROOT),
+    ]
     code = int(pytest.main([*quietly, *shlex.split(sabotage.tests)], plugins=[first]))
     if sabotage.before and not saboteur.came:
         return 99, "its module was not imported"
@@ -249,6 +262,7 @@ def run(chosen: Sequence[Sabotage], processes: int = 1) -> Iterator[Outcome]:
     for name in NEEDED:
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
+    gc.freeze()  # so that a process that looks for garbage copies nothing of what they share
     assert not [name for name in sys.modules if name.startswith("shiftproof.harness")]
     with ThreadPool(processes) as pool:
         yield from pool.imap(collect, chosen)
