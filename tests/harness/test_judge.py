@@ -13,7 +13,7 @@ from shiftproof.harness.arguments import Binding
 from shiftproof.harness.candidate import Candidate
 from shiftproof.harness.judge import PROFILES, Profile, ask, drawn_by_hypothesis, judged, planned
 from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
-from shiftproof.harness.recipe import Recipe, Regime
+from shiftproof.harness.recipe import Recipe, Regime, digest
 from shiftproof.harness.store import load
 from shiftproof.harness.strategies import killers, recipes, redraws
 from shiftproof.harness.trial import Trial
@@ -97,6 +97,17 @@ def test_a_seed_fixes_the_recipes(trial: Trial) -> None:
 def test_hypothesis_draws_the_same_for_the_same_seed(trial: Trial) -> None:
     assert drawn_by_hypothesis(recipes(trial.space), 20, 5) == drawn_by_hypothesis(recipes(trial.space), 20, 5)
     assert drawn_by_hypothesis(recipes(trial.space), 20, 5) != drawn_by_hypothesis(recipes(trial.space), 20, 6)
+
+
+def test_a_third_of_the_budget_comes_from_hypothesis(trial: Trial) -> None:
+    check = Asked()
+    law = law_of(check)
+    ask(law, trial, QUICK, 3)
+    made = killers(trial.space)
+    drawn = drawn_by_hypothesis(recipes(trial.space), law.budget // 3, int(digest(law.id, "3"), 16))
+    fresh = list(dict.fromkeys(recipe for recipe in drawn if recipe not in made))
+    assert len(fresh) > 10
+    assert check.recipes[len(made) :][: len(fresh)] == fresh
 
 
 def test_large_cases_only_where_the_law_wants_them(trial: Trial) -> None:
