@@ -337,3 +337,8 @@ def test_the_killers_of_an_ordinary_loss() -> None:
         Recipe(2, 13, 128, masks=(Mask.HOLES, Mask.LEFT), seed=5),
         Recipe(1, 4, 32771, ids=Ids.EDGES),
     ]
+
+
+def test_every_mask_is_drawn() -> None:
+    drawn = space(PROFILES["torch.cross_entropy"], frozenset({"logits", "labels"}))["masks"]
+    assert {mask for masks in drawn for mask in masks} == set(Mask)
