@@ -153,7 +153,8 @@ def environment(session: nox.Session, folder: Path, requirements: list[str]) -> 
 
 @session(posargs=True)
 def mutation(session: nox.Session) -> None:
-    """Mutate reference/ and write docs/mutation.md; arguments go to tests/mutation/mutate.py."""
+    """Mutate reference/, or the judge (``-- judge``), and write docs/mutation.md; arguments go to
+    tests/mutation/mutate.py."""
     install(session, "test", "mutation")
     session.run("python", "tests/mutation/mutate.py", *session.posargs)
 

@@ -18,9 +18,14 @@ Missing = Callable[[str], tuple[Verdict, str]]
 def conclude(
     found: CandidateResult, planned: Sequence[Law[Any, Any]], results: Mapping[str, LawResult], missing: Missing
 ) -> CandidateResult:
-    """``found`` with a result of every law that was ``planned``, and the verdict that follows from them."""
+    """``found`` with a result of every law that was ``planned``, and the verdict that follows from them.
+
+    Where ``found`` has a message, not all is known of the candidate: then nothing but a failure can be said of it.
+    """
     laws = tuple(results.get(law.id) or without_result(law, *missing(law.id)) for law in planned)
     verdict = overall(laws, found.coverage, found.values_only)
+    if found.message and verdict is not Overall.FAILS:
+        verdict = Overall.ERROR
     return replace(found, laws=laws, verdict=verdict, message=found.message or _message(verdict, laws, found))
 
 

@@ -58,7 +58,8 @@ def exit_code_of(command: Callable[[], int]) -> int:
         return _say(f"the judge could not go on: {error}", UNJUDGED)
     except MemoryError:
         return _say("the judge ran out of memory", UNJUDGED)
-    except Exception as error:
+    except BaseException as error:
+        # What pytest raises to end a test is no Exception, and after that Python would exit with 1.
         with contextlib.suppress(Exception):
             print("".join(traceback.format_exception(error)).rstrip(), file=sys.stderr)
         return _say(f"the judge itself failed ({type(error).__name__}); no verdict follows from that", UNJUDGED)
@@ -78,7 +79,7 @@ def _on_sigterm(handler: object) -> object:
 
 
 def _say(sentence: str, code: int) -> int:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # where stderr is gone, or closed
         print(f"shiftproof: {sentence}", file=sys.stderr)
         sys.stderr.flush()
     return code

@@ -24,7 +24,7 @@ from .recipe import Recipe
 from .unneeded import unneeded
 from .verdict import CandidateResult, LawResult, Level, Overall, Verdict, overall
 
-_STOPS = (KeyboardInterrupt, pytest.exit.Exception)
+STOPS = (KeyboardInterrupt, pytest.exit.Exception)
 """What ends the run; all else that is raised, by whomever, is a result."""
 
 
@@ -72,7 +72,7 @@ class OpenHearing:
         self.started = time.perf_counter()
         try:
             self.trial = hearing.trial()
-        except _STOPS:
+        except STOPS:
             raise
         except BaseException as failure:  # a misnamed candidate, too: it is there under another interpreter
             self.failure = str(failure) or said(failure)
@@ -85,7 +85,7 @@ class OpenHearing:
         assert self.trial is not None
         try:
             found = ask(law, self.trial, self.plan.profile, self.plan.seed, tick)
-        except _STOPS:
+        except STOPS:
             raise
         except BaseException as error:
             found = without_result(law, Verdict.UNJUDGED, said(error))
@@ -118,7 +118,7 @@ class OpenHearing:
                 found = self._diagnosed(found, self.trial, laws)
             elif self.trial.sizes and any(law.verdict is Verdict.PASS for law in laws):
                 found = replace(found, stale=unneeded(self.trial))
-        except _STOPS:
+        except STOPS:
             raise
         except BaseException as error:
             found = replace(found, message=f"not all could be found out: {said(error)}")

@@ -153,9 +153,6 @@ def _bounded(extent: Extent, bound: Any, where: str) -> Extent:
         raise ValueError(f'{where} is {bound!r}; expected a bound such as ">=128", "<=4096" or "==64"')
     sign, size = match[1], int(match[2])
     least = {">=": size, ">": size + 1, "==": size}.get(sign, extent.least)
-    most = {"<=": size, "<": size - 1, "==": size}.get(sign, extent.most)
-    return replace(extent, least=max(least, extent.least), most=most if extent.most is None else _lower(most, extent))
-
-
-def _lower(most: int | None, extent: Extent) -> int | None:
-    return extent.most if most is None or extent.most is None else min(most, extent.most)
+    most = {"<=": size, "<": size - 1, "==": size}.get(sign)
+    bounds = [each for each in (most, extent.most) if each is not None]
+    return replace(extent, least=max(least, extent.least), most=min(bounds, default=None))

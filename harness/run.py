@@ -21,7 +21,7 @@ from .environments import tell_apart
 from .judge import planned
 from .law_item import CANDIDATE, LAW, LawItem
 from .laws import laws_of
-from .opened import OpenHearing, blank
+from .opened import STOPS, OpenHearing, blank
 from .plan import Plan, from_options
 from .report.events import CandidateJudged, CandidateStarted, LawJudged, Reporter, Reporters, RunFinished, RunStarted
 from .report.machine import JsonReport
@@ -29,6 +29,7 @@ from .report.terminal import TerminalReport
 from .verdict import CandidateResult, LawResult, Overall, Verdict, law_from_json, merge
 
 _KEPT_LOADED = 3  # candidates whose workers stay up between the check of their arguments and their trial
+_LOST = "every law was asked, but what else was found was lost: a plugin of pytest may have taken it away"
 _LEFT_OUT = "shiftproof_left_out"  # what a process of pytest-xdist says of the laws that the user left out
 
 
@@ -113,17 +114,18 @@ class Run:
         entries = list(reversed(distinct.values()))
         misnamed: dict[str, UsageError] = {}
         for index, entry in enumerate(entries):
-            hearing = self._open(entry)
-            if index + 1 < len(entries):
-                self._open(entries[index + 1])
             try:
+                hearing = self._open(entry)
+                self.prepare(entries[index + 1] if index + 1 < len(entries) else None)
                 hearing.trial()
                 self.versions[entry.candidate.name][entry.candidate.python] = hearing.describe().versions
             except UsageError as error:
                 misnamed.setdefault(entry.candidate.name, error)
-            except Exception:  # told as its verdict, when it is its turn
+            except STOPS:
+                raise
+            except BaseException:  # told as its verdict, when it is its turn
                 pass
-            if len(entries) > _KEPT_LOADED:
+            if len(entries) > _KEPT_LOADED and entry.name in self._ready:
                 self._ready.pop(entry.name).close()
         for name, mistake in misnamed.items():
             if not any(self.versions[name].values()):
@@ -132,8 +134,9 @@ class Run:
     def _open(self, entry: Entry) -> Hearing:
         """The hearing of an entry, loading."""
         if entry.name not in self._ready:
-            self._ready[entry.name] = Hearing(entry, self.plan.options)
-            self._ready[entry.name].start()
+            hearing = Hearing(entry, self.plan.options)
+            hearing.start()
+            self._ready[entry.name] = hearing  # not before it has started: one that has not is started anew
         return self._ready[entry.name]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -168,9 +171,14 @@ class Run:
 
     def prepare(self, entry: Entry | None) -> None:
         """Begin to load the next candidate while the last laws of this one are asked."""
-        if entry is not None:
-            with suppress(Exception):  # told when it is its turn, of the candidate whose worker it is
-                self._open(entry)
+        if entry is None:
+            return
+        try:
+            self._open(entry)
+        except STOPS:
+            raise
+        except BaseException:  # told when it is its turn, of the candidate whose worker it is
+            pass
 
     def planned(self, entry: Entry) -> int:
         """About how many cases will be judged of an entry."""
@@ -213,10 +221,15 @@ class Run:
         Where the entry is one of several environments, its name tells which. Where other processes judge, what tells
         them apart is known for certain only once all have reported.
         """
-        facts = self.facts.get(entry.name) or blank(entry)
+        facts = self.facts.get(entry.name)
         laws = laws_of(entry.spec)
         names = {law.id: item_name(law, entry) for law in laws.values()}
-        found = conclude(facts, [*laws.values()], self.found[entry.name], lambda id: self._missing(names[id]))
+        found = conclude(
+            facts or blank(entry), [*laws.values()], self.found[entry.name], lambda id: self._missing(names[id])
+        )
+        if facts is None and found.verdict is Overall.CONFORMS:
+            # Nobody knows which cells were judged, and whether its gradient could be read.
+            found = replace(found, verdict=Overall.ERROR, message=_LOST)
         if not entry.is_compared:
             return found
         candidate = entry.candidate

@@ -79,3 +79,7 @@ def test_an_allowed_refusal_that_never_came_is_told() -> None:
     assert not stale(allowance, [never, result(law(Verdict.PASS, message=f"refused, as declared: {allowance}"))])
     assert not stale(allowance, [result(replace(law(Verdict.FAIL), message="wrong"))])
     assert not stale(allowance, [result()])
+
+
+def test_only_the_first_of_each_sign_on_the_command_line_divides() -> None:
+    assert parse_allowance("refuses=n = 3: because: two") == {"refuses": "n = 3", "reason": "because: two"}

@@ -558,3 +558,27 @@ def test_a_scalar_is_a_tensor_too() -> None:
     mismatch = compare_tensors(one, one + 1, 0.5)
     assert mismatch is not None
     assert mismatch.worst == ()
+
+
+@pytest.mark.parametrize(
+    ("profile", "dtype", "compute", "returned", "value", "per_token", "gradient"),
+    [
+        ("torchtune", "float32", Compute.STRICT, torch.float32, 6.823108e-6, 2.002043e-5, 7.317977e-6),
+        ("torchtune", "bfloat16", Compute.STRICT, torch.float32, 6.826597e-6, 2.002929e-5, 2.994553e-2),
+        ("torchtune", "bfloat16", Compute.NATIVE, torch.bfloat16, 0.1821964, 1.093158, 0.3333974),
+        ("per_token", "float32", Compute.STRICT, torch.float32, 4.093865e-5, 2.002043e-5, 4.390786e-5),
+    ],
+)
+def test_the_bounds_of_a_case_to_the_digit(
+    profile: str,
+    dtype: str,
+    compute: Compute,
+    returned: torch.dtype,
+    value: float,
+    per_token: float,
+    gradient: float,
+) -> None:
+    """As docs/bounds.md derives them. A bound that grows lets wrong losses pass which no other test has."""
+    bounds = derive_bounds(build_case(PROFILES[profile], Recipe(2, 4, 7, seed=1, dtype=dtype)), compute, returned)
+    found = bounds.value, float(bounds.per_token.sum()), float(bounds.gradients["logits"].sum())
+    assert found == pytest.approx((value, per_token, gradient), rel=1e-4)

@@ -13,7 +13,7 @@ from shiftproof.harness.arguments import Binding
 from shiftproof.harness.candidate import Candidate
 from shiftproof.harness.judge import PROFILES, Profile, ask, drawn_by_hypothesis, judged, planned
 from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
-from shiftproof.harness.recipe import Recipe, Regime
+from shiftproof.harness.recipe import Recipe, Regime, digest
 from shiftproof.harness.store import load
 from shiftproof.harness.strategies import killers, recipes, redraws
 from shiftproof.harness.trial import Trial
@@ -97,6 +97,17 @@ def test_a_seed_fixes_the_recipes(trial: Trial) -> None:
 def test_hypothesis_draws_the_same_for_the_same_seed(trial: Trial) -> None:
     assert drawn_by_hypothesis(recipes(trial.space), 20, 5) == drawn_by_hypothesis(recipes(trial.space), 20, 5)
     assert drawn_by_hypothesis(recipes(trial.space), 20, 5) != drawn_by_hypothesis(recipes(trial.space), 20, 6)
+
+
+def test_a_third_of_the_budget_comes_from_hypothesis(trial: Trial) -> None:
+    check = Asked()
+    law = law_of(check)
+    ask(law, trial, QUICK, 3)
+    made = killers(trial.space)
+    drawn = drawn_by_hypothesis(recipes(trial.space), law.budget // 3, int(digest(law.id, "3"), 16))
+    fresh = list(dict.fromkeys(recipe for recipe in drawn if recipe not in made))
+    assert len(fresh) > 10
+    assert check.recipes[len(made) :][: len(fresh)] == fresh
 
 
 def test_large_cases_only_where_the_law_wants_them(trial: Trial) -> None:
@@ -344,3 +355,71 @@ def test_without_the_bare_contract_nothing_is_asked(
 
 def test_a_profile_of_another_size(trial: Trial) -> None:
     assert ask(law_of(lambda recipe: PASS), trial, Profile("half", 0.5), 0).cases == 30
+
+
+# --- what is refused, and what is declared away -----------------------------------------------------------------------
+
+
+def refuses(recipe: Recipe) -> Judgement:
+    return Judgement(Verdict.REFUSED, "too many rows") if recipe.rows > 1 else PASS
+
+
+def allow(trial: Trial, **what: str) -> None:
+    trial.candidate = replace(trial.candidate, allow=({"reason": "one block", **what},))
+
+
+def test_a_case_that_is_refused_was_not_judged(trial: Trial) -> None:
+    result = ask(law_of(refuses), trial, QUICK, 0)
+    assert result.verdict is Verdict.REFUSED
+    assert result.refused > 1
+    assert 0 < result.cases == 60 - result.refused
+    assert result.message == f"refused {result.refused} cases: too many rows"
+    assert result.refusals
+    assert trial.failed == set()
+
+
+def test_a_failure_outweighs_a_refusal(trial: Trial) -> None:
+    result = ask(law_of(lambda recipe: refuses(recipe) if recipe.rows > 1 else failing("x")), trial, QUICK, 0)
+    assert result.verdict is Verdict.FAIL
+
+
+def test_a_refusal_that_is_declared_is_told_and_passes(trial: Trial) -> None:
+    allow(trial, refuses="many rows")
+    result = ask(law_of(refuses), trial, QUICK, 0)
+    assert (result.verdict, result.refused) == (Verdict.PASS, 0)
+    assert result.message == "some cases are refused, as declared: refusals that say 'many rows' (one block)"
+    nothing = ask(law_of(lambda recipe: Judgement(Verdict.REFUSED, "too many rows")), trial, QUICK, 0)
+    assert (nothing.verdict, nothing.message) == (Verdict.SKIP, result.message)
+
+
+def test_a_refusal_that_says_something_else_is_not_declared(trial: Trial) -> None:
+    allow(trial, refuses="many columns")
+    assert ask(law_of(refuses), trial, QUICK, 0).verdict is Verdict.REFUSED
+    allow(trial, law="TEST-2")
+    assert ask(law_of(refuses), trial, QUICK, 0).verdict is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.ERROR, Verdict.CRASH, Verdict.REFUSED, Verdict.VACUOUS])
+def test_a_law_that_is_declared_away_is_allowed_not_to_hold(trial: Trial, verdict: Verdict) -> None:
+    allow(trial, law="TEST-1")
+    result = ask(law_of(lambda recipe: Judgement(verdict, "no")), trial, QUICK, 0)
+    assert result.verdict is Verdict.ALLOWED
+    assert result.message.endswith("; allowed: one block")
+    assert trial.failed == set()
+
+
+def test_a_law_that_is_declared_away_and_holds_passes(trial: Trial) -> None:
+    allow(trial, law="TEST-1")
+    assert ask(law_of(lambda recipe: PASS), trial, QUICK, 0).verdict is Verdict.PASS
+
+
+def test_what_could_not_be_asked_is_not_allowed(trial: Trial) -> None:
+    allow(trial, law="TEST-1")
+    assert ask(law_of(lambda recipe: unjudged()), trial, QUICK, 0).verdict is Verdict.UNJUDGED
+
+
+def test_no_other_law_is_declared_away(trial: Trial) -> None:
+    allow(trial, law="TEST-1")
+    result = ask(law_of(lambda recipe: failing("x"), id="TEST-2"), trial, QUICK, 0)
+    assert (result.verdict, result.message) == (Verdict.FAIL, "x")
+    assert trial.failed == {"TEST-2"}

@@ -90,3 +90,43 @@ def test_what_is_admitted() -> None:
     assert Requires().admits({"length": 0})
     assert not Requires()
     assert str(needs) == "length ≥ 128 (a tile)"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        (["<=10", ">=3"], Extent(3, 10)),
+        ([">=3", "<=10"], Extent(3, 10)),
+        (["<=10", "<=7"], Extent(0, 7)),
+        (["<=7", "<=10", ">=1", ">=0"], Extent(1, 7)),
+    ],
+)
+def test_of_several_bounds_the_narrowest_holds(bounds: list[str], expected: Extent) -> None:
+    assert read_requires({"length": bounds}).extents == {"length": expected}
+
+
+def test_a_reason_may_stand_anywhere_and_one_is_a_multiple() -> None:
+    found = read_requires({"reason": "a tile", "length": ">=8", "rows_multiple_of": 1})
+    assert found.extents == {"length": Extent(8), "rows": Extent(multiple_of=1)}
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"length": ">=128"}, "length ≥ 128"),
+        ({"length": [">=8", "<=64"], "multiple_of": 2}, "length ≥ 8 and ≤ 64 and a multiple of 2"),
+        ({"length": "<=9", "rows": ">=2", "reason": "a tile"}, "length ≤ 9, rows ≥ 2 (a tile)"),
+    ],
+)
+def test_in_words(table: dict[str, Any], words: str) -> None:
+    assert str(read_requires(table)) == words
+
+
+def test_what_requires_nothing_is_none() -> None:
+    assert not Requires()
+    assert read_requires({"length": ">=1"})
+
+
+def test_the_command_line_has_what_the_table_has() -> None:
+    assert parse_requires("length=64, length<=128") == {"length": ["==64", "<=128"]}
+    assert parse_requires("rows_multiple_of=2: a tile: two") == {"rows_multiple_of": 2, "reason": "a tile: two"}

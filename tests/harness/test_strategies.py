@@ -323,3 +323,22 @@ def test_no_two_recipes_have_a_redraw_in_common() -> None:
     starts = [Recipe(regime=regime, seed=seed) for regime in choices["regime"] for seed in (0, 1, 999)]
     drawn = [each for start in starts for each in redraws(start, choices)]
     assert len(set(drawn)) == len(drawn)
+
+
+def test_the_killers_of_an_ordinary_loss() -> None:
+    """Each is there for bugs of its own, so none may go, and none may lose what it is there for."""
+    mixed = (Mask.NONE, Mask.PROMPT, Mask.HOLES, Mask.PADDING)
+    assert killers(space(PROFILES["torch.cross_entropy"], frozenset({"logits", "labels"}))) == [
+        Recipe(2, 4, 29),
+        Recipe(4, 7, 128, masks=mixed, seed=1),
+        Recipe(3, 9, 29, masks=(Mask.NONE, Mask.ALL, Mask.FIRST), seed=2),
+        Recipe(5, 8, 3, masks=mixed, ids=Ids.SEEDED, seed=3),
+        Recipe(3, 9, 101, ids=Ids.EDGES, seed=4),
+        Recipe(2, 13, 128, masks=(Mask.HOLES, Mask.LEFT), seed=5),
+        Recipe(1, 4, 32771, ids=Ids.EDGES),
+    ]
+
+
+def test_every_mask_is_drawn() -> None:
+    drawn = space(PROFILES["torch.cross_entropy"], frozenset({"logits", "labels"}))["masks"]
+    assert {mask for masks in drawn for mask in masks} == set(Mask)

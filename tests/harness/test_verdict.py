@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 
 from shiftproof.harness.verdict import (
     CandidateResult,
+    Comparison,
     Counterexample,
     Coverage,
+    Difference,
     LawResult,
     Level,
     NamedBug,
     Overall,
+    Picture,
     Verdict,
     merge,
     overall,
@@ -166,3 +170,64 @@ def test_json_holds_what_is_derived_too() -> None:
     data = found.to_json()
     assert (data["cases"], data["as_expected"], data["verdict"]) == (7, True, "conforms")
     assert [entry["verdict"] for entry in data["laws"]] == ["pass", "skip"]
+
+
+# --- records as they travel between processes -------------------------------------------------------------------------
+
+DIFFERENCE = Difference(1, 2, 3, 4, {"+1": 5}, 6, 7, (0.5, 2.0))
+WHOLE = CandidateResult(
+    "text",
+    "m:f",
+    "sum",
+    "cpu",
+    "float32",
+    Overall.FAILS,
+    laws=(law(Verdict.FAIL, counterexample=EXAMPLE, cases=3), law(Verdict.REFUSED, refused=2, refusals=("a", "b"))),
+    diagnosis=(bug("no-shift", "double-shift"),),
+    pairing=Picture({"rows": 1}, "logits", [[1]], [{}], [{}], "drawn"),
+    difference=DIFFERENCE,
+    built=Comparison({"rows": 1}, "shift", [[1]], [[2]], "drawn"),
+    coverage=Coverage({"a": 2, "b": 0}, {"n": 1}, due_after=2),
+    message="a message",
+    calls=5,
+    seconds=2.0,
+    seconds_in_candidate=0.5,
+    seconds_in_oracle=0.25,
+    environment={"torch": "2"},
+    scope=("one", "two"),
+    stale=("three",),
+    values_only="a copy",
+)
+BARE = result(Overall.ERROR)
+
+
+@pytest.mark.parametrize(
+    "record", [WHOLE, BARE, replace(WHOLE, difference=replace(DIFFERENCE, factors=None))], ids=["whole", "bare", "none"]
+)
+def test_a_record_is_read_back_as_it_was(record: CandidateResult) -> None:
+    back = CandidateResult.from_json(json.loads(json.dumps(record.to_json())))
+    assert back == record
+    assert back.verdict is record.verdict
+
+
+def test_the_record_of_coverage_says_what_follows_from_it() -> None:
+    data = Coverage({"a": 2, "b": 0, "c": 1}).to_json()
+    assert (data["demanded"], data["hit"], data["missing"]) == (3, 2, ["b"])
+    assert BARE.gaps == ()
+
+
+@pytest.mark.parametrize("parts", [(WHOLE, BARE), (BARE, WHOLE)], ids=["first", "second"])
+def test_what_one_part_of_a_run_found_is_found(parts: tuple[CandidateResult, CandidateResult]) -> None:
+    whole = merge(*parts)
+    assert replace(whole, verdict=WHOLE.verdict, laws=WHOLE.laws, environment=WHOLE.environment) == WHOLE
+    assert [each.id for each in whole.laws] == ["X-1"], "a law once, as it was found last"
+
+
+def test_what_both_parts_of_a_run_did_is_added_up() -> None:
+    whole = merge(WHOLE, replace(WHOLE, seconds=1.0, scope=("two", "four"), stale=("five",), message="another"))
+    assert (whole.calls, whole.seconds, whole.seconds_in_candidate, whole.seconds_in_oracle) == (10, 2.0, 1.0, 0.5)
+    assert (whole.scope, whole.stale, whole.message) == (("one", "two", "four"), ("three", "five"), "a message")
+
+
+def test_what_is_costly_to_ask_again() -> None:
+    assert {each for each in Verdict if each.is_costly} == {Verdict.CRASH, Verdict.TIMEOUT, Verdict.UNJUDGED}

@@ -1,6 +1,7 @@
 """Mutate parts of the package with mutmut, and compare the mutants that survive with those that are explained.
 
     nox -s mutation                                   # reference/, with the tests of tests/reference
+    nox -s mutation -- judge                          # the judge: sabotage.py, and its small files with their tests
     nox -s mutation -- --processes 2 --fresh          # in two processes, forgetting what earlier runs found
     nox -s mutation -- harness/rounding.py --tests tests/harness/test_rounding.py
 
@@ -29,6 +30,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+try:
+    from . import sabotage
+except ImportError:  # as a script
+    import sabotage  # type: ignore[no-redef]
+
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 EXPLAINED = HERE / "explained.toml"
@@ -36,6 +42,10 @@ REPORT = ROOT / "docs" / "mutation.md"
 PACKAGES: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 FOLDER_OF = {folder: Path("src", *package.split(".")) for package, folder in PACKAGES.items()}
 TESTS = "tests/reference"
+# What of the judge is pure and small enough to be mutated line by line. The rest of it is sabotaged.
+JUDGE = tuple(f"harness/{name}.py" for name in ("verdict", "conclusion", "exit_code", "requires", "allowance"))
+JUDGE_TESTS = tuple(f"tests/harness/test_{Path(file).stem}.py" for file in JUDGE)
+PARTS = "\n## The judge\n"  # of the report: before it the reference, and after it the judge
 # What is there to be timed is no reference: the laws judge it as any candidate. It is mutated when asked for.
 TIMED = (Path("reference", "yardstick"), Path("reference", "eager.py"))
 
@@ -56,9 +66,13 @@ class Mutant(NamedTuple):
 
 def main() -> None:
     asked = arguments()
+    is_judge = asked.paths == ["judge"]
+    if is_judge:
+        asked.paths, asked.tests = [*JUDGE], [*JUDGE_TESTS]
     targets = [file for path in asked.paths for file in python_files(path)]
     is_reference = asked.paths == ["reference"] and asked.tests == [TESTS]
-    work = ROOT / ".mutation" / ("reference" if is_reference else re.sub(r"\W+", "-", " ".join(asked.paths)))
+    name = "reference" if is_reference else "judge" if is_judge else re.sub(r"\W+", "-", " ".join(asked.paths))
+    work = ROOT / ".mutation" / name
     if asked.fresh:
         shutil.rmtree(work, ignore_errors=True)
     if not asked.report_only:
@@ -66,21 +80,32 @@ def main() -> None:
         mutate(work, asked.processes)
     mutants = list(results(work, targets))
     unexplained, stale = compare(mutants, targets)
-    (REPORT if is_reference else work / "report.md").write_text(report(mutants, targets))
+    sabotages = sabotage.kept(work, asked.processes, ask=not asked.report_only) if is_judge else []
+    if is_reference:
+        write_part(report(mutants, targets), None)
+    elif is_judge:
+        write_part(None, judge_report(mutants, targets, sabotages))
+    else:
+        (work / "report.md").write_text(report(mutants, targets))
     print(table(mutants, targets))
     for mutant in unexplained:
         print(f"\nunexplained: {mutant.file} {mutant.function}: {mutant.status}\n{diff(mutant)}")
     for file, function, before, after in stale:
         print(f"\nstale explanation, no such mutant survives: {file} {function}\n{before}\n->\n{after}")
+    wrong = sabotage.unexpected(sabotages)
+    for outcome in wrong:
+        print(f"\nsabotage that is {outcome.status}: {outcome.sabotage.kind}: {outcome.sabotage.name}")
     unchecked = sum(mutant.status == "not checked" for mutant in mutants)
-    in_reference = [mutant for mutant in unexplained if mutant.file.startswith("reference/")]
-    if in_reference or stale or unchecked:
-        sys.exit(f"{len(in_reference)} unexplained, {len(stale)} stale, {unchecked} not checked")
+    counted = [mutant for mutant in unexplained if is_judge or mutant.file.startswith("reference/")]
+    if counted or stale or unchecked or wrong:
+        sys.exit(f"{len(counted)} unexplained, {len(stale)} stale, {unchecked} not checked, {len(wrong)} sabotages")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("paths", nargs="*", default=["reference"], help="files or folders to mutate, from the root")
+    parser.add_argument(
+        "paths", nargs="*", default=["reference"], help="judge, or files or folders to mutate, from the root"
+    )
     parser.add_argument("--tests", nargs="+", default=[TESTS], help="tests to run, from the root")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="how many mutants to test at once")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs found")
@@ -294,17 +319,36 @@ def diff(mutant: Mutant) -> str:
     return "\n".join([*removed, *(f"+ {line}" for line in mutant.after.split("\n"))])
 
 
+def write_part(reference: str | None, judge: str | None) -> None:
+    """Write one part of the page, and leave the other as it is."""
+    before, _, after = REPORT.read_text().partition(PARTS)
+    before = before.rstrip() if reference is None else reference.rstrip()
+    after = after if judge is None else judge
+    REPORT.write_text(f"{before}\n{PARTS}{after}" if after else f"{before}\n")
+
+
 def report(mutants: list[Mutant], targets: list[str]) -> str:
+    return "\n\n".join([(HERE / "head.md").read_text().rstrip(), *found(mutants, targets)]) + "\n"
+
+
+def judge_report(mutants: list[Mutant], targets: list[str], outcomes: list[sabotage.Outcome]) -> str:
+    head, between = (HERE / "judge.md").read_text().split("\n---\n")
+    parts = [head.strip(), sabotage.report(outcomes), between.strip(), *found(mutants, targets, "###")]
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def found(mutants: list[Mutant], targets: list[str], heading: str = "##") -> list[str]:
+    """The table, and every survivor with its reason."""
     explained = explanations()
-    parts = [(HERE / "head.md").read_text().rstrip(), table(mutants, targets)]
+    parts = [table(mutants, targets)]
     for file in targets:
         survivors = [mutant for mutant in mutants if mutant.file == file and survived(mutant)]
         if survivors:
-            parts.append(f"## Survivors in {file}")
+            parts.append(f"{heading} Survivors in {file}")
         for mutant in survivors:
             reason = explained.get(mutant.identity, "**Unexplained.**")
             parts += [f"`{mutant.function}`: {reason}", f"```diff\n{diff(mutant)}\n```"]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from shiftproof.reference.profiles import PROFILES
 from . import mutate
 
 TARGETS = mutate.python_files("reference")
+JUDGE = [file for path in mutate.JUDGE for file in mutate.python_files(path)]
 IN_COPY = ast.parse(mutate.HERE.joinpath("in_copy.py").read_text(encoding="utf-8"))
 
 
@@ -43,7 +44,7 @@ def test_the_reference_is_mutated_but_for_what_is_there_to_be_timed() -> None:
 @pytest.mark.parametrize("identity", mutate.explanations(), ids=lambda identity: f"{identity[1]}-{identity[3][:30]}")
 def test_an_explanation_is_of_lines_that_are_there(identity: tuple[str, str, str, str]) -> None:
     file, function, before, _ = identity
-    assert file in TARGETS
+    assert file in [*TARGETS, *JUDGE]
     assert before in functions_of(read(file))[function]
 
 
@@ -116,3 +117,10 @@ def test_the_report_tells_survivors_apart() -> None:
     head = mutate.HERE.joinpath("head.md").read_text(encoding="utf-8")
     assert report.startswith(head)
     assert mutate.REPORT.read_text(encoding="utf-8").startswith(head), "the page in docs/ has another head"
+
+
+def test_the_small_files_of_the_judge_have_tests() -> None:
+    assert [*mutate.JUDGE] == JUDGE
+    assert all((mutate.ROOT / tests).is_file() for tests in mutate.JUDGE_TESTS)
+    for file in JUDGE:
+        compile(read(file), file, "exec")
