@@ -471,4 +471,11 @@ def test_one_of_two_whose_facts_a_plugin_loses(judge: Judge, place: int) -> None
 def test_a_report_that_cannot_be_written_was_not_judged(judge: Judge) -> None:
     (judge.folder / "r.json").mkdir()
     assert main(["check", "good.py:loss", *ASKED]) == 3
-    assert "the report cannot be written" in judge.capsys.readouterr().err
+    assert "the judge could not go on" in judge.capsys.readouterr().err
+
+
+def test_a_run_that_pytest_broke_off_after_the_last_law_was_not_judged(judge: Judge) -> None:
+    text = "@pytest.hookimpl(wrapper=True)\ndef pytest_runtestloop(session):\n    yield\n    raise RuntimeError('broken')\n"
+    ran = judge.check(*judge.plugin(text))
+    assert ran.candidates["good.py:loss"]["verdict"] == "conforms"
+    assert ran.code == 3
