@@ -475,7 +475,7 @@ def test_a_report_that_cannot_be_written_was_not_judged(judge: Judge) -> None:
 
 
 def test_a_run_that_pytest_broke_off_after_the_last_law_was_not_judged(judge: Judge) -> None:
-    text = "@pytest.hookimpl(wrapper=True)\ndef pytest_runtestloop(session):\n    yield\n    raise RuntimeError('broken')\n"
+    text = "@pytest.hookimpl(wrapper=True)\ndef pytest_runtestloop(session):\n    yield\n    raise RuntimeError\n"
     ran = judge.check(*judge.plugin(text))
     assert ran.candidates["good.py:loss"]["verdict"] == "conforms"
     assert ran.code == 3
