@@ -20,9 +20,11 @@ BRIEF = Profile("brief", 0.2)
 LEAVES = ("LINEAR-1", "LINEAR-2", "LINEAR-3")
 
 
-def heard(function: str, dtype: str = "float32") -> tuple[list[LawResult], set[str]]:
+def heard(
+    function: str, dtype: str = "float32", allow: tuple[dict[str, str], ...] = ()
+) -> tuple[list[LawResult], set[str]]:
     """What the laws say of a loss, each in a few cases, and what its bug is called."""
-    candidate = replace(Candidate(function, f"{CANDIDATES}:{function}", "hf.causal_lm"), dtypes=(dtype,))
+    candidate = replace(Candidate(function, f"{CANDIDATES}:{function}", "hf.causal_lm"), dtypes=(dtype,), allow=allow)
     hearing = Hearing(enter([candidate])[0], Options(in_process=True))
     try:
         trial = hearing.of_loss(hearing.entry.spec)  # type: ignore[arg-type]
@@ -72,15 +74,26 @@ def test_what_is_wrong_at_the_weight_alone_fails_no_other_law() -> None:
     assert failed(heard("low_precision_accumulate", "bfloat16")[0]) == {"LINEAR-3"}
 
 
-def test_what_a_candidate_says_that_it_lacks_is_told_and_no_failure() -> None:
+def test_what_a_candidate_refuses_is_told_and_leaves_the_verdict_open() -> None:
     results, _ = heard("without_wide_classes")
     assert failed(results) == set()
-    told = {result.id for result in results if "more than 32768 classes" in result.message}
+    refused = {result.id: result for result in results if result.verdict is Verdict.REFUSED}
+    assert {"CONTRACT-1", "ALIGN-1"} <= set(refused)
+    assert all("more than 32768 classes" in result.message and result.refusals for result in refused.values())
+    assert overall(tuple(results)) is Overall.INCONCLUSIVE
+
+
+def test_what_it_is_declared_to_refuse_is_told_and_does_not() -> None:
+    allow = ({"refuses": "32768 classes", "reason": "one block a row"},)
+    results, _ = heard("without_wide_classes", allow=allow)
+    told = {result.id for result in results if "one block a row" in result.message}
     assert {"CONTRACT-1", "ALIGN-1"} <= told
     assert all(result.verdict is Verdict.PASS for result in results if result.id in told)
+    assert overall(tuple(results)) is Overall.CONFORMS
 
 
-def test_a_candidate_that_lacks_everything_is_not_judged() -> None:
+def test_a_candidate_that_refuses_everything_is_not_judged() -> None:
     results, _ = heard("without_anything")
-    assert {result.verdict for result in results} == {Verdict.SKIP}
+    passed = {result.id for result in results if result.verdict is Verdict.PASS}
+    assert passed == {"LAYOUT-1", "LABELS-1"}  # which say that it may refuse
     assert overall(tuple(results)) is Overall.INCONCLUSIVE
