@@ -54,7 +54,7 @@ _profile(
     "hf.seq2seq",
     replace(_ALIGNED, denominator=Denominator.NUM_ITEMS_OR_VALID),
     "Σ ℓ(x_t, y_t) / N, or / num_items_in_batch when given: the decoder's inputs were shifted right",
-    "transformers models/moonshine/modeling_moonshine.py, t5gemma; trainer.py hands the count to all, T5 and BART drop it",
+    "transformers models/moonshine/modeling_moonshine.py, t5gemma; trainer.py hands all the count; T5, BART drop it",
 )
 _profile(
     "hf.prefix_lm",
