@@ -224,9 +224,9 @@ class Run:
         facts = self.facts.get(entry.name)
         laws = laws_of(entry.spec)
         names = {law.id: item_name(law, entry) for law in laws.values()}
-        found = conclude(
-            facts or blank(entry), [*laws.values()], self.found[entry.name], lambda id: self._missing(names[id])
-        )
+        known = facts or blank(entry)
+        results = self.found[entry.name]
+        found = conclude(known, [*laws.values()], results, lambda id: self._missing(names[id], known.message))
         if facts is None and found.verdict is Overall.CONFORMS:
             # Nobody knows which cells were judged, and whether its gradient could be read.
             found = replace(found, verdict=Overall.ERROR, message=_LOST)
@@ -236,13 +236,13 @@ class Run:
         environment = tell_apart(candidate.call, self.versions[candidate.name])[candidate.python]
         return replace(found, candidate=entry.called(environment), environment_name=environment)
 
-    def _missing(self, item: str) -> tuple[Verdict, str]:
-        """What is said of a law that has no result."""
+    def _missing(self, item: str, known: str) -> tuple[Verdict, str]:
+        """What is said of a law that has no result; ``known`` is why its candidate could not be judged, or ""."""
         if item in self._left_out:
             return Verdict.NOT_ASKED, "left out by the choice of laws"
         if self._cut:
             return Verdict.NOT_ASKED, f"not reached: {self._cut}"
-        why = self._why_not.get(item)
+        why = known or self._why_not.get(item)
         return Verdict.UNJUDGED, why or "planned and never asked: a plugin of pytest may have taken it out"
 
     def _entry(self, name: str) -> Entry:

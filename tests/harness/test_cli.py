@@ -271,7 +271,7 @@ def test_all_are_judged_whatever_one_of_them_does(run: Run, files: Path) -> None
             "broken": "raised RuntimeError: no import for you",
             "loss": "left out by the choice of laws",
         }[name] in message
-        if first is not None and name != "loss":
+        if first is not None and name not in ("broken", "loss"):
             assert first["id"] == "CONTRACT-1"
             assert first["counterexample"] is not None
     assert found == {
@@ -279,7 +279,7 @@ def test_all_are_judged_whatever_one_of_them_does(run: Run, files: Path) -> None
         "hangs": ("error", "timeout"),
         "exits": ("fails", "crash"),
         "returns_none": ("fails", "error"),
-        "broken": ("error", None),
+        "broken": ("error", "unjudged"),
         "loss": ("partial", "not_asked"),
     }
     assert ran.report["verdict"] == "fails"
@@ -294,12 +294,11 @@ def test_one_that_cannot_be_asked_is_named_and_takes_nobody_with_it(run: Run, or
     assert ran.code == 3
     assert {name: each["verdict"] for name, each in ran.candidates.items()} == {
         "writes_junk": "error",
-        "right": "conforms",
+        "right": "partial",
     }
-    assert (
-        "CONTRACT-1: the candidate could not be judged, since its own process failed"
-        in (ran.candidates["writes_junk"]["message"])
-    )
+    told = ran.candidates["writes_junk"]["message"]
+    assert told.startswith("CONTRACT-1, and 1 more of ")
+    assert "could not be judged, since its own process failed" in told
 
 
 def test_one_that_only_misses_its_deadline_could_not_be_judged(run: Run) -> None:
@@ -321,7 +320,9 @@ def test_one_that_only_misses_its_deadline_could_not_be_judged(run: Run) -> None
     assert ran.code == 3
     (found,) = ran.candidates.values()
     assert found["verdict"] == "error"
-    assert "CONTRACT-1: the candidate did not finish within 1 s, and no law failed otherwise" in found["message"]
+    assert found["message"] == (
+        "nothing failed but deadlines, CONTRACT-1 first: did not finish within 1 s; allow more time with --deadline"
+    )
     assert next(law for law in found["laws"] if law["id"] == "CONTRACT-1")["counterexample"] is not None
 
 
@@ -492,9 +493,6 @@ diagnosis = "double-shift"
 """
 
 
-FEW = "CONTRACT-1 or ALIGN-1 or VALUE-1"
-
-
 def declare(folder: Path, text: str) -> None:
     (folder / "renamed.py").write_text(GOOD.replace("logits", "scores").replace("labels", "tokens"))
     (folder / "pyproject.toml").write_text(text)
@@ -521,7 +519,7 @@ def test_declared_candidates_are_judged_by_a_bare_check(run: Run, files: Path) -
 )
 def test_a_candidate_that_is_not_as_declared(run: Run, files: Path, text: str) -> None:
     declare(files, text)
-    ran = run("check", "known-wrong", "--in-process", "--json", "r.json", "--seed", "0", "--pytest", "-k", FEW)
+    ran = run("check", "known-wrong", "--in-process", "--json", "r.json", "--seed", "0", "--profile", "brief")
     assert ran.code == 1
     assert not ran.candidates["known-wrong"]["as_expected"]
 
