@@ -34,7 +34,7 @@ class Comparison:
     def laws(self) -> Mapping[str, tuple[str | None, ...]]:
         """The laws whose verdicts differ, and what they are; None where the law was not asked. Where nothing was asked
         at all, because the candidate could not be judged, no law differs by that."""
-        asked = [{law.id: str(law.verdict) for law in result.laws} for result in self.results]
+        asked = [{law.id: str(law.verdict) for law in result.laws if law.was_asked} for result in self.results]
         ids = dict.fromkeys(id for laws in asked for id in laws)
         return {
             id: tuple(laws.get(id) for laws in asked) for id in ids if len({laws.get(id) for laws in asked if laws}) > 1
