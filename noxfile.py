@@ -1,7 +1,8 @@
-"""What can be done with this project, each in an environment of its own: ``nox --list``."""
+"""The tasks of this project, each in its own environment. ``nox --list`` shows them."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 import zipfile
@@ -18,18 +19,23 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PACKAGE_DIR = PYPROJECT["tool"]["setuptools"]["package-dir"]
 VERSIONS: dict[str, list[str]] = PYPROJECT["tool"]["versions"]
-CONSTRAINTS = "constraints.txt"  # relative, because pip splits what it reads from the environment at spaces
+COMPAT: dict[str, dict[str, str]] = PYPROJECT["tool"]["compat"]
+CORE = (
+    "tests/reference",
+    *(f"tests/harness/{room}" for room in ("cases", "bounds", "probe", "candidates", "mutants", "worker")),
+)
+CONSTRAINTS = "constraints.txt"  # relative, because pip splits this environment variable at spaces
 PARALLEL = ("-n", "auto", "--maxprocesses", "8")
 
 
 def session(*, default: bool = False, posargs: bool = False) -> Callable[[Callable[[nox.Session], None]], object]:
-    """A session by the function's name; bare ``nox`` runs each ``default``; only those with ``posargs`` take any."""
+    """Make a session named like the function. Bare ``nox`` runs each ``default``; only ``posargs`` allows arguments."""
 
     def decorate(function: Callable[[nox.Session], None]) -> object:
         def run(session: nox.Session) -> None:
             if session.posargs and not posargs:
-                session.error(f"{function.__name__} takes no arguments, but was given {session.posargs}")
-            # What builds the project is pinned too. Pip before 25.3 reads the first, later ones the second.
+                session.error(f"{function.__name__} takes no arguments, but got {session.posargs}")
+            # The build requirements are pinned too. Pip before 25.3 reads the first variable, later pips the second.
             session.env.update(PIP_CONSTRAINT=CONSTRAINTS, PIP_BUILD_CONSTRAINT=CONSTRAINTS)
             function(session)
 
@@ -42,19 +48,33 @@ def session(*, default: bool = False, posargs: bool = False) -> Callable[[Callab
 
 
 def install(session: nox.Session, *groups: str, project: Iterable[str] = ("-e", ".")) -> None:
-    """The project, and dependency groups of pyproject.toml, all at the versions of constraints.txt."""
+    """Install the project and dependency groups of pyproject.toml, all at the versions of constraints.txt."""
     session.install("-c", CONSTRAINTS, *project, *nox.project.dependency_groups(PYPROJECT, *groups))
 
 
 def install_bare(session: nox.Session, *groups: str, **how: Any) -> None:
-    """Dependency groups of pyproject.toml without what their packages depend on; ``how`` goes to nox."""
+    """Install dependency groups of pyproject.toml without the dependencies of their packages. ``how`` goes to nox."""
     session.install("--no-deps", "-c", CONSTRAINTS, *nox.project.dependency_groups(PYPROJECT, *groups), **how)
+
+
+@session(default=True)
+def lint(session: nox.Session) -> None:
+    """Check style, spelling, types, and what each room imports."""
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would install what an earlier tree left there
+    install(session, "lint", project=["."])
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy", "-p", "shiftproof")
+    session.run("typos")
+    session.run("lint-imports", "pyproject.toml")
 
 
 @session(default=True, posargs=True)
 def tests(session: nox.Session) -> None:
-    """Run the tests, but for the slow and those that need a quiet machine, a GPU or other people's libraries (the light
-    ones are asked a case or two); arguments go to pytest."""
+    """Run the tests, without slow ones and those that need a quiet machine, a GPU or other people's libraries.
+
+    The light peers get one or two cases. Arguments go to pytest.
+    """
     install(session, "test", "peers-light-need")
     install_bare(session, "peers-light")
     session.env["OMP_NUM_THREADS"] = "1"
@@ -69,14 +89,14 @@ def tests(session: nox.Session) -> None:
 
 @session(posargs=True)
 def conformance(session: nox.Session) -> None:
-    """Judge a loss: arguments go to ``shiftproof check``, which bare judges every candidate in pyproject.toml."""
+    """Judge a loss. Arguments go to ``shiftproof check``; without any, it judges all candidates in pyproject.toml."""
     install(session, "peers")
     session.run("shiftproof", "check", *session.posargs)
 
 
 @session(posargs=True)
 def soak(session: nox.Session) -> None:
-    """Run the tests that take minutes; arguments go to pytest."""
+    """Run the tests that take minutes. Arguments go to pytest."""
     install(session, "test")
     session.env["OMP_NUM_THREADS"] = "1"
     session.run("pytest", *PARALLEL, "-m", "slow", *session.posargs)
@@ -84,7 +104,7 @@ def soak(session: nox.Session) -> None:
 
 @session(posargs=True)
 def timed(session: nox.Session) -> None:
-    """Run the tests that time losses, one after the other on a quiet machine; arguments go to pytest."""
+    """Run the tests that time losses, one after the other on a quiet machine. Arguments go to pytest."""
     install(session, "test")
     session.env["OMP_NUM_THREADS"] = "1"
     session.run("pytest", "-m", "timed", *session.posargs)
@@ -92,7 +112,7 @@ def timed(session: nox.Session) -> None:
 
 @session(posargs=True)
 def gpu(session: nox.Session) -> None:
-    """Run all that there is for a GPU, in ten minutes; arguments go to tests/gpu/run.py, whose --help has them."""
+    """Run all GPU checks in ten minutes. Arguments go to tests/gpu/run.py; see its --help."""
     if missing := str(session.run("python", "tests/gpu/driver.py", silent=True)).strip():
         session.error(missing)
     install(session, "test")
@@ -101,10 +121,10 @@ def gpu(session: nox.Session) -> None:
 
 @session(posargs=True)
 def peers(session: nox.Session) -> None:
-    """Judge other people's libraries and write docs/peers.md; arguments go to pytest, and then nothing is written."""
+    """Judge other people's libraries and write docs/peers.md. Arguments go to pytest, and then nothing is written."""
     install(session, "test", "peers", "peers-need", "peers-light-need", project=("-e", ".[ray]"))
     install_bare(session, "peers-light", "peers-bare")
-    # Without a compiler it is skipped, and the table says so.
+    # Without a compiler, this build is skipped, and the table states that.
     install_bare(session, "peers-compiled", success_codes=[0, 1])
     session.env.update(OMP_NUM_THREADS="1", TRITON_INTERPRET="1")
     if not session.posargs:
@@ -114,15 +134,17 @@ def peers(session: nox.Session) -> None:
 
 @session(posargs=True)
 def sweep(session: nox.Session) -> None:
-    """Judge every language model of transformers: arguments go to ``shiftproof sweep transformers``."""
+    """Judge every language model of transformers. Arguments go to ``shiftproof sweep transformers``."""
     install(session, "peers", project=("-e", ".[ray]"))
     session.run("shiftproof", "sweep", "transformers", *session.posargs)
 
 
 @session(posargs=True)
 def versions(session: nox.Session) -> None:
-    """Judge certain versions of other people's libraries, each in an environment of its own; arguments that are names
-    of [tool.versions] choose among them, others go to pytest."""
+    """Judge certain versions of other people's libraries, each in its own environment.
+
+    Arguments that are names of [tool.versions] select versions. Other arguments go to pytest.
+    """
     chosen = [argument for argument in session.posargs if argument in VERSIONS]
     install(session, "test", "peers")
     folder = Path(session.create_tmp()).resolve()
@@ -134,8 +156,10 @@ def versions(session: nox.Session) -> None:
 
 
 def environment(session: nox.Session, folder: Path, requirements: list[str]) -> None:
-    """An environment in ``folder`` with these packages, what they need of the session's where that will do, and the
-    rest of it behind them. One that is there with the same requirements is left as it is."""
+    """Make an environment in ``folder`` with these packages, and the session's packages for the rest.
+
+    An existing environment with the same requirements stays as it is.
+    """
     made = folder / "requirements.txt"
     if made.is_file() and made.read_text() == "\n".join(requirements):
         return
@@ -145,23 +169,65 @@ def environment(session: nox.Session, folder: Path, requirements: list[str]) -> 
     behind = str(session.run("python", "-c", query, silent=True)).strip()
     own = str(session.run(python, "-c", query, external=True, silent=True)).strip()
     (Path(own) / "behind.pth").write_text(behind + "\n")
-    # Versions of their own time, whatever constraints.txt says.
+    # They keep the versions of their own time, whatever constraints.txt states.
     freely = {"PIP_CONSTRAINT": "", "PIP_BUILD_CONSTRAINT": ""}
     session.run("python", "-m", "pip", "--python", python, "install", *requirements, env=freely, silent=True)
     made.write_text("\n".join(requirements))
 
 
 @session(posargs=True)
+def compat(session: nox.Session) -> None:
+    """Run the core of the tests on each supported Python that is here, and on the oldest and the newest torch.
+    Arguments are names of [tool.compat], and choose among them."""
+    if unknown := set(session.posargs) - set(COMPAT):
+        session.error(f"{sorted(unknown)} are no names of [tool.compat]; it has {', '.join(COMPAT)}")
+    tmp, found = Path(session.create_tmp()).resolve(), {}
+    for name in session.posargs or COMPAT:
+        found[name] = run_on(session, tmp / name, **COMPAT[name])
+        session.log(f"{name}: {found[name]}")
+    session.log("\n".join(["", *(f"{name:<24} {outcome}" for name, outcome in found.items())]))
+    if "failed" in found.values() or "passed" not in found.values():
+        session.error("a version failed, or none could be run")
+
+
+def run_on(session: nox.Session, folder: Path, python: str, torch: str) -> str:
+    """Run the core of the tests on an interpreter and a version of torch: passed, failed, or why it could not run."""
+    if shutil.which(f"python{python}") is None:
+        return f"not run: no python{python} on PATH"
+    # Every version but torch's is that of the other sessions, where this Python has it.
+    pins = [line for line in Path(CONSTRAINTS).read_text().splitlines() if not line.startswith(("torch==", "triton=="))]
+    constraints = folder.with_suffix(".txt")
+    constraints.write_text("\n".join([*pins, f"torch=={torch}"]) + "\n")
+    freely = {"PIP_CONSTRAINT": "", "PIP_BUILD_CONSTRAINT": ""}
+    executable = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
+    wanted = [".", *nox.project.dependency_groups(PYPROJECT, "test")]
+    try:
+        session.run(f"python{python}", "-m", "venv", "--clear", str(folder), external=True, silent=True)
+        install = [executable, "-m", "pip", "install", "-c", str(constraints), *wanted]
+        session.run(*install, env=freely, external=True, silent=True)
+    except nox.command.CommandFailed:
+        return "not run: could not be installed"
+    mark = "not slow and not timed and not gpu and not peers and not benchmark"
+    try:
+        session.run(executable, "-m", "pytest", *PARALLEL, "-q", "-m", mark, *CORE, external=True)
+    except nox.command.CommandFailed:
+        return "failed"
+    return "passed"
+
+
+@session(posargs=True)
 def mutation(session: nox.Session) -> None:
-    """Mutate reference/, or the judge (``-- judge``), and write docs/mutation.md; arguments go to
-    tests/mutation/mutate.py."""
+    """Mutate reference/, or the judge (``-- judge``), and write docs/mutation.md.
+
+    Arguments go to tests/mutation/mutate.py.
+    """
     install(session, "test", "mutation")
     session.run("python", "tests/mutation/mutate.py", *session.posargs)
 
 
 @session()
 def figures(session: nox.Session) -> None:
-    """Draw docs/bounds.png and .svg, and write docs/bounds.csv and the tables of docs/bounds.md: three minutes."""
+    """Draw docs/bounds.png and .svg, and write docs/bounds.csv and the tables of docs/bounds.md. Takes 3 minutes."""
     install(session, "peers", "docs")
     session.env["OMP_NUM_THREADS"] = "1"
     session.run("python", "docs/scripts/bounds.py")
@@ -169,7 +235,7 @@ def figures(session: nox.Session) -> None:
 
 @session()
 def comparison(session: nox.Session) -> None:
-    """Judge the known bugs by other people's tests and write docs/comparison.md: ten minutes of one core."""
+    """Judge the known bugs by other people's tests and write docs/comparison.md. Takes 10 minutes of one core."""
     install(session, "peers")
     session.env["OMP_NUM_THREADS"] = "1"
     session.run("python", "docs/scripts/comparison.py")
@@ -177,8 +243,10 @@ def comparison(session: nox.Session) -> None:
 
 @session(posargs=True)
 def speed_gate(session: nox.Session) -> None:
-    """Try the gate of ``shiftproof speed``, and write docs/speed-*.csv and the table of docs/speed.md: three
-    quarters of an hour."""
+    """Try the gate of ``shiftproof speed``, and write docs/speed-*.csv and the table of docs/speed.md.
+
+    Takes 45 minutes.
+    """
     install(session)
     session.env["OMP_NUM_THREADS"] = "1"
     session.run("python", "docs/scripts/speed_gate.py", *session.posargs)
@@ -186,12 +254,15 @@ def speed_gate(session: nox.Session) -> None:
 
 @session(posargs=True)
 def benchmark(session: nox.Session) -> None:
-    """Time the yardstick and what else is installed, write docs/benchmark.json and the tables of docs/benchmark.md, and
-    draw them: twenty minutes. Arguments go to pytest, and then nothing is written."""
+    """Time the yardstick and the other installed losses, and write and draw docs/benchmark.*. Takes 20 minutes.
+
+    It writes docs/benchmark.json and the tables of docs/benchmark.md. Arguments go to pytest, and then nothing is
+    written.
+    """
     install(session, "test", "peers", "peers-need", "docs")
     install_bare(session, "benchmark-bare")
     session.env["OMP_NUM_THREADS"] = "1"
-    # Pages that glibc gave back would have to be faulted in by the next call, whoever made it.
+    # The next call, of any loss, would have to fault in pages that glibc gave back.
     keeps_pages = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(64 << 20)}
     found = Path(session.create_tmp()).resolve() / "benchmark.json"
     recording = () if session.posargs else ("tests/benchmarks", f"--benchmark-json={found}")
@@ -200,20 +271,9 @@ def benchmark(session: nox.Session) -> None:
         session.run("python", "docs/scripts/benchmark.py", str(found))
 
 
-@session(default=True)
-def lint(session: nox.Session) -> None:
-    """Check style, types, and what each module imports."""
-    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would install what an earlier tree left there
-    install(session, "lint", project=["."])
-    session.run("ruff", "check")
-    session.run("ruff", "format", "--check")
-    session.run("mypy", "-p", "shiftproof")
-    session.run("pytest", "tests/project/test_imports.py")
-
-
 @session()
 def build(session: nox.Session) -> None:
-    """Build the sdist and the wheel, prove what they hold, and use the wheel in an empty environment."""
+    """Build the sdist and the wheel, check their contents, and use the wheel in an empty environment."""
     tmp = Path(session.create_tmp()).resolve()
     shutil.rmtree(tmp)
     dist, home, environment = tmp / "dist", tmp / "home", tmp / "environment"
@@ -242,13 +302,13 @@ def build(session: nox.Session) -> None:
 
 
 def files_under(folder: str) -> set[str]:
-    """Every file that belongs to the project in one of its folders, named from the root."""
+    """Return every file that belongs to the project in one of its folders, named from the root."""
     files = (file for file in (ROOT / folder).rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     return {file.relative_to(ROOT).as_posix() for file in files}
 
 
 def prove_wheel(session: nox.Session, wheel: Path) -> None:
-    """The wheel holds every file of the package under its installed name, and nothing more."""
+    """Check that the wheel holds every file of the package under its installed name, and nothing else."""
     with zipfile.ZipFile(wheel) as archive:
         holds = set(archive.namelist())
         metadata = {name for name in holds if name.split("/")[0].endswith(".dist-info")}
@@ -261,16 +321,19 @@ def prove_wheel(session: nox.Session, wheel: Path) -> None:
     if differ := (holds - metadata) ^ expected:
         session.error(f"{wheel.name} and the tree differ in {sorted(differ)}")
     if not any(name.endswith(".schema.json") for name in expected) or "shiftproof/py.typed" not in expected:
-        session.error("the tree lacks py.typed or the schema of the JSON report")
+        session.error("the tree has no py.typed or no schema of the JSON report")
     if not any(name.endswith("/licenses/LICENSE") for name in metadata):
-        session.error(f"{wheel.name} lacks the licence")
-    for entry_point in ("shiftproof = shiftproof.harness.cli:main", "shiftproof = shiftproof.harness.plugin"):
+        session.error(f"{wheel.name} has no licence")
+    for entry_point in (
+        "shiftproof = shiftproof.harness.cli.main:main",
+        "shiftproof = shiftproof.harness.pytest_plugin.plugin",
+    ):
         if entry_point not in entry_points.splitlines():
-            session.error(f"{wheel.name} lacks the entry point {entry_point!r}")
+            session.error(f"{wheel.name} has no entry point {entry_point!r}")
 
 
 def prove_sdist(session: nox.Session, sdist: Path) -> None:
-    """The sdist holds what it takes to build, test and read about the project."""
+    """Check that the sdist holds everything needed to build, test and read about the project."""
     with tarfile.open(sdist) as archive:
         holds = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     expected = {page.name for page in ROOT.glob("*.md")}
@@ -278,4 +341,4 @@ def prove_sdist(session: nox.Session, sdist: Path) -> None:
     for folder in ("docs", "examples", "tests", *PACKAGE_DIR.values()):
         expected |= {file for file in files_under(folder) if ".egg-info/" not in file}
     if missing := expected - holds:
-        session.error(f"{sdist.name} lacks {sorted(missing)}")
+        session.error(f"{sdist.name} does not hold {sorted(missing)}")

@@ -1,8 +1,8 @@
 """Losses that take hidden states and the weight of the LM head, and never hold all logits at once.
 
-Most are given hidden_states [N, H], lm_head_weight [V, H], lm_head_bias [V] and labels [N] that were shifted
-already, −100 where ignored. What somebody else's loss cannot do raises NotImplementedError, which is told as skipped.
-The packages are imported where they are used, so that one of them will do.
+Most take hidden_states [N, H], lm_head_weight [V, H], lm_head_bias [V] and labels [N] that were shifted already, with
+−100 where ignored. If another library's loss does not support something, it raises NotImplementedError, which is
+reported as skipped. The packages are imported where they are used, so one of them is enough.
 """
 
 import torch
@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-_ROWS = 3  # a chunk; so few, that every case has several
+_ROWS = 3  # rows per chunk; so few that every case has several chunks
 
 
 def chunked(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor, lm_head_bias: Tensor) -> Tensor:
-    """By hand: each chunk's logits are made in fp32, scored, thrown away, and made again in the backward.
+    """Hand-made: each chunk's logits are made in fp32, scored, dropped, and made again in the backward.
 
-    The weight is upcast once. Were it upcast in every chunk, autograd would add up its gradient in its own dtype.
+    The weight is upcast once. If every chunk upcast it, autograd would sum its gradient in its own dtype.
     """
     weight, bias = lm_head_weight.float(), lm_head_bias.float()
 
@@ -30,12 +30,12 @@ def chunked(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor, lm_he
 
 
 def torch_whole(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor, lm_head_bias: Tensor) -> Tensor:
-    """torch's own, which makes all logits at once unless it is told otherwise."""
+    """Use torch's own loss, which makes all logits at once by default."""
     return F.linear_cross_entropy(hidden_states, lm_head_weight, labels, linear_bias=lm_head_bias)
 
 
 def torch_chunked(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor, lm_head_bias: Tensor) -> Tensor:
-    """torch's own in chunks. Its gradient is NaN where every label is ignored (2.13)."""
+    """Use torch's own loss in chunks. Its gradient is NaN if every label is ignored (torch 2.13)."""
     options = torch.nn.LinearCrossEntropyOptions(
         batch_chunk_size=_ROWS, chunking_method=None, acc_policy="accurate", allow_retain_graph=True
     )
@@ -43,12 +43,12 @@ def torch_chunked(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor,
 
 
 def liger(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor, lm_head_bias: Tensor) -> Tensor:
-    """Liger-Kernel's fused linear cross-entropy; its kernels need a GPU, or TRITON_INTERPRET=1."""
+    """Use Liger-Kernel's fused linear cross-entropy. Its kernels need a GPU, or TRITON_INTERPRET=1."""
     return _liger(hidden_states, lm_head_weight, labels, lm_head_bias, "mean")
 
 
 def liger_per_token(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor) -> Tensor:
-    """The same under reduction none, over [B, S, H] and labels [B, S] that it shifts."""
+    """Use the same with reduction none, over [B, S, H] and labels [B, S] that it shifts."""
     shifted = F.pad(labels, (0, 1), value=-100)[:, 1:].flatten()
     return _liger(hidden_states.flatten(0, 1), lm_head_weight, shifted, None, "none")
 
@@ -57,27 +57,27 @@ def _liger(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, 
     from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 
     if not hidden.numel():
-        raise NotImplementedError("Liger takes no batch without rows")
+        raise NotImplementedError("Liger does not support a batch without rows")
     loss: Tensor = LigerFusedLinearCrossEntropyLoss(reduction=reduction)(weight, hidden, labels, bias)
     return loss
 
 
 def cce(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor) -> Tensor:
-    """cut-cross-entropy, the implementation that needs no GPU, over [B, S, H] and labels [B, S] that it shifts."""
+    """Use cut-cross-entropy's implementation for CPUs, over [B, S, H] and labels [B, S] that it shifts."""
     from cut_cross_entropy import linear_cross_entropy
 
     if not hidden_states.numel():
-        raise NotImplementedError("cut-cross-entropy takes no batch without rows")
-    torch.compiler.set_stance("force_eager")  # what it would compile, a C++ compiler at hand, runs as it is written
+        raise NotImplementedError("cut-cross-entropy does not support a batch without rows")
+    torch.compiler.set_stance("force_eager")  # run its code as written, even if there is a C++ compiler
     loss: Tensor = linear_cross_entropy(hidden_states, lm_head_weight, labels, shift=True, impl="torch_compile")
     return loss
 
 
 def fla(hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor, lm_head_bias: Tensor) -> Tensor:
-    """flash-linear-attention's (fla-core), in chunks of a number of rows that it chooses."""
+    """Use the loss of flash-linear-attention (fla-core), in chunks of a number of rows that it chooses."""
     from fla.modules.fused_linear_cross_entropy import fused_linear_cross_entropy_loss
 
     if not hidden_states.numel():
-        raise NotImplementedError("fla takes no batch without rows")
+        raise NotImplementedError("fla does not support a batch without rows")
     loss: Tensor = fused_linear_cross_entropy_loss(hidden_states, labels, lm_head_weight, bias=lm_head_bias)
     return loss

@@ -1,4 +1,4 @@
-"""torch's own cross-entropy as a next-token loss: the common ways that are right.
+"""torch's own cross-entropy as a next-token loss, in the common right ways.
 
 Each is the mean of CE(logits[t], labels[t+1]) over the labels that are not −100, scored in float32.
 """
@@ -15,18 +15,18 @@ def sliced(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_axis_second(logits: Tensor, labels: Tensor) -> Tensor:
-    """No flattening: cross_entropy takes the classes on axis 1, [B, V, S−1] against [B, S−1]."""
+    """Do not flatten: cross_entropy takes the classes on axis 1, [B, V, S−1] against [B, S−1]."""
     return F.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels[:, 1:])
 
 
 def padded_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """Keep the logits whole, which saves a copy of them, and give the last position an ignored label."""
+    """Keep all logits, which saves a copy of them, and give the last position an ignored label."""
     shift_labels = F.pad(labels, (0, 1), value=-100)[:, 1:]
     return F.cross_entropy(logits.float().reshape(-1, logits.shape[-1]), shift_labels.reshape(-1))
 
 
 def sum_over_num_items(logits: Tensor, labels: Tensor, num_items_in_batch: int | None = None) -> Tensor:
-    """For gradient accumulation: divide the sum by the count over all micro-batches, when the trainer gives one."""
+    """Divide the sum by the count over all micro-batches, if the trainer gives one (for gradient accumulation)."""
     scores = logits[:, :-1].float().reshape(-1, logits.shape[-1])
     targets = labels[:, 1:].reshape(-1)
     if num_items_in_batch is None:
@@ -35,7 +35,7 @@ def sum_over_num_items(logits: Tensor, labels: Tensor, num_items_in_batch: int |
 
 
 def with_ignore_index(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
-    """The marker of ignored labels is the caller's to choose."""
+    """Let the caller choose the marker of ignored labels."""
     scores = logits[:, :-1].float().reshape(-1, logits.shape[-1])
     return F.cross_entropy(scores, labels[:, 1:].reshape(-1), ignore_index=ignore_index)
 

@@ -1,1 +1,1 @@
-"""What is right: the losses themselves, in float64, written to be read. Imports nothing of the harness."""
+"""The right answers: the losses in float64, written to be read. Imports nothing of the harness."""

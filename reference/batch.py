@@ -1,4 +1,4 @@
-"""One batch: logits, labels and what travels with them. Shapes are checked here, once, and trusted everywhere else."""
+"""One batch: logits, labels and their companions. Shapes are checked once, here, and trusted everywhere else."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Batch:
 
     - ``logits`` [B, L, V] or [B, L, K, V], floating
     - ``labels`` [B, S] or [B, S, K], integer; ``shift_labels``, the same already shifted by the caller
-    - ``audio_logits`` [A, T, K, V] and ``audio_labels`` [A, T, K]: a second stream, of its own number of rows and
+    - ``audio_logits`` [A, T, K, V] and ``audio_labels`` [A, T, K]: a second stream, with its own numbers of rows and
       positions
     - ``depth_logits`` [B, S, K − 1, V]: head j predicts codebook j + 1 of the same frame
-    - ``mtp_logits`` [B, S, D, V]: head d predicts some tokens further ahead than head d − 1
+    - ``mtp_logits`` [B, S, D, V]: head d predicts a token further ahead than head d − 1
     - ``loss_mask`` [B, S], bool or 0/1; ``token_weights`` [B, S], floating; both aligned with ``labels``
     - ``position_ids``, ``segment_ids``, ``attention_mask`` [B, S], integer; ``input_ids``, shaped as ``labels``
     - ``cu_seqlens`` [documents + 1], integer, over the flattened B·S tokens
@@ -36,7 +36,7 @@ class Batch:
     - ``num_items_in_batch``, ``pad_token_id``, ``bos_token_id``, ``eos_token_id``: ints
 
     Raises:
-        BatchError: when a shape does not fit.
+        BatchError: a shape does not fit.
     """
 
     logits: Tensor | None = None
@@ -85,14 +85,14 @@ class Batch:
                 raise BatchError(f"cu_seqlens are {ends}; expected 0 … B·S = {tokens}, never falling")
 
     def tensor(self, name: str) -> Tensor:
-        """An argument that is there.
+        """Return an argument that must be there.
 
         Raises:
-            BatchError: when this batch has none of that name.
+            BatchError: this batch does not have the argument.
         """
         value = getattr(self, name)
         if value is None:
-            raise BatchError(f"this spec reads {name}, and the batch has none; give it one")
+            raise BatchError(f"this spec reads {name}, but the batch has none; give it one")
         assert isinstance(value, Tensor)
         return value
 
@@ -108,5 +108,5 @@ class Batch:
 
 
 def show(tensor: Tensor) -> str:
-    """A tensor as messages show it: ``float32 [2, 4, 8]``."""
+    """Format a tensor for messages: ``float32 [2, 4, 8]``."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,12 +1,12 @@
-"""What label builders promise, by name: collators, processors and the code between the data and the loss.
+"""The specs of label builders, by name: collators, processors and the code between the data and the loss.
 
 A builder is an ordinary function from integers to integers, such as ``build_labels(audio_codes, delays, bos_token_id,
-eos_token_id)``. It is given the arguments that its signature names, and what it returns is compared exactly: the same
-shape, and the same integers in any integer dtype.
+eos_token_id)``. It gets the arguments that its signature names. Its result is compared exactly: the same shape, and the
+same integers in any integer dtype.
 
-A spec fixes the rule: what is trained, what is ignored, how far things move. All else travels in the batch, also what a
-spec leaves no choice in: ``delays`` are there under ``delay.moshi``, always 0, 1, 1, …, so that a builder which knows
-its own pattern need not ask, and one which takes any pattern is told.
+A spec defines the rule: what is trained, what is ignored, and how far labels move. Everything else is in the batch,
+even if the spec leaves no choice. For example, ``delays`` are in the batch under ``delay.moshi``, always 0, 1, 1, ….
+So a builder that knows its own pattern need not take them, and a builder for any pattern can.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from .delay import apply_delay, labels_boson, labels_filled, labels_hf, undo_delay
 
 Build = Callable[..., Tensor]
-"""A builder: some of a batch's fields, by name, to one integer tensor."""
+"""A builder: a function from some of a batch's fields, by name, to one integer tensor."""
 
 
 class BuilderError(ValueError):
@@ -44,23 +44,23 @@ _SHAPES = {
 
 @dataclass(frozen=True, eq=False)
 class BuilderBatch:
-    """What a builder may ask for, by name. All tensors hold integers.
+    """The arguments that a builder may take, by name. All tensors hold integers.
 
     Shapes, with B rows, K codebooks, T frames, F = T + max(delays), S tokens, N turns, D documents:
 
-    - ``audio_codes`` [B, K, T], none of them a special id; ``delayed_codes`` [B, K, F], the same delayed
-    - ``delays``: one int ≥ 0 a codebook
-    - ``input_ids`` [B, S]; for packing [1, S], the documents one after another
+    - ``audio_codes`` [B, K, T], without special ids; ``delayed_codes`` [B, K, F], the same codes delayed
+    - ``delays``: one int ≥ 0 per codebook
+    - ``input_ids`` [B, S]; for packing [1, S], all documents in one row
     - ``attention_mask`` [B, S]: 0 at padding, which is on one side of a row
     - ``loss_mask`` [B, S]: 1 where the token at the same place of ``input_ids`` is trained on
-    - ``prompt_lengths`` [B]: how many real tokens of a row, from its first real one, are prompt
-    - ``assistant_mask`` [B, S]: 1 at an assistant's tokens, its end of turn included
+    - ``prompt_lengths`` [B]: the number of real tokens of a row, from its first real one, that are prompt
+    - ``assistant_mask`` [B, S]: 1 at an assistant's tokens, including its end of turn
     - ``assistant_turns`` [B, N, 2]: the first and the last place of each turn, both inclusive; −1, −1 for none
-    - ``seq_lengths`` [D]: how many tokens each packed document has, at least one
-    - ``bos_token_id``, ``eos_token_id``, ``pad_token_id`` (it may be ``eos_token_id``), ``ignore_index``: ints
+    - ``seq_lengths`` [D]: the number of tokens of each packed document, at least one
+    - ``bos_token_id``, ``eos_token_id``, ``pad_token_id`` (may be equal to ``eos_token_id``), ``ignore_index``: ints
 
     Raises:
-        BuilderError: when a shape does not fit.
+        BuilderError: a shape does not fit.
     """
 
     audio_codes: Tensor | None = None
@@ -106,15 +106,15 @@ class BuilderBatch:
 
 @dataclass(frozen=True)
 class BuilderSpec:
-    """What one builder promises.
+    """The spec of one builder.
 
     Attributes:
         name: as in ``--spec``.
-        formula: what stands where, in one line.
-        source: where it was read.
-        output: the shape of what is built, in the letters of :class:`BuilderBatch`.
+        formula: the output, in one line.
+        source: the code from which the rule was read.
+        output: the shape of the output, in the letters of :class:`BuilderBatch`.
         build: the right builder, written to be read.
-        inputs: the fields of a batch that ``build`` reads; a candidate may ask for others too.
+        inputs: the fields of a batch that ``build`` reads. A candidate may take others too.
     """
 
     name: str
@@ -129,16 +129,16 @@ class BuilderSpec:
 
 
 def answer(build: Build, batch: BuilderBatch) -> Tensor:
-    """What ``build`` makes of ``batch``, given the fields that it names.
+    """Call ``build`` with the fields of ``batch`` that its signature names. Return its result.
 
     Raises:
-        BuilderError: when the batch lacks one of them.
+        BuilderError: the batch does not have one of these fields.
     """
     values: dict[str, Any] = {}
     for name in inspect.signature(build).parameters:
         values[name] = getattr(batch, name, None)
         if values[name] is None:
-            raise BuilderError(f"this builder reads {name}, and the batch has none; give it one")
+            raise BuilderError(f"this builder reads {name}, but the batch has none; give it one")
     return build(**values)
 
 
@@ -146,7 +146,7 @@ BUILDERS: dict[str, BuilderSpec] = {}
 
 
 def _builder(name: str, *, formula: str, source: str, output: str) -> Callable[[Build], Build]:
-    """Register the decorated function under ``name``, and leave it as it is."""
+    """Register the decorated function under ``name``. Return it unchanged."""
 
     def register(build: Build) -> Build:
         if name in BUILDERS:
@@ -228,7 +228,7 @@ def moshi_labels(audio_codes: Tensor, delays: tuple[int, ...], bos_token_id: int
     output="B·K F+1",
 )
 def dia_labels(audio_codes: Tensor, delays: tuple[int, ...], eos_token_id: int, ignore_index: int) -> Tensor:
-    # The shift is the data's: the model reads what stands here, one frame earlier.
+    # The data is shifted: the model's inputs are these values one frame earlier.
     return labels_boson(audio_codes, delays, eos_token_id, ignore_index)[..., 1:].flatten(0, 1)
 
 
@@ -339,7 +339,7 @@ def mask_padding(input_ids: Tensor, attention_mask: Tensor, ignore_index: int) -
     output="B S",
 )
 def mask_prompt(input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor, ignore_index: int) -> Tensor:
-    real_tokens_so_far = attention_mask.cumsum(1)  # 1 at a row's first real token, wherever that stands
+    real_tokens_so_far = attention_mask.cumsum(1)  # 1 at a row's first real token, wherever it is
     trained = (attention_mask == 1) & (real_tokens_so_far > prompt_lengths[:, None])
     return input_ids.masked_fill(~trained, ignore_index)
 

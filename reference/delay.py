@@ -1,4 +1,4 @@
-"""Codebook delays: codebook k of every frame stands ``delays[k]`` frames later, so that one step predicts all of them.
+"""Codebook delays: codebook k of every frame moves ``delays[k]`` frames later, so that one step predicts all codebooks.
 
 Three codebooks a, b, c of four frames, delayed by 0, 1, 2, with ``B`` before and ``E`` after:
 
@@ -18,7 +18,7 @@ IGNORE = -100
 
 
 class DelayError(ValueError):
-    """Codes and delays do not fit together. The message gives what was found and what was expected."""
+    """Codes and delays do not fit together. The message gives the found and the expected values."""
 
 
 def staircase(codebooks: int) -> tuple[int, ...]:
@@ -32,7 +32,7 @@ def one_late(codebooks: int) -> tuple[int, ...]:
 
 
 def dia(codebooks: int) -> tuple[int, ...]:
-    """0, 8, 9, …: Dia, whose nine codebooks end at 15."""
+    """0, 8, 9, …: Dia, whose last of nine codebooks has 15."""
     return tuple(7 + book if book else 0 for book in range(codebooks))
 
 
@@ -50,12 +50,12 @@ PATTERNS: dict[str, Callable[[int], tuple[int, ...]]] = {
 
 
 def apply_delay(codes: Tensor, delays: Sequence[int], before: int, after: int) -> Tensor:
-    """Each codebook of ``codes`` [..., K, T] moved ``delays[k]`` frames later: [..., K, T + max(delays)].
+    """Move each codebook of ``codes`` [..., K, T] ``delays[k]`` frames later: [..., K, T + max(delays)].
 
-    What is vacated holds ``before`` in front of a codebook and ``after`` behind it.
+    The free places hold ``before`` in front of a codebook and ``after`` behind it.
 
     Raises:
-        DelayError: when there is not one delay ≥ 0 for every codebook.
+        DelayError: there is not one delay ≥ 0 for every codebook.
     """
     longest = _check(codes, delays)
     frames = codes.shape[-1]
@@ -67,38 +67,38 @@ def apply_delay(codes: Tensor, delays: Sequence[int], before: int, after: int) -
 
 
 def undo_delay(delayed: Tensor, delays: Sequence[int]) -> Tensor:
-    """The inverse of :func:`apply_delay`: [..., K, T + max(delays)] -> [..., K, T].
+    """Invert :func:`apply_delay`: [..., K, T + max(delays)] -> [..., K, T].
 
     Raises:
-        DelayError: when there is not one delay ≥ 0 for every codebook, or too few frames to have been delayed so.
+        DelayError: there is not one delay ≥ 0 for every codebook, or there are fewer frames than the longest delay.
     """
     longest = _check(delayed, delays)
     frames = delayed.shape[-1] - longest
     if frames < 0:
         raise DelayError(
-            f"{delayed.shape[-1]} frames were never delayed by up to {longest}; expected at least {longest} frames"
+            f"{delayed.shape[-1]} frames cannot be delayed by up to {longest}; expected at least {longest} frames"
         )
     books = [delayed[..., book, delay : delay + frames] for book, delay in enumerate(delays)]
     return torch.stack(books, dim=-2) if books else delayed[..., :frames]
 
 
 def between(codes: Tensor, first: int, last: int) -> Tensor:
-    """``codes`` [..., K, T] with one frame of ``first`` in front and one of ``last`` behind: [..., K, T + 2]."""
+    """Add one frame of ``first`` in front of ``codes`` [..., K, T], and one of ``last`` behind: [..., K, T + 2]."""
     side = (*codes.shape[:-1], 1)
     return torch.cat([codes.new_full(side, first), codes, codes.new_full(side, last)], dim=-1)
 
 
 # The labels of the same audio in the three ways in which Higgs-audio is trained. All are [..., K, T + 2 + max(delays)],
-# as the model's inputs are, and aligned with them: the loss has yet to shift them by one.
+# like the model's inputs, and aligned with them: the loss must still shift them by one.
 
 
 def input_frames(codes: Tensor, delays: Sequence[int], bos: int, eos: int) -> Tensor:
-    """What the model reads: BOS, the codes and EOS, delayed, with BOS before and EOS after."""
+    """The model's inputs: BOS, the codes and EOS, delayed, with BOS before and EOS after."""
     return apply_delay(between(codes, bos, eos), delays, bos, eos)
 
 
 def labels_boson(codes: Tensor, delays: Sequence[int], eos: int, ignore: int = IGNORE) -> Tensor:
-    """Every code and each codebook's own EOS once: K(T+1) targets (boson-ai/higgs-audio, higgs_audio_collator.py)."""
+    """All codes, and each codebook's own EOS once: K(T+1) targets (boson-ai/higgs-audio, higgs_audio_collator.py)."""
     return apply_delay(between(codes, ignore, eos), delays, ignore, ignore)
 
 
@@ -108,24 +108,24 @@ def labels_filled(codes: Tensor, delays: Sequence[int], bos: int, eos: int) -> T
 
 
 def labels_hf(codes: Tensor, delays: Sequence[int], ignore: int = IGNORE) -> Tensor:
-    """The codes alone, never an EOS: K·T targets (transformers, processing_higgs_audio_v2.py).
+    """Only the codes, never an EOS: K·T targets (transformers, processing_higgs_audio_v2.py).
 
-    transformers blanks the ids BOS and EOS by value. No audio code has these ids, so it blanks the same places.
+    transformers ignores the ids BOS and EOS by value. No audio code has these ids, so it ignores the same places.
     """
     return apply_delay(between(codes, ignore, ignore), delays, ignore, ignore)
 
 
 def targets_after_shift(labels: Tensor, ignore: int = IGNORE) -> int:
-    """How many of ``labels`` [..., S] are trained on once a loss has shifted them by one."""
+    """The number of ``labels`` [..., S] that are trained on after a loss has shifted them by one."""
     return int((labels[..., 1:] != ignore).sum())
 
 
 def _check(codes: Tensor, delays: Sequence[int]) -> int:
-    """The longest of ``delays``, once they are known to fit ``codes`` [..., K, T]."""
+    """Check that ``delays`` fit ``codes`` [..., K, T]. Return the longest."""
     if codes.dim() < 2:
         raise DelayError(f"codes have shape {list(codes.shape)}; expected [..., codebooks, frames]")
     if len(delays) != codes.shape[-2]:
         raise DelayError(f"{len(delays)} delays {list(delays)} for {codes.shape[-2]} codebooks; expected one for each")
     if any(delay < 0 for delay in delays):
-        raise DelayError(f"delays are {list(delays)}; expected frames to wait, 0 or more")
+        raise DelayError(f"delays are {list(delays)}; expected numbers of frames, 0 or more")
     return max(delays, default=0)

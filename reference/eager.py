@@ -1,6 +1,6 @@
 """The common pattern in plain torch: slice, make contiguous, ``F.cross_entropy``, a loop over the codebooks.
 
-What most trainers write, and so what a faster loss wants to be compared with. Not a yardstick: it copies the logits,
+Most trainers are written like this, so a faster loss is compared with it. It is not a yardstick: it copies the logits,
 and keeps their log-probabilities.
 """
 
@@ -34,12 +34,14 @@ _IGNORED = -100
 
 
 def eager(spec: LossSpec) -> Callable[..., Tensor]:
-    """The loss of ``spec``: a function of a :class:`Batch`'s fields by name, in the reference's own layouts, to a
-    scalar with a graph.
+    """Return the loss of ``spec``, a function of a :class:`Batch`'s fields by name, in the reference's own layouts.
+
+    The function returns a scalar with a graph.
 
     Raises:
-        SpecError: for what the common pattern has no words for: other scores than smoothed cross-entropy, heads ahead,
-            a shift along the codebooks, weights of tokens, reductions other than the mean.
+        SpecError: the common pattern does not support the spec: a score other than smoothed cross-entropy, heads that
+            predict ahead, a shift along the codebooks, weights of tokens, labels that stop at an input, a reduction
+            other than the mean, or a denominator of all positions.
     """
     for term in spec.terms:
         _check(spec, term)
@@ -66,7 +68,7 @@ def _check(spec: LossSpec, term: LossTerm) -> None:
     }
     for what, found in unknown.items():
         if found:
-            raise SpecError(f"{spec.name} has {what}, and the common pattern has not; use another baseline")
+            raise SpecError(f"{spec.name} has {what}, which the common pattern does not; use another baseline")
 
 
 def _of_term(term: LossTerm, batch: Batch) -> Tensor:
@@ -102,14 +104,14 @@ def _mean(term: LossTerm, batch: Batch, logits: Tensor, labels: Tensor) -> Tenso
         over: Tensor | float = float(batch.num_items_in_batch)
     else:
         over = 1.0 if term.denominator is Denominator.ONE else (labels != _IGNORED).sum()
-    least = term.clamp or (1.0 if term.empty is Empty.ZERO else None)  # nothing over one is 0, over nothing NaN
+    least = term.clamp or (1.0 if term.empty is Empty.ZERO else None)  # 0 / 1 is 0, and 0 / 0 is NaN
     if least is not None:
         over = over.clamp_min(least) if isinstance(over, Tensor) else max(over, least)
     return total / (over + term.epsilon)
 
 
 def _ignored_marked(term: LossTerm, batch: Batch) -> Tensor:
-    """The labels with −100 wherever they do not count, whatever the spec's own marks."""
+    """The labels, with −100 wherever they do not count, whatever the spec's own marks are."""
     labels = labels_of(term, batch).clone()
     never = [*term.ignored_ids, *([] if term.ignore_index is None else [term.ignore_index])]
     if term.sentinel:
@@ -127,7 +129,7 @@ def _ignored_marked(term: LossTerm, batch: Batch) -> Tensor:
 
 
 def _crosses(term: LossTerm, documents: Tensor) -> Tensor:
-    """The labels [B, S] whose token lies in another document than the logits that are scored on it, or in padding."""
+    """The labels [B, S] whose token is in padding, or in another document than the logits that are scored on it."""
     step = 1 if term.shifted_by is ShiftedBy.DATA else term.shift
     crosses = documents == 0
     if not step:

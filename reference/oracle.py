@@ -13,19 +13,19 @@ from .batch import Batch
 from .pairing import Pairing
 from .score import evaluate_rows
 
-_ELEMENTS_AT_ONCE = 1 << 20  # of [rows, V] float64: 8 MiB, so that large batches need little beyond their gradient
+_ELEMENTS_AT_ONCE = 1 << 20  # of [rows, V] float64: 8 MiB, so that large batches need little more than their gradient
 
 
 @dataclass(frozen=True, eq=False)
 class Oracle:
-    """What a loss must be on one batch.
+    """The right answer of a loss on one batch.
 
     Attributes:
-        value: the loss, a float; NaN where the spec says so, None where the spec leaves it undefined.
+        value: the loss, a float. NaN if the spec requires it, None if the spec leaves it undefined.
         per_token: [n] float64, the score ℓ of each pair, in the pairing's order.
         lse: [n] float64, logsumexp of each pair's logits.
-        gradients: of the loss at each of the spec's logits, by argument, in their shapes, float64; exactly 0 where no
-            pair uses a row.
+        gradients: of the loss at each of the spec's logits, by argument, in their shapes, float64. Exactly 0 in rows
+            that no pair uses.
     """
 
     value: float | None
@@ -35,9 +35,9 @@ class Oracle:
 
 
 def evaluate(pairing: Pairing, batch: Batch) -> Oracle:
-    """The loss over ``pairing`` at the logits of ``batch``, of any floating dtype; all arithmetic is float64.
+    """Compute the loss over ``pairing`` at the logits of ``batch``, of any floating dtype. All arithmetic is float64.
 
-    Pairs divided by nothing have infinite or NaN weights, and so has the value, as in the field.
+    If the denominator is 0, pairs have infinite or NaN weights, and so does the value, as in real losses.
     """
     per_token = torch.zeros(len(pairing.pairs), dtype=torch.float64)
     lse = torch.zeros(len(pairing.pairs), dtype=torch.float64)
@@ -62,8 +62,7 @@ def evaluate(pairing: Pairing, batch: Batch) -> Oracle:
 
 
 def of_term(pairing: Pairing, term: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The pairs of one term: their places in the pairing, their rows of logits flattened to [rows, V], their targets
-    and their weights, each [n]."""
+    """The pairs of one term, as four tensors [n]: index in the pairing, row of the logits [rows, V], target, weight."""
     shape = pairing.shapes[pairing.terms[term].logits][:-1]
     found = [(place, pair) for place, pair in enumerate(pairing.pairs) if pair.term == term]
     places = torch.tensor([pair.logit for _, pair in found], dtype=torch.long).reshape(-1, len(shape))
@@ -78,5 +77,5 @@ def of_term(pairing: Pairing, term: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def _total(terms: list[float]) -> float:
-    """The sum, correctly rounded; math.fsum refuses ∞ − ∞, which is NaN."""
+    """The correctly rounded sum. math.fsum raises for ∞ − ∞, which is NaN."""
     return math.fsum(terms) if all(map(math.isfinite, terms)) else sum(terms)

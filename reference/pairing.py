@@ -1,7 +1,7 @@
-"""Which logits are scored on which labels, and with what weight: a spec and a batch in, an explicit list out.
+"""Build the explicit list of pairs from a spec and a batch: which logits are scored on which labels, with what weight.
 
-No score is taken here and no logit is read. What a loss gets wrong is nearly always this list, so the list is a value
-of its own: the reference builds it, mutants change it, and the probe reads it back from a candidate.
+No score is computed here, and no logit is read. A wrong loss nearly always has this list wrong. So the list is a value:
+the reference builds it, mutants change it, and the probe reads it back from a candidate.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Place = tuple[int, ...]  # (row, position), or (row, position, codebook or head)
 
 
 class Pair(NamedTuple):
-    """Logits at ``logit`` scored on class ``target``, the label at ``label``, with its share of the loss."""
+    """Logits at ``logit``, scored on class ``target``, the label at ``label``. ``weight`` is its share of the loss."""
 
     term: int
     logit: Place
@@ -43,7 +43,7 @@ class Pair(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Pairs that share a denominator, not yet divided, and their share α of the term."""
+    """Pairs that share a denominator, not yet divided by it, and their share α of the term."""
 
     pairs: list[Pair]
     denominator: float
@@ -55,12 +55,12 @@ class Pairing:
     """The pairs of one batch under one spec: the loss is Σ weight · ℓ over them.
 
     Attributes:
-        terms: the terms of the spec, which say what ℓ is and which logits a pair's places are of.
-        pairs: every pair that counts, in reading order, its weight already divided by the denominator.
+        terms: the terms of the spec. They define ℓ, and the logits and labels to which a pair's places belong.
+        pairs: every pair that counts, in reading order, with its weight already divided by the denominator.
         shapes: the shape of each of the spec's logits, by argument: (B, L, V) or (B, L, K, V).
-        empty: what the groups without any pair add to the loss: 0.0, NaN, or None where the spec leaves it undefined.
-        denominators: one a group, after clamp and epsilon.
-        output_shape: the shape of the loss: (), or for reduction none that of the label positions kept.
+        empty: the contribution of groups without pairs to the loss: 0.0, NaN, or None if the spec leaves it undefined.
+        denominators: one per group, after clamp and epsilon.
+        output_shape: the shape of the loss: (), or for reduction none the shape of the kept label positions.
     """
 
     terms: tuple[LossTerm, ...]
@@ -76,10 +76,10 @@ class Pairing:
 
 
 def build_pairing(spec: LossSpec, batch: Batch) -> Pairing:
-    """The right pairs of ``batch`` under ``spec``.
+    """Build the right pairs of ``batch`` under ``spec``.
 
     Raises:
-        BatchError: when the batch lacks an argument that the spec reads, or has more or fewer logits than it allows.
+        BatchError: the batch does not have an argument that the spec reads, or its shapes do not fit the spec.
     """
     for term in spec.terms:
         check_fit(term, batch)
@@ -89,7 +89,7 @@ def build_pairing(spec: LossSpec, batch: Batch) -> Pairing:
 
 
 def assemble(spec: LossSpec, batch: Batch, groups: list[list[Group]]) -> Pairing:
-    """The pairing of each term's ``groups``, each group divided by its own denominator."""
+    """Build the pairing of each term's ``groups``. Divide each group by its own denominator."""
     pairs: list[Pair] = []
     for term, of_term in zip(spec.terms, groups, strict=True):
         divided = [
@@ -109,7 +109,7 @@ def assemble(spec: LossSpec, batch: Batch, groups: list[list[Group]]) -> Pairing
 
 
 def aligned(term: LossTerm, batch: Batch) -> Iterator[tuple[Place, Place]]:
-    """Align: every logit place of a term with its label place, in reading order, whether the label counts or not."""
+    """Align: yield every logit place of a term with its label place, in reading order, even if the label is ignored."""
     labels = labels_of(term, batch)
     shift, first = shift_of(term, batch), first_logit(term, batch)
     rows, length = labels.shape[:2]
@@ -150,7 +150,7 @@ def select(term: LossTerm, batch: Batch, index: int = 0) -> list[Pair]:
 
 
 class Rule:
-    """Select, for one term of one batch: which of the aligned places count."""
+    """Select, for one term of one batch: the rule for which aligned places count."""
 
     def __init__(self, term: LossTerm, batch: Batch) -> None:
         self._term = term
@@ -167,11 +167,11 @@ class Rule:
         self._first = first_logit(term, batch)
 
     def target(self, label: Place) -> int:
-        """The class that stands at a label place."""
+        """The class at a label place."""
         return _at(self._labels, label)
 
     def trains(self, label: Place) -> bool:
-        """Whether the label itself counts, whatever logits it is scored on."""
+        """Whether the label itself counts, whichever logits are scored on it."""
         masked = self._mask is not None and not self._mask[label[0]][label[1]]
         return not masked and self.target(label) not in self._never
 
@@ -186,7 +186,7 @@ class Rule:
 
 
 def group(term: LossTerm, batch: Batch, chosen: list[Pair]) -> list[Group]:
-    """Reduce: the pairs of a term in groups, each with what it is divided by and its share α of the term."""
+    """Reduce: split the pairs of a term into groups, each with its denominator and its share α of the term."""
     if term.combine is Combine.FLAT:
         return [Group(chosen, divide_by(term, batch, chosen), 1.0)]
     books: list[list[Pair]] = [[] for _ in range(heads_of(term, batch))]
@@ -217,7 +217,7 @@ def divide_by(term: LossTerm, batch: Batch, chosen: list[Pair]) -> float:
             total = math.fsum(classes[pair.target] for pair in chosen)
         case Denominator.NUM_ITEMS:
             if batch.num_items_in_batch is None:
-                raise BatchError("this spec divides by num_items_in_batch, and the batch has none; give it one")
+                raise BatchError("this spec divides by num_items_in_batch, but the batch has none; give it one")
             total = batch.num_items_in_batch
         case Denominator.NUM_ITEMS_OR_VALID:
             total = len(chosen) if batch.num_items_in_batch is None else batch.num_items_in_batch
@@ -229,7 +229,7 @@ def divide_by(term: LossTerm, batch: Batch, chosen: list[Pair]) -> float:
 
 
 def shift_of(term: LossTerm, batch: Batch) -> int:
-    """How far the loss itself shifts on this batch: not at all where the caller hands over shift_labels."""
+    """How far the loss itself shifts on this batch: 0 if the term accepts shift_labels and the batch has them."""
     return 0 if term.accepts_shift_labels and batch.shift_labels is not None else term.shift
 
 
@@ -241,7 +241,7 @@ def labels_of(term: LossTerm, batch: Batch) -> torch.Tensor:
 
 
 def heads_of(term: LossTerm, batch: Batch) -> int:
-    """The number of codebooks or heads of a term's logits; 1 where they have no such axis."""
+    """The number of codebooks or heads of a term's logits. 1 if they have no such axis."""
     logits = batch.tensor(term.logits)
     return logits.shape[2] if logits.dim() == 4 else 1
 
@@ -253,22 +253,24 @@ def first_logit(term: LossTerm, batch: Batch) -> int:
 
 
 def codebook_weights(term: LossTerm, batch: Batch) -> list[float] | None:
-    """w of every codebook or head, or None where the spec has none.
+    """w of every codebook or head, or None if the spec has no weights.
 
     Raises:
-        BatchError: when there are more or fewer weights than codebooks.
+        BatchError: the number of weights is not the number of codebooks.
     """
     if not term.codebook_weights:
         return None
     given = term.codebook_weights
     weights = list(given) if isinstance(given, tuple) else batch.tensor("codebook_weights").tolist()
     if len(weights) != heads_of(term, batch):
-        raise BatchError(f"{len(weights)} codebook_weights for {heads_of(term, batch)} codebooks; give one a codebook")
+        raise BatchError(
+            f"{len(weights)} codebook_weights for {heads_of(term, batch)} codebooks; give one per codebook"
+        )
     return [float(weight) for weight in weights]
 
 
 def document_ids(term: LossTerm, batch: Batch) -> torch.Tensor:
-    """One id a label position, [B, S]: equal within a document, different across documents; 0 is padding."""
+    """One id per label position, [B, S]: equal within a document, different across documents. 0 is padding."""
     if term.documents is Documents.SEGMENT_IDS:
         return batch.tensor("segment_ids")
     if term.documents is Documents.POSITION_IDS:
@@ -285,10 +287,10 @@ def document_ids(term: LossTerm, batch: Batch) -> torch.Tensor:
 
 
 def check_fit(term: LossTerm, batch: Batch) -> None:
-    """Whether the logits and the labels of a term fit together.
+    """Check that the logits and the labels of a term fit together.
 
     Raises:
-        BatchError: when they have other axes than the spec says, or other extents than each other.
+        BatchError: their axes do not fit the spec, or their extents do not fit each other.
     """
     logits, labels = batch.tensor(term.logits), labels_of(term, batch)
     several = term.heads in (Heads.CODEBOOKS, Heads.AHEAD)
@@ -325,14 +327,14 @@ def check_fit(term: LossTerm, batch: Batch) -> None:
 
 
 def token_id(batch: Batch, name: str) -> int:
-    """A token id of a batch.
+    """Return a token id of a batch.
 
     Raises:
-        BatchError: when this batch has none of that name.
+        BatchError: this batch does not have the id.
     """
     value = getattr(batch, name)
     if value is None:
-        raise BatchError(f"this spec reads {name}, and the batch has none; give it one")
+        raise BatchError(f"this spec reads {name}, but the batch has none; give it one")
     return int(value)
 
 
@@ -343,7 +345,7 @@ def _at(nested: Any, place: Place) -> int:
 
 
 def positions(term: LossTerm, batch: Batch) -> int:
-    """The label positions that one group of a term spans, ignored ones too."""
+    """The number of label positions in one group of a term, including ignored ones."""
     rows, length = labels_of(term, batch).shape[:2]
     if term.tail is Tail.TRIM and term.axis is Axis.TIME:
         length = max(length - shift_of(term, batch), 0)
@@ -351,22 +353,22 @@ def positions(term: LossTerm, batch: Batch) -> int:
 
 
 def _same_document(term: LossTerm, documents: list[int], position: int, at: int) -> bool:
-    # Labels that the data shifted hold the next token: it is the token's document that counts, not its column's. The
-    # token after the last column goes on with the last document.
+    # Labels shifted by the data hold the next token. Then the document of the token counts, not that of its column. The
+    # token after the last column belongs to the last document.
     token = at + (term.shifted_by is ShiftedBy.DATA)
     here, there = documents[position], documents[min(token, len(documents) - 1)]
     return here == there and here != 0
 
 
 def _divide(weight: float, denominator: float) -> float:
-    """As floating-point division goes: a positive weight over nothing is infinite, and 0/0 is NaN."""
+    """Divide as floating point does: a positive weight over 0 is infinite, and 0/0 is NaN."""
     if denominator:
         return weight / denominator
     return math.copysign(math.inf, weight) if weight else math.nan
 
 
 def _empty_value(groups: list[list[Group]], terms: tuple[LossTerm, ...]) -> float | None:
-    """The sum of 0/D over the groups without pairs: 0 where there is something to divide by, else as declared."""
+    """The sum of 0/D over the groups without pairs: 0 if D is not 0, and else as the term declares."""
     policies = {
         term.empty
         for term, of_term in zip(terms, groups, strict=True)
@@ -379,7 +381,7 @@ def _empty_value(groups: list[list[Group]], terms: tuple[LossTerm, ...]) -> floa
 
 
 def output_shape(spec: LossSpec, batch: Batch) -> tuple[int, ...]:
-    """The shape of the loss: (), or for reduction none that of the label positions kept."""
+    """The shape of the loss: (), or for reduction none the shape of the kept label positions."""
     term = spec.terms[0]
     if term.reduction is not Reduction.NONE:
         return ()

@@ -1,4 +1,4 @@
-"""The losses that real systems promise, by name. Each says where it was read."""
+"""The losses that real systems promise, by name. Each gives its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The score of one pair, and its gradient, in float64: ℓ(x, y) = logsumexp(x) − x_y, as its ``Score`` modifies it."""
+"""The score of one pair and its gradient, in float64: ℓ(x, y) = logsumexp(x) − x_y, as its ``Score`` modifies it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PLAIN = Score()
 
 
 class Scores(NamedTuple):
-    """What scoring n rows gives: ``loss`` [n], ``lse`` [n], and ``gradient`` [n, V] of each loss at its own logits.
+    """The result of scoring n rows: ``loss`` [n], ``lse`` [n], and ``gradient`` [n, V] of each loss at its own logits.
 
-    ``lse`` is of the logits after scale and softcap; ``gradient`` is at those before.
+    ``lse`` is of the logits after scale and softcap. ``gradient`` is at the logits before scale and softcap.
     """
 
     loss: Tensor
@@ -24,10 +24,11 @@ class Scores(NamedTuple):
 
 
 class Charges(NamedTuple):
-    """What the log-probabilities are multiplied by, as ℓ = target_y·(lse − z_y) + Σ_v every_v·(lse − z_v).
+    """The factors of the log-probabilities in ℓ = target_y·(lse − z_y) + Σ_v every_v·(lse − z_v), both float64.
 
-    ``target`` [V]: for each class, what it is charged on top when it is the target. ``every`` [V]: what each class is
-    charged whichever the target is; 0 without label smoothing. Both float64.
+    Attributes:
+        target: [V], for each class, its additional factor if it is the target.
+        every: [V], the factor of each class, whichever class is the target. 0 without label smoothing.
     """
 
     target: Tensor
@@ -37,8 +38,8 @@ class Charges(NamedTuple):
 def evaluate_rows(rows: Tensor, targets: Tensor, how: Score = PLAIN, class_weights: Tensor | None = None) -> Scores:
     """Score ``rows`` [n, V] float64 on ``targets`` [n] int64, each in [0, V). ``class_weights`` are [V].
 
-    Logits of −inf off the target have probability 0 (with label smoothing they cost infinitely much all the same); NaN
-    in a row makes its loss and gradient NaN.
+    Logits of −inf that are not the target have probability 0. With label smoothing, they still make the loss infinite.
+    NaN in a row makes its loss and gradient NaN.
     """
     at = targets[:, None]
     charges = charge(how, rows.shape[1], class_weights)
@@ -63,24 +64,24 @@ def evaluate_rows(rows: Tensor, targets: Tensor, how: Score = PLAIN, class_weigh
 
 
 def map_logits(rows: Tensor, how: Score) -> Tensor:
-    """z, the logits that are scored: scaled, then capped. ``rows`` itself where neither is done."""
+    """z, the logits to score: scaled, then capped. ``rows`` itself if neither is needed."""
     z = rows if how.logit_scale == 1 else rows * how.logit_scale
     return z if how.softcap is None else (z / how.softcap).tanh_().mul_(how.softcap)
 
 
 def slope(rows: Tensor, how: Score) -> Tensor | float:
-    """dz/dx of :func:`map_logits`, for each logit if they are capped."""
+    """dz/dx of :func:`map_logits`. If logits are capped, a tensor with one value per logit."""
     if how.softcap is None:
         return how.logit_scale
-    # 1 − tanh² as 1/cosh², which does not cancel where the cap is reached.
+    # 1 − tanh² as 1/cosh², which does not cancel near the cap.
     return (rows * (how.logit_scale / how.softcap)).cosh_().pow_(-2).mul_(how.logit_scale)
 
 
 def charge(how: Score, classes: int, class_weights: Tensor | None = None) -> Charges:
-    """How a target's charges are shared among ``classes`` classes. Smoothing over the others needs two of them.
+    """The factors of a score for ``classes`` classes. Smoothing over the other classes needs at least two.
 
     Raises:
-        ValueError: when ``how`` has class weights and none are given.
+        ValueError: ``how`` has class weights, and none are given.
     """
     if not how.class_weights:
         weights = torch.ones(classes, dtype=torch.float64)

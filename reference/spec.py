@@ -1,7 +1,7 @@
-"""What a loss promises, as data: which logits meet which labels, which pairs count, and what they are divided by.
+"""The promise of a loss, as data: which logits are paired with which labels, which pairs count, and the denominator.
 
 Every hard-target autoregressive loss is ``Σ_terms λ · Σ_groups α_g · Σ_{i∈g} w_i · ℓ(logits_i, label_i) / D_g``. A
-:class:`LossTerm` fixes one term in the order in which it is computed: Align, Select, Score, Reduce. A :class:`LossSpec`
+:class:`LossTerm` defines one term in the order of its computation: Align, Select, Score, Reduce. A :class:`LossSpec`
 is a named sum of terms.
 """
 
@@ -14,58 +14,58 @@ from enum import StrEnum
 
 
 class ShiftedBy(StrEnum):
-    """Who moves the labels one step, so that a bug can be called by its right name."""
+    """The code that shifts the labels by one step. It decides which name a bug gets."""
 
     LOSS = "loss"  # the loss shifts: labels are the input ids (transformers, Liger, cut-cross-entropy)
-    DATA = "data"  # labels[t] already is token t+1 (nanoGPT, torchtitan, Megatron)
+    DATA = "data"  # labels[t] is already token t+1 (nanoGPT, torchtitan, Megatron)
     INPUTS = "inputs"  # the decoder's inputs were shifted right (MusicGen, fairseq, encoder-decoders)
 
 
 class Heads(StrEnum):
-    """What the logits of one position predict: one token, or several at once."""
+    """The predictions of the logits of one position: one token, or several at once."""
 
     ONE = "one"  # logits [B, L, V], labels [B, S]
     CODEBOOKS = "codebooks"  # logits [B, L, K, V], labels [B, S, K]: head k predicts codebook k
-    FIRST = "first"  # logits [B, L, V], labels [B, S, K]: codebook 0 alone (CSM's backbone)
+    FIRST = "first"  # logits [B, L, V], labels [B, S, K]: only codebook 0 (CSM's backbone)
     AHEAD = "ahead"  # logits [B, S, D, V], labels [B, S]: head d predicts shift + d ahead (MTP, Medusa)
 
 
 class Axis(StrEnum):
-    """The axis that the shift runs along."""
+    """The axis of the shift."""
 
     TIME = "time"
     CODEBOOK = "codebook"  # head j predicts codebook j + shift of its own frame: logits [B, S, K − shift, V] (CSM)
 
 
 class Tail(StrEnum):
-    """What becomes of the last ``shift`` logits of a row, which no label is left for."""
+    """The treatment of the last ``shift`` logits of a row, for which no label is left."""
 
     IGNORE = "ignore"  # kept, their labels filled with ignore_index (transformers, torchtune)
     TRIM = "trim"  # cut off (cut-cross-entropy, Medusa)
 
 
 class Documents(StrEnum):
-    """Which argument marks the documents packed into one row; a pair never crosses from one document to the next."""
+    """The argument that marks the documents packed into one row. A pair never crosses from one document to the next."""
 
     NONE = "none"
-    POSITION_IDS = "position_ids"  # a document starts where the ids do not go on by one
+    POSITION_IDS = "position_ids"  # a document starts where the id is not the previous id plus one
     CU_SEQLENS = "cu_seqlens"  # cumulative lengths over the flattened B·S tokens, row starts included
     SEGMENT_IDS = "segment_ids"  # one id per document; 0 is padding and never counts
 
 
 class Extra(StrEnum):
-    """Logits that have no label position of their own."""
+    """Logits without their own label position."""
 
     NONE = "none"
     PREFIX = "prefix"  # before the text: image, audio or prompt embeddings (GIT, BLIP-2, MusicGen)
-    SUFFIX = "suffix"  # after it: labels were shifted by cutting off their first column
+    SUFFIX = "suffix"  # after the text: labels were shifted by cutting off their first column
 
 
 class Smoothing(StrEnum):
-    """Which classes share the smoothed part ε of the target."""
+    """The classes that share the smoothed part ε of the target."""
 
-    ALL = "all"  # ε/V to every class, the target too (torch, transformers, Liger, FLA)
-    OTHERS = "others"  # ε/(V−1) to every class but the target (fairseq, Megatron, NeMo)
+    ALL = "all"  # ε/V to every class, including the target (torch, transformers, Liger, FLA)
+    OTHERS = "others"  # ε/(V−1) to every class except the target (fairseq, Megatron, NeMo)
 
 
 class Combine(StrEnum):
@@ -81,23 +81,23 @@ class Combine(StrEnum):
 class Reduction(StrEnum):
     MEAN = "mean"
     SUM = "sum"
-    NONE = "none"  # one number a label position, 0 where ignored
+    NONE = "none"  # one number per label position, 0 where ignored
 
 
 class Denominator(StrEnum):
-    """What the sum is divided by under ``Reduction.MEAN``."""
+    """The denominator of the sum under ``Reduction.MEAN``."""
 
     VALID = "valid"  # the number of pairs that count
     NUM_ITEMS = "num_items"  # the caller's num_items_in_batch
-    NUM_ITEMS_OR_VALID = "num_items_or_valid"  # the caller's when given, else the number of pairs that count
-    POSITIONS = "positions"  # every label position, ignored ones too
+    NUM_ITEMS_OR_VALID = "num_items_or_valid"  # the caller's if given, else the number of pairs that count
+    POSITIONS = "positions"  # the number of label positions, including ignored ones
     WEIGHTS = "weights"  # the sum of the weights of the pairs that count
     CLASS_WEIGHTS = "class_weights"  # the sum of the targets' class weights (torch)
     ONE = "one"
 
 
 class Empty(StrEnum):
-    """The value when no pair counts and D is 0. The field does not agree, so a spec declares it."""
+    """The value if no pair counts and D is 0. Practice differs, so a spec declares it."""
 
     NAN = "nan"
     ZERO = "zero"
@@ -105,7 +105,7 @@ class Empty(StrEnum):
 
 
 class Compute(StrEnum):
-    """The arithmetic of the loss, which its rounding errors are judged by."""
+    """The arithmetic of the loss. The bounds of its rounding errors depend on it."""
 
     STRICT = "strict"  # accumulates in fp32, whatever the dtype of the logits (transformers, Liger, Megatron)
     NATIVE = "native"  # computes in the dtype of the logits (torch, litgpt)
@@ -131,19 +131,19 @@ def _coerce(holder: object, name: str, kind: type[StrEnum]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """ℓ: what one row of logits x is charged for a target y.
+    """ℓ: the score of one row of logits x for a target y.
 
-    With ``z = softcap · tanh(logit_scale · x / softcap)`` (no softcap: ``logit_scale · x``), class weights c and a
-    target distribution q (1−ε at y plus ε smoothed over the other classes, or over all of them):
-    ``ℓ = Σ_v c_v q_v (logsumexp(z) − z_v) + z_loss · logsumexp(z)²``, under ``dft`` times softmax(z)_y without its
-    gradient.
+    With ``z = softcap · tanh(logit_scale · x / softcap)`` (without softcap: ``logit_scale · x``), class weights c and a
+    target distribution q (1−ε at y plus ε smoothed over the other classes, or over all classes):
+    ``ℓ = Σ_v c_v q_v (logsumexp(z) − z_v) + z_loss · logsumexp(z)²``. Under ``dft``, this is multiplied by
+    softmax(z)_y, through which no gradient flows.
 
     Attributes:
         label_smoothing: ε, in [0, 1).
-        class_weights: whether the batch's ``class_weights`` [V] are used; else c is 1.
+        class_weights: whether the batch's ``class_weights`` [V] are used. If not, c is 1.
 
     Raises:
-        SpecError: for a value out of its range.
+        SpecError: a value is out of its range.
     """
 
     label_smoothing: float = 0.0
@@ -169,7 +169,7 @@ class Score:
 
     @property
     def is_plain(self) -> bool:
-        """Whether ℓ is cross-entropy and nothing else."""
+        """Whether ℓ is plain cross-entropy."""
         return self == Score()
 
 
@@ -177,21 +177,21 @@ class Score:
 class LossTerm:
     """One term of a loss over one stream of logits.
 
-    Align: ``logits`` and ``labels`` (the arguments that hold them), ``heads``, ``shift`` (k ≥ 0: logits at t are
+    Align: ``logits`` and ``labels`` (the names of their arguments), ``heads``, ``shift`` (k ≥ 0: logits at t are
     scored on the label at t+k), ``axis``, ``shifted_by``, ``tail``, ``documents``, ``extra``, ``accepts_shift_labels``
     (a ``shift_labels`` argument replaces the labels, with k = 0).
     Select: ``ignore_index`` (None: no id is ignored), ``ignored_ids`` (further ids that never count), ``sentinel``
-    (id V, one past the last class, is ignored too), ``ignores_bos`` (labels equal to ``bos_token_id`` never count),
+    (id V, one past the last class, is also ignored), ``ignores_bos`` (labels equal to ``bos_token_id`` never count),
     ``stops_at_eos`` (positions whose ``input_ids`` are ``eos_token_id`` never count), ``loss_mask`` (an explicit mask
     [B, S], aligned with the labels).
-    Score: ``score``; ``classes`` is V where it is fixed.
-    Reduce: ``token_weights`` (w [B, S], aligned with the labels), ``codebooks`` (K where it is fixed), ``combine``,
-    ``codebook_weights`` (True: the batch's [K]; or the weights themselves: of the codebooks' losses under ``sum`` and
-    ``weighted_mean``, of their tokens under ``flat``), ``reduction``, ``denominator``, ``clamp`` (D is at least this),
-    ``epsilon`` (added to D), ``empty`` (the value where no pair counts and D is 0); ``weight`` is λ.
+    Score: ``score``; ``classes`` (V if it is fixed).
+    Reduce: ``token_weights`` (w [B, S], aligned with the labels), ``codebooks`` (K if it is fixed), ``combine``,
+    ``codebook_weights`` (True: the batch's [K]; or the weights themselves. Under ``sum`` and ``weighted_mean`` they
+    weigh the codebooks' losses, under ``flat`` their tokens), ``reduction``, ``denominator``, ``clamp`` (D is at least
+    this), ``epsilon`` (added to D), ``empty`` (the value if no pair counts and D is 0), ``weight`` (λ).
 
     Raises:
-        SpecError: when two fields contradict each other.
+        SpecError: two fields contradict each other, or a value is out of its range.
     """
 
     name: str = "text"
@@ -244,18 +244,18 @@ class LossTerm:
             raise SpecError(f"shift is {self.shift}: logits cannot be scored on earlier labels; use shift >= 0")
         if self.shifted_by is ShiftedBy.LOSS and self.shift == 0:
             raise SpecError(
-                "shift is 0, yet shifted_by says that the loss shifts; use shift >= 1, or shifted_by=data or inputs"
+                "shift is 0, but shifted_by says that the loss shifts; use shift >= 1, or shifted_by=data or inputs"
             )
         if self.extra is Extra.SUFFIX and self.shift > 0:
             raise SpecError(
-                f"extra=suffix says that the labels were cut short to shift them, and shift is {self.shift}: that "
+                f"extra=suffix says that the labels were cut short to shift them, but shift is {self.shift}: that "
                 "shifts twice; use shift=0 with shifted_by=data"
             )
         if self.accepts_shift_labels and self.shift == 0:
             raise SpecError("accepts_shift_labels needs a loss that shifts by itself; drop it, or use shift >= 1")
         if self.accepts_shift_labels and self.labels != "labels":
             raise SpecError(
-                f"shift_labels replace labels, and this term reads {self.labels}; drop accepts_shift_labels"
+                f"shift_labels replace labels, but this term reads {self.labels}; drop accepts_shift_labels"
             )
         if self.accepts_shift_labels and (self.loss_mask or self.token_weights or self.documents is not Documents.NONE):
             raise SpecError(
@@ -264,7 +264,7 @@ class LossTerm:
             )
         if self.axis is Axis.CODEBOOK and (self.heads is not Heads.CODEBOOKS or not self.shift):
             raise SpecError(
-                f"axis=codebook shifts from one codebook to a later one, and heads={self.heads}, shift={self.shift}; "
+                f"axis=codebook shifts from one codebook to a later one, but heads={self.heads}, shift={self.shift}; "
                 "use heads=codebooks with shift >= 1, or axis=time"
             )
         if self.axis is Axis.CODEBOOK and self.extra is not Extra.NONE:
@@ -275,24 +275,24 @@ class LossTerm:
             raise SpecError(f"{self.ignore_index} is both ignore_index and in ignored_ids; name it once")
         if self.labels != "labels" and (self.loss_mask or self.token_weights or self.documents is not Documents.NONE):
             raise SpecError(
-                f"loss_mask, token_weights and documents are aligned with labels, and this term reads {self.labels}; "
+                f"loss_mask, token_weights and documents are aligned with labels, but this term reads {self.labels}; "
                 "drop them, or score labels"
             )
         if self.stops_at_eos and self.labels != "labels":
             raise SpecError(f"stops_at_eos reads input_ids, which are aligned with labels, not {self.labels}; drop it")
         if self.stops_at_eos and self.heads in (Heads.FIRST, Heads.AHEAD):
             raise SpecError(
-                f"stops_at_eos asks for one input id a row of logits, which heads={self.heads} has not; drop it, or "
-                "use heads=one or codebooks"
+                f"stops_at_eos needs one input id per row of logits, which heads={self.heads} does not have; drop it, "
+                "or use heads=one or codebooks"
             )
 
     def _check_score(self) -> None:
         if self.classes is not None and self.classes < 1:
-            raise SpecError(f"classes is {self.classes}; expected at least 1, or None where V is free")
+            raise SpecError(f"classes is {self.classes}; expected at least 1, or None if V is free")
         smoothed = self.score.label_smoothing and self.score.smoothing_over is Smoothing.OTHERS
         if smoothed and self.classes == 1:
             raise SpecError(
-                "label smoothing over the classes that are not the target needs one, and classes is 1; "
+                "label smoothing over the classes that are not the target needs one, but classes is 1; "
                 "use smoothing_over=all, or more classes"
             )
         if self.denominator is Denominator.CLASS_WEIGHTS and not self.score.class_weights:
@@ -304,9 +304,9 @@ class LossTerm:
     def _check_heads(self) -> None:
         several = self.heads in (Heads.CODEBOOKS, Heads.AHEAD)
         if self.codebooks is not None and self.codebooks < 1:
-            raise SpecError(f"codebooks is {self.codebooks}; expected at least 1, or None where K is free")
+            raise SpecError(f"codebooks is {self.codebooks}; expected at least 1, or None if K is free")
         if self.codebooks is not None and self.heads is Heads.ONE:
-            raise SpecError(f"codebooks is {self.codebooks}, and heads=one has none; drop it, or use heads=codebooks")
+            raise SpecError(f"codebooks is {self.codebooks}, but heads=one has none; drop it, or use heads=codebooks")
         if self.axis is Axis.CODEBOOK and self.codebooks is not None and self.codebooks <= self.shift:
             raise SpecError(
                 f"a shift of {self.shift} along {self.codebooks} codebooks leaves nothing to score; "
@@ -314,12 +314,12 @@ class LossTerm:
             )
         if not several and (self.combine is not Combine.FLAT or self.codebook_weights):
             raise SpecError(
-                f"heads={self.heads} has one head, and combine={self.combine}, "
-                f"codebook_weights={self.codebook_weights} speak of several; use heads=codebooks, or drop them"
+                f"heads={self.heads} has one head, but combine={self.combine}, "
+                f"codebook_weights={self.codebook_weights} are for several; use heads=codebooks, or drop them"
             )
         if self.combine is Combine.WEIGHTED_MEAN and not self.codebook_weights:
             raise SpecError(
-                "combine=weighted_mean without weights; set codebook_weights=True, or give a weight a codebook"
+                "combine=weighted_mean without weights; set codebook_weights=True, or give one weight per codebook"
             )
         if self.combine in (Combine.MEAN, Combine.MEAN_NONEMPTY) and self.codebook_weights:
             raise SpecError(f"combine={self.combine} weighs all codebooks alike; drop codebook_weights, or use sum")
@@ -330,8 +330,8 @@ class LossTerm:
                 raise SpecError("codebook_weights are all 0: nothing would be trained; give one above 0")
             if self.codebooks is not None and len(self.codebook_weights) != self.codebooks:
                 raise SpecError(
-                    f"codebook_weights are {len(self.codebook_weights)} where codebooks is {self.codebooks}; "
-                    "give one weight a codebook"
+                    f"there are {len(self.codebook_weights)} codebook_weights, but codebooks is {self.codebooks}; "
+                    "give one weight per codebook"
                 )
         if several and self.reduction is Reduction.NONE:
             raise SpecError(f"reduction=none over heads={self.heads} is not supported; use mean or sum")
@@ -343,7 +343,7 @@ class LossTerm:
             raise SpecError(f"weight is {self.weight}; expected a finite factor")
         if self.reduction is not Reduction.MEAN and self.denominator is not Denominator.ONE:
             raise SpecError(
-                f"reduction={self.reduction} divides by nothing, and denominator is {self.denominator}; "
+                f"reduction={self.reduction} divides by nothing, but denominator is {self.denominator}; "
                 "use denominator=one, or reduction=mean"
             )
         weighted = self.token_weights or self.loss_mask or (self.codebook_weights and self.combine is Combine.FLAT)
@@ -355,26 +355,25 @@ class LossTerm:
             )
         if self.denominator is Denominator.POSITIONS and self.tail is Tail.TRIM and self.heads is Heads.AHEAD:
             raise SpecError(
-                "denominator=positions counts the positions that are left, and under tail=trim each of heads=ahead "
+                "denominator=positions counts the positions that are left, but under tail=trim each of heads=ahead "
                 "has another number; use tail=ignore, or denominator=valid"
             )
         if self.clamp is not None and not 0 < self.clamp < math.inf:
             raise SpecError(f"clamp is {self.clamp}: a lower limit on the denominator must be above 0, or None")
         if not 0 <= self.epsilon < math.inf:
-            raise SpecError(f"epsilon is {self.epsilon}; what is added to the denominator cannot be negative")
+            raise SpecError(f"epsilon is {self.epsilon}; expected a finite number from 0 up")
 
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A named loss: its terms, one line of formula, and where it was read.
+    """A named loss: its terms, one line of formula, and its source.
 
-    ``layouts`` says how arguments are laid out when they are handed to a candidate, as (argument, pattern): the right
-    side of an einops pattern over the axes b, s, k (codebooks or heads), v, such as ``"(b s) v"`` or ``"b k s v"``.
-    Arguments that are not named lie as b, s, k, v, those that they have; what has the labels' shape follows the labels.
+    ``layouts`` are the layouts of arguments for a candidate, as (argument, pattern). A pattern is the right side of an
+    einops pattern over the axes b, s, k (codebooks or heads), v, such as ``"(b s) v"`` or ``"b k s v"``. Arguments
+    without a pattern have their axes in the order b, s, k, v. Arguments with the labels' shape follow the labels.
 
     Raises:
-        SpecError: without terms, when two terms share a name or read one argument with different axes, or for a layout
-            that does not fit its argument.
+        SpecError: there are no terms, two terms contradict each other, or a layout does not fit its argument.
     """
 
     name: str
@@ -390,12 +389,12 @@ class LossSpec:
             raise SpecError(f"spec {self.name!r} has no terms; give at least one LossTerm")
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
-            raise SpecError(f"spec {self.name!r} has two terms of one name: {names}; rename one")
+            raise SpecError(f"spec {self.name!r} has two terms with the same name: {names}; rename one")
         if len({term.reduction for term in self.terms}) > 1:
             raise SpecError(f"spec {self.name!r} adds terms of different reductions; give all of them the same")
         if len(self.terms) > 1 and self.terms[0].reduction is Reduction.NONE:
             raise SpecError(
-                f"spec {self.name!r} adds terms of reduction none, one number a label of each; use one term"
+                f"spec {self.name!r} adds terms of reduction none, each with one number per label; use one term"
             )
         axes = self._axes()
         if len(dict(self.layouts)) < len(self.layouts):
@@ -436,11 +435,11 @@ class LossSpec:
         return tuple(dict.fromkeys(term.labels for term in self.terms))
 
     def axes_of(self, name: str) -> str:
-        """The axes of an array in their canonical order, as in ``"b s k v"``."""
+        """The axes of an array in their canonical order, for example ``"b s k v"``."""
         return self._axes()[name]
 
     def layout_of(self, name: str) -> str:
-        """How an array is laid out for a candidate."""
+        """The layout of an array for a candidate."""
         return dict(self.layouts).get(name) or self.axes_of(name)
 
 

@@ -1,6 +1,6 @@
 """Write docs/benchmark.json and the tables of docs/benchmark.md, and draw docs/benchmark.png and .svg.
 
-From the JSON of pytest-benchmark, whose path is the argument: ``nox -s benchmark`` makes it, and then runs this.
+The argument is the path of the JSON of pytest-benchmark. ``nox -s benchmark`` makes it and then runs this script.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The picture of docs/benchmark.md: time and memory of every contender, in units of what nobody can do without."""
+"""The picture of docs/benchmark.md: time and memory of every contender, in units of the least that is possible."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def draw(rows: list[Row], where: str, docs: Path) -> None:
 
 
 def bars(axes: Axes, rows: list[Row], values: list[float]) -> None:
-    """One bar a contender and dtype, from 1 on, on a logarithmic axis."""
+    """Draw one bar per contender and dtype, from 1 on, on a logarithmic axis."""
     contenders = list(dict.fromkeys(row.contender for row in rows))
     for row, value in zip(rows, values, strict=True):
         place = contenders.index(row.contender) + 0.4 * list(COLOURS).index(row.dtype) - 0.2

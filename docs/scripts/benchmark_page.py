@@ -1,4 +1,4 @@
-"""What docs/benchmark.json keeps of what pytest-benchmark recorded, and the tables of docs/benchmark.md made of it."""
+"""The part of pytest-benchmark's records that docs/benchmark.json keeps, and the tables of docs/benchmark.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEPT = ("median", "min", "iqr", "rounds")
 
 
 class Row(NamedTuple):
-    """One benchmark. Seconds of the median round; bytes at the worst moment, and of the gradients that are returned."""
+    """One benchmark: seconds of the median round, peak bytes, and bytes of the returned gradients."""
 
     task: str
     shape: str
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     @property
     def memory(self) -> float | None:
-        """Bytes for each byte that has to be returned."""
+        """Peak bytes per byte that has to be returned."""
         return None if self.peak is None else self.peak / self.returned
 
 
@@ -47,7 +47,7 @@ def rows_of(recorded: dict[str, Any]) -> list[Row]:
 
 
 def trimmed(recorded: dict[str, Any]) -> dict[str, Any]:
-    """What is kept: of every benchmark some statistics and what was noted, and of the machine its name."""
+    """Return what is kept: some statistics and notes of every benchmark, and the name of the machine."""
     machine = recorded["machine_info"]
     return {
         "datetime": recorded["datetime"],
@@ -81,7 +81,7 @@ def tables(rows: list[Row]) -> str:
 
 
 def figures(rows: Iterable[Row], contender: str, dtype: str) -> list[str]:
-    """The cells of one contender in one dtype."""
+    """Return the cells of one contender in one dtype."""
     of_dtype = {row.contender: row for row in rows if row.dtype == dtype}
     row, baseline = of_dtype.get(contender), of_dtype.get(BASELINE)
     if row is None:
@@ -99,7 +99,7 @@ def machine(recorded: dict[str, Any]) -> str:
 
 
 def write(recorded: dict[str, Any], docs: Path) -> None:
-    """benchmark.json, and the tables of benchmark.md."""
+    """Write benchmark.json and the tables of benchmark.md."""
     kept = json.dumps(trimmed(recorded), indent=1, ensure_ascii=False)
     (docs / "benchmark.json").write_text(kept + "\n", encoding="utf-8")
     fill_in(docs / "benchmark.md", {"machine": machine(recorded), "figures": tables(rows_of(recorded))})

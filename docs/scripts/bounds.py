@@ -1,7 +1,7 @@
 """Draw docs/bounds.png and docs/bounds.svg, and write docs/bounds.csv and the tables of docs/bounds.md.
 
-``bounds_judged.py`` says what is judged, ``bounds_chart.py`` draws it. Run by ``nox -s figures``, or ``python
-docs/scripts/bounds.py``. One core, two minutes; the numbers are the same on every run of one machine.
+``bounds_judged.py`` defines what is judged, ``bounds_chart.py`` draws it. Run it with ``nox -s figures`` or ``python
+docs/scripts/bounds.py``. It takes one core and two minutes. The numbers are the same on every run of one machine.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from bounds_judged import FULL, NATIVE, REGIMES, STRICT, Measured
 
-from shiftproof.harness.recipe import Regime
+from shiftproof.harness.cases.recipe import Regime
 
 COLOURS = dict(zip(REGIMES, ("#4477AA", "#66CCEE", "#228833", "#CCBB44", "#AA3377", "#999999"), strict=True))
 
@@ -21,12 +21,12 @@ def _rank(tokens: int) -> int:
 
 
 def _beside(classes: int, tokens: int) -> float:
-    """Where V is drawn: cases of more tokens to the right of those of fewer."""
+    """Return where V is drawn: cases of more tokens stand to the right of those of fewer."""
     return float(classes * 1.12 ** (_rank(tokens) - 1.5))
 
 
 def draw(found: list[Measured], docs: Path) -> None:
-    """A column for each arithmetic, value above gradient: dots are the worst right loss, crosses the nulls."""
+    """Draw a column per arithmetic, value above gradient: dots are the worst right loss, crosses the nulls."""
     matplotlib.rcParams.update({"svg.hashsalt": "bounds", "font.size": 8, "svg.fonttype": "none"})
     columns = (*STRICT, *NATIVE)
     figure, axes = plt.subplots(2, len(columns), figsize=(15, 7), sharex=True, sharey=True, layout="constrained")

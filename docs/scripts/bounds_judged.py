@@ -1,7 +1,7 @@
-"""What docs/bounds.md says: how far right losses, and wrong ones, are from the oracle, in units of what is allowed.
+"""The data of docs/bounds.md: how far right and wrong losses are from the oracle, in units of the allowed error.
 
-Right losses are those of tests/candidates, of torch and of transformers. All are judged in this process across dtype ×
-V × N × regime. ``bounds.py`` judges them at full size and draws what is found.
+The right losses come from tests/candidates, torch and transformers. All are judged in this process across dtype × V × N
+× regime. ``bounds.py`` judges them at full size and draws the result.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from page import fill_in, table
 from right_losses import CAUSAL, Loss, run
 from torch import Tensor
 
-from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.compare import Bounds, derive_bounds
-from shiftproof.harness.liveness import misalign, passing_gradients, passing_values
-from shiftproof.harness.recipe import Count, Ids, Mask, Recipe, Regime
-from shiftproof.harness.strategies import killers, plain, space
+from shiftproof.harness.bounds.derive import Bounds, derive_bounds
+from shiftproof.harness.bounds.liveness import misalign, passing_gradients, passing_values
+from shiftproof.harness.cases.build import Case, build_case
+from shiftproof.harness.cases.recipe import Count, Ids, Mask, Recipe, Regime
+from shiftproof.harness.cases.space import hand_made, random_recipes, space
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.spec import Compute, LossSpec
 
@@ -34,7 +34,7 @@ ELEMENTS = 1_100_000  # the most logits of one case
 
 
 class Sizes(NamedTuple):
-    """How large the cases are."""
+    """The sizes of the cases."""
 
     classes: tuple[int, ...] = (2, 17, 257, 4099, 32000, 128256)
     tokens: tuple[int, ...] = (1, 8, 64, 1024)
@@ -45,7 +45,7 @@ FULL = Sizes()
 
 
 class Arithmetic(NamedTuple):
-    """What a candidate computes in, and the dtype of its logits."""
+    """The arithmetic of a candidate, and the dtype of its logits."""
 
     dtype: str
     compute: Compute
@@ -59,7 +59,7 @@ NATIVE = tuple(Arithmetic(dtype, Compute.NATIVE) for dtype in ("bfloat16", "floa
 
 
 class Measured(NamedTuple):
-    """Errors over bounds of one loss on one case; a part is NaN where a loss has nothing to say of it."""
+    """Errors over bounds of one loss on one case. A part is NaN if the loss does not give it."""
 
     kind: str  # right, null, or wrong
     name: str
@@ -75,7 +75,7 @@ class Measured(NamedTuple):
         return max(0.0 if math.isnan(part) else part for part in (self.value, self.gradient))
 
 
-# Who is judged.
+# The losses that are judged.
 
 
 def in_own_dtype(logits: Tensor, labels: Tensor) -> Tensor:
@@ -99,12 +99,12 @@ def log_of_softmax(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def shifted_again(logits: Tensor, labels: Tensor) -> Tensor:
-    """Labels that were shifted already are shifted again."""
+    """Shift labels that were shifted already."""
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), F.pad(labels[:, 2:], (0, 1), value=-100).flatten())
 
 
 def positions_for_tokens(logits: Tensor, labels: Tensor) -> Tensor:
-    """Divided by the positions of the rows, not by the labels that count."""
+    """Divide by the positions of the rows, and not by the labels that count."""
     scores = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
     return scores / labels.numel()
 
@@ -117,11 +117,11 @@ WRONG = [
 ]
 
 
-# What they are judged on.
+# The cases that they are judged on.
 
 
 def cases(spec: LossSpec, arithmetic: Arithmetic, sizes: Sizes) -> Iterator[Case]:
-    """Text, across V × N × regime."""
+    """Yield text cases across V × N × regime."""
     for classes in sizes.classes:
         for tokens in sizes.tokens:
             if classes * tokens > ELEMENTS:
@@ -133,7 +133,7 @@ def cases(spec: LossSpec, arithmetic: Arithmetic, sizes: Sizes) -> Iterator[Case
 
 
 def other_cases(spec: LossSpec, arithmetic: Arithmetic, sizes: Sizes) -> Iterator[Case]:
-    """Codebooks, streams and scores: fewer, of every regime."""
+    """Yield cases of codebooks, streams and scores: fewer, in every regime."""
     infinite = any(term.score.label_smoothing for term in spec.terms)
     drawn = space(spec, frozenset())
     books = next((k for k in (3, 8) if k in drawn.get("codebooks", ())), drawn.get("codebooks", (1,))[0])
@@ -146,7 +146,7 @@ def other_cases(spec: LossSpec, arithmetic: Arithmetic, sizes: Sizes) -> Iterato
 
 
 def over(found: Tensor, expected: Tensor, bound: Tensor) -> float:
-    """The largest error in units of its bound; infinite where anything is wrong and nothing allowed."""
+    """Return the largest error in units of its bound; infinite if there is an error where none is allowed."""
     error = (found - expected).abs()
     ratio = torch.where((error == 0) | (found == expected), 0.0, error / bound)
     return float(ratio.nan_to_num(nan=math.inf).max())
@@ -158,7 +158,7 @@ def measure(kind: str, loss: Loss, case: Case, arithmetic: Arithmetic) -> Measur
     assert case.oracle.value is not None
     of_value = over(value.double(), torch.tensor(case.oracle.value).double(), torch.tensor(bounds.value).double())
     if not math.isfinite(float(value)) and arithmetic.compute is Compute.NATIVE:
-        of_value = math.nan  # a sum past 65504 is inf in fp16, in torch too: see docs/bounds.md
+        of_value = math.nan  # a sum above 65504 is inf in fp16, also in torch: see docs/bounds.md
     of_gradient = max(over(gradients[at], case.oracle.gradients[at], bounds.gradients[at]) for at in gradients)
     return _measured(kind, loss.name, arithmetic, case, of_value, of_gradient)
 
@@ -169,7 +169,7 @@ def _measured(kind: str, name: str, how: Arithmetic, case: Case, value: float, g
 
 
 def nulls(case: Case, bounds: Bounds, arithmetic: Arithmetic) -> Iterator[Measured]:
-    """How far the null candidates are from the oracle, on one text loss of one stream."""
+    """Yield how far the null candidates are from the oracle, on one text loss of one stream."""
     right, expected, bound = case.oracle.value, case.oracle.gradients["logits"], bounds.gradients["logits"]
     assert right is not None
     used = bound > 0
@@ -201,7 +201,7 @@ def nulls(case: Case, bounds: Bounds, arithmetic: Arithmetic) -> Iterator[Measur
 
 
 def measure_all(text: Sequence[Loss], others: Sequence[Loss], sizes: Sizes = FULL) -> list[Measured]:
-    """All that is judged: right losses of text and others, null candidates, and wrong losses."""
+    """Measure everything that is judged: right losses of text and others, null candidates, and wrong losses."""
     found = []
     for arithmetic in STRICT:
         for case in cases(CAUSAL, arithmetic, sizes):
@@ -223,22 +223,22 @@ def measure_all(text: Sequence[Loss], others: Sequence[Loss], sizes: Sizes = FUL
     return found
 
 
-# How rarely a drawn case proves nothing.
+# How rarely a drawn case is vacuous.
 
 
 class Vacuous(NamedTuple):
-    """Of the drawn cases of one arithmetic and regime: how many were asked, and which null passed how many."""
+    """The drawn cases of one arithmetic and regime: the number of cases, and how many each null passed."""
 
     arithmetic: Arithmetic
     regime: Regime
     cases: int
     values: Mapping[str, int]
     gradients: Mapping[str, int]
-    both: int  # that neither the value nor the gradient proves anything
+    both: int  # cases in which neither the value nor the gradient proves anything
 
 
 def vacuous(specs: Iterable[LossSpec], draws: int) -> Iterator[Vacuous]:
-    """Hand-made cases and ``draws`` plain ones of every spec."""
+    """Yield the counts on hand-made cases and ``draws`` plain ones of every spec."""
     specs = list(specs)
     for arithmetic in (*STRICT, *NATIVE):
         for regime in (Regime.NORMAL, Regime.SHARP, Regime.TIES, Regime.HUGE, Regime.MINUS_INF):
@@ -249,8 +249,8 @@ def vacuous(specs: Iterable[LossSpec], draws: int) -> Iterator[Vacuous]:
                 if regime is Regime.MINUS_INF and any(term.score.label_smoothing for term in spec.terms):
                     continue
                 choices = space(spec, frozenset(), arithmetic.dtype)
-                for recipe in (*killers(choices)[:4], *islice(plain(choices, seed), draws)):
-                    least = 3 if regime is Regime.MINUS_INF else 2  # as STABLE-2 asks
+                for recipe in (*hand_made(choices)[:4], *islice(random_recipes(choices, seed), draws)):
+                    least = 3 if regime is Regime.MINUS_INF else 2  # as in STABLE-2
                     case = build_case(spec, replace(recipe, regime=regime, classes=max(recipe.classes, least)))
                     if not case.pairing.pairs or not math.isfinite(case.oracle.value or math.nan):
                         continue
@@ -268,11 +268,11 @@ def vacuous(specs: Iterable[LossSpec], draws: int) -> Iterator[Vacuous]:
             yield Vacuous(arithmetic, regime, asked, values, gradients, both)
 
 
-# What is written.
+# The output.
 
 
 def write_csv(found: Iterable[Measured], path: Path) -> None:
-    """For each kind, name, arithmetic, V, N and regime, the largest errors over bounds."""
+    """Write, for each kind, name, arithmetic, V, N and regime, the largest errors over bounds."""
     worst: dict[tuple[object, ...], list[float]] = {}
     for each in found:
         name = each.name if each.kind != "right" else "all"
@@ -306,7 +306,7 @@ def table_of_right(found: list[Measured]) -> str:
 
 
 def table_of_wrong(found: list[Measured]) -> str:
-    """For each wrong loss and arithmetic, on what share of the cases value and gradient tell it."""
+    """Return, for each wrong loss and arithmetic, the share of cases on which value and gradient detect it."""
     names = list(dict.fromkeys(each.name for each in found if each.kind != "right"))
     rows = []
     for name in names:
@@ -324,8 +324,8 @@ def table_of_wrong(found: list[Measured]) -> str:
 
 def table_of_vacuous(found: list[Vacuous]) -> str:
     def shares(of: Mapping[str, int], cases: int) -> str:
-        told = [f"{name} {count / cases:.1%}" for name, count in of.items() if name != "any" and count]
-        return f"{of['any'] / cases:.1%}" + (f" ({', '.join(told)})" if told else "")
+        named = [f"{name} {count / cases:.1%}" for name, count in of.items() if name != "any" and count]
+        return f"{of['any'] / cases:.1%}" + (f" ({', '.join(named)})" if named else "")
 
     return table(
         ["drawn", "cases", "value vacuous", "gradient vacuous", "both"],
@@ -343,7 +343,7 @@ def table_of_vacuous(found: list[Vacuous]) -> str:
 
 
 def write(found: list[Measured], drawn: list[Vacuous], docs: Path) -> None:
-    """bounds.csv, and the tables of bounds.md."""
+    """Write bounds.csv and the tables of bounds.md."""
     write_csv(found, docs / "bounds.csv")
     tables = {"right": table_of_right(found), "wrong": table_of_wrong(found), "vacuous": table_of_vacuous(drawn)}
     for each in tables.values():
@@ -352,7 +352,7 @@ def write(found: list[Measured], drawn: list[Vacuous], docs: Path) -> None:
 
 
 def alarms(found: list[Measured]) -> list[Measured]:
-    """The right losses that are out of bounds: there must be none."""
+    """Return the right losses that are out of bounds. There must be none."""
     worst = max((each for each in found if each.kind == "right"), key=lambda each: each.worst)
     print(f"worst right loss: {worst}")
     return [each for each in found if each.kind == "right" and each.worst > 1]

@@ -1,8 +1,8 @@
-"""Write the tables of docs/comparison.md: how many of the known bugs would other people's tests have caught?
+"""Write the tables of docs/comparison.md: how many of the known bugs would other people's tests detect?
 
-Every mutant of the kill table is judged by each habit of ``habits.py``, by the same answers, and by shiftproof. Run by
-``nox -s comparison``, or ``python docs/scripts/comparison.py``: some minutes of one core, shared among all there are.
-The numbers are the same on every run of one machine.
+Every habit of ``habits.py`` and shiftproof judge every mutant of the kill table by the same answers. Run it with ``nox
+-s comparison`` or ``python docs/scripts/comparison.py``. It takes some minutes of one core, shared among all cores. The
+numbers are the same on every run of one machine.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from habits import Ignored as Ignoring
 from page import fill_in, table
 from right_losses import Loss, other_losses, run, text_losses
 
-from shiftproof.harness.judge import PROFILES as EFFORTS
-from shiftproof.harness.kills import Bench, MutantTrial, Subject, equivalent_on, first_kill, small_cases, subjects
+from shiftproof.harness.candidates.loss import Observation
+from shiftproof.harness.judge.ask import PROFILES as EFFORTS
+from shiftproof.harness.kill_table.equivalent import equivalent_on, small_cases
+from shiftproof.harness.kill_table.run import first_kill
+from shiftproof.harness.kill_table.subjects import Subject, subjects
+from shiftproof.harness.kill_table.trial import Bench, MutantTrial
 from shiftproof.harness.mutants.ahead import AHEAD
 from shiftproof.harness.mutants.alignment import ALIGNMENT
 from shiftproof.harness.mutants.behaviour import Act, Asked, give
@@ -35,7 +39,6 @@ from shiftproof.harness.mutants.interface import INTERFACE
 from shiftproof.harness.mutants.normalisation import NORMALISATION
 from shiftproof.harness.mutants.numerics import NUMERICS
 from shiftproof.harness.mutants.selection import SELECTION
-from shiftproof.harness.trial import Observation
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import LossSpec
 
@@ -58,29 +61,29 @@ OURS = "shiftproof, profile quick"
 
 
 class Seen(StrEnum):
-    """What becomes of a wrong loss under a habit."""
+    """The outcome of a wrong loss under a habit."""
 
     KILLED = "killed"
-    TOLERATED = "tolerated"  # its inputs show the bug, and its tolerance lets it pass
-    UNSEEN = "never shown"  # on all of its inputs, what it looks at is right
+    TOLERATED = "tolerated"  # its inputs show the bug, but its tolerance lets the bug pass
+    UNSEEN = "never shown"  # everything it looks at is right on all of its inputs
 
 
 class Judged(NamedTuple):
-    """One mutant under one spec: what became of it under each habit, by name."""
+    """One mutant under one spec: its outcome under each habit, by name."""
 
     spec: str
     name: str
     seen: Mapping[str, Seen]
-    cases: int = 0  # how many of one law shiftproof needed
+    cases: int = 0  # the number of cases of one law that shiftproof needed
 
 
 def judge(act: Act, tests: Iterable[Test]) -> Seen:
-    """What a habit with these tests sees of a loss."""
+    """Return what a habit with these tests finds about a loss."""
     shown = False
     asked = found = None
     for test in tests:
-        if asked is None or found is None or (asked.case, asked.upstream) != (test.case, test.upstream):
-            asked = Asked(test.case, test.upstream)
+        if asked is None or found is None or (asked.case, asked.grad_output) != (test.case, test.grad_output):
+            asked = Asked(test.case, test.grad_output)
             found = act(asked)
         if not test.passes(found):
             return Seen.KILLED
@@ -89,28 +92,28 @@ def judge(act: Act, tests: Iterable[Test]) -> Seen:
 
 
 def kills(tests: Iterable[Test], act: Act) -> bool:
-    """Whether one of the tests fails a loss."""
-    return any(not test.passes(act(Asked(test.case, test.upstream))) for test in tests)
+    """Return whether one of the tests fails a loss."""
+    return any(not test.passes(act(Asked(test.case, test.grad_output))) for test in tests)
 
 
 def zero(asked: Asked) -> Observation:
-    """A loss that is 0, and its gradient too."""
+    """Return the answer of a loss that is 0, with a gradient of 0."""
     return give(asked, 0.0, {name: torch.zeros(shape) for name, shape in asked.case.pairing.shapes.items()})
 
 
 def answers(loss: Loss) -> Act:
-    """What a real loss answers."""
+    """Return the act that answers like a real loss."""
 
     def act(asked: Asked) -> Observation:
-        assert isinstance(asked.upstream, float)
-        value, gradients = run(loss, asked.case, asked.upstream)
+        assert isinstance(asked.grad_output, float)
+        value, gradients = run(loss, asked.case, asked.grad_output)
         return Observation(asked.case, None, float(value), value.double(), value.dtype, gradients)
 
     return act
 
 
 def mutants_of(spec: LossSpec) -> Iterator[Subject]:
-    """Every way of writing every bug that can be had under ``spec`` and is not the right loss there."""
+    """Yield every variant of every bug that is possible under ``spec`` and is not the right loss there."""
     bench = Bench(spec, "float32", EFFORTS["quick"])
     for subject in subjects(spec):
         if not subject.reason and equivalent_on(subject, bench) is None:
@@ -119,7 +122,7 @@ def mutants_of(spec: LossSpec) -> Iterator[Subject]:
 
 
 def judge_all(spec: LossSpec, habits: Sequence[Habit]) -> list[Judged]:
-    """Every mutant of a spec under every habit, and under shiftproof's first seed."""
+    """Judge every mutant of a spec under every habit, and under shiftproof's first seed."""
     wrong = list(mutants_of(spec))
     seen: list[dict[str, Seen]] = [{} for _ in wrong]
     for habit in habits:
@@ -141,11 +144,11 @@ def judge_by_name(spec: str) -> list[Judged]:
     return judge_all(PROFILES[spec], HABITS)
 
 
-# What the habits say of losses that are right, and of one that is 0.
+# The habits' verdicts on right losses, and on a loss that is 0.
 
 
 class Control(NamedTuple):
-    """Right losses that a habit fails, of how many; tests that a loss of 0 passes, of how many."""
+    """Right losses that a habit fails, out of how many; tests that a loss of 0 passes, out of how many."""
 
     alarms: tuple[str, ...]
     right: int
@@ -154,7 +157,7 @@ class Control(NamedTuple):
 
 
 def control(name: str) -> Control:
-    """What a habit, by name, says of what is no mutant."""
+    """Return the verdicts of a habit, by name, on losses that are not mutants."""
     torch.set_num_threads(1)
     (habit,) = [habit for habit in HABITS if habit.name == name]
     losses = [*text_losses(), *(loss for loss in other_losses() if loss.spec.name in SPECS)]
@@ -167,7 +170,7 @@ def control(name: str) -> Control:
     return Control(tuple(alarms), len(losses), sum(passed), len(passed))
 
 
-# What is written.
+# The output.
 
 
 def share(found: Iterable[Seen]) -> str:
@@ -176,7 +179,7 @@ def share(found: Iterable[Seen]) -> str:
 
 
 def table_of_killed(judged: list[Judged], names: Sequence[str]) -> str:
-    """The share of the mutants that each habit kills, by family."""
+    """Return the share of the mutants that each habit kills, by family."""
     groups: dict[str, list[Judged]] = {
         **{family: [each for each in judged if each.name in members] for family, members in FAMILIES.items()},
         "text alone": [each for each in judged if each.spec == TEXT],
@@ -189,7 +192,7 @@ def table_of_killed(judged: list[Judged], names: Sequence[str]) -> str:
 
 
 def table_of_reasons(judged: list[Judged], controls: Mapping[str, Control]) -> str:
-    """Why mutants survive each habit, and what it says of losses that are right or nothing."""
+    """Return why mutants survive each habit, and its verdicts on right losses and on a loss of 0."""
     rows = []
     for name, found in controls.items():
         count = {fate: sum(each.seen[name] is fate for each in judged) for fate in Seen}
@@ -208,7 +211,7 @@ def table_of_reasons(judged: list[Judged], controls: Mapping[str, Control]) -> s
 
 
 def list_of_survivors(judged: list[Judged], names: Sequence[str]) -> str:
-    """For each habit, the bugs that survive: all ways of writing them, or how many of how many."""
+    """Return, for each habit, the bugs that survive: all of their variants, or how many of how many."""
     lines = []
     for name in names:
         parts = []
@@ -225,7 +228,7 @@ def _some(bug: str, judged: list[Judged], habit: str, fate: Seen) -> str:
 
 
 def table_of_vocabularies(spec: LossSpec, sizes: Sequence[int] = (32, 256, 32000)) -> str:
-    """(2, 64, V) at other V."""
+    """Return the results of (2, 64, V) at other V."""
     wrong = list(mutants_of(spec))
     rows = []
     for ignored in (Ignoring.NONE, Ignoring.FIFTH):
@@ -238,7 +241,7 @@ def table_of_vocabularies(spec: LossSpec, sizes: Sequence[int] = (32, 256, 32000
 
 
 def in_full_size(spec: LossSpec) -> str:
-    """Liger's larger shapes, asked of what survives its smaller ones."""
+    """Run Liger's larger shapes on the mutants that survive its smaller ones."""
     small = list(liger(spec))
     survive = [subject for subject in mutants_of(spec) if not kills(small, subject.act)]
     tests = list(liger_at_full_size(spec))
@@ -250,7 +253,7 @@ def in_full_size(spec: LossSpec) -> str:
 
 
 def table_of_sums(spec: LossSpec) -> str:
-    """Liger's tolerances for reduction sum, which no spec of the kill table has."""
+    """Return the results of Liger's tolerances for reduction sum, which no spec of the kill table has."""
     tolerances = {"float32": "atol 1e-3, rtol 5e-2", "bfloat16": "atol 5, rtol 50"}
     wrong = list(mutants_of(spec))
     rows = []

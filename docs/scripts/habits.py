@@ -1,7 +1,7 @@
-"""How other people test a loss: the inputs that they hand over, what they look at, and what they call close.
+"""How other people test a loss: which inputs they pass, what they compare, and what they call close.
 
-Facts are read from their tests (docs/comparison.md names file and commit); no line of them is copied. Whatever a habit
-does not draw, such as weights of tokens, is as in shiftproof's simplest case of the spec.
+The facts were read in their tests (docs/comparison.md names file and commit); no line of them is copied. What a habit
+does not draw, such as token weights, is as in shiftproof's simplest case of the spec.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from shiftproof.harness.cases import Case, build_batch
-from shiftproof.harness.compare import Bounds, agreement, derive_bounds, same_value
+from shiftproof.harness.bounds.compare import agreement, same_value
+from shiftproof.harness.bounds.derive import Bounds, derive_bounds
+from shiftproof.harness.candidates.loss import Observation
+from shiftproof.harness.cases.build import Case, build_batch
+from shiftproof.harness.cases.recipe import Ids, Recipe
+from shiftproof.harness.cases.space import space
 from shiftproof.harness.mutants.behaviour import Asked, answer
-from shiftproof.harness.recipe import Ids, Recipe
-from shiftproof.harness.strategies import space
-from shiftproof.harness.trial import Observation
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
 from shiftproof.reference.spec import LossSpec
 
-BOOKS = 4  # K, where a spec has codebooks: MusicGen's, and in the space of every spec
-EXAMPLES = 100  # Hypothesis's default
+BOOKS = 4  # K for specs with codebooks: the number of MusicGen, and in the space of every spec
+EXAMPLES = 100  # the default of Hypothesis
 
 Close = Callable[[Tensor, Tensor], bool]
-"""Whether what was found is as good as what was expected, two tensors of one dtype."""
+"""Whether the found tensor is as good as the expected one; both have the same dtype."""
 
 
 class Ignored(StrEnum):
     """How many of the labels are ignored, at random places."""
 
     NONE = "none"
-    FIFTH = "a fifth"  # cut-cross-entropy, and what a plain test may do
-    SOME = "1 to half"  # Liger: so many that their number is drawn too
+    FIFTH = "a fifth"  # cut-cross-entropy, and a typical plain test
+    SOME = "1 to half"  # Liger: the number is drawn too
 
 
 class Layer(StrEnum):
-    """What makes the logits: x Wᵀ of hidden states x and a weight W, which then get the gradient."""
+    """How the logits are made: x Wᵀ of hidden states x and a weight W, which then get the gradient."""
 
     UNIFORM = "uniform"  # Liger: W uniform on [0, 1)
     COPIED = "copied"  # cut-cross-entropy: half of W are rows of x, so that some labels are likely
@@ -54,8 +55,10 @@ class Layer(StrEnum):
 
 @dataclass(frozen=True)
 class Inputs:
-    """One draw: logits [rows, length, classes], K of them where there are codebooks, N(0, 1) unless a layer makes them
-    out of ``hidden`` features."""
+    """One draw: logits [rows, length, classes], with K of them if there are codebooks.
+
+    They are N(0, 1), unless a layer makes them from ``hidden`` features.
+    """
 
     rows: int
     length: int
@@ -68,26 +71,26 @@ class Inputs:
 
 
 Layers = Mapping[str, tuple[Tensor, Tensor]]
-"""For each of a spec's logits that a layer made: x [n, H] and W [V, H], float64."""
+"""For each logits array of a spec that a layer made: x [n, H] and W [V, H], float64."""
 
 
 @dataclass(frozen=True, eq=False)
 class Test:
-    """One comparison with the right loss: its inputs, the incoming gradient, what is looked at, what is close."""
+    """One comparison with the right loss: the inputs, the incoming gradient, the compared values, and the tolerance."""
 
-    __test__ = False  # not one of pytest's
+    __test__ = False  # not a pytest test
 
     case: Case
     close: Close
     value: bool = True
     gradient: bool = True
-    upstream: float = 1.0
+    grad_output: float = 1.0
     layers: Layers | None = None
 
     @cached_property
     def expected(self) -> Observation:
-        """The oracle's answer, rounded as the loss promises: the value to fp32, gradients to the logits' dtype."""
-        return answer(Asked(self.case, self.upstream))
+        """The oracle's answer, rounded as the loss promises: the value in fp32, gradients in the logits' dtype."""
+        return answer(Asked(self.case, self.grad_output))
 
     @cached_property
     def _bounds(self) -> Bounds:
@@ -99,10 +102,10 @@ class Test:
         return self._of_layers(self.expected.gradients)
 
     def passes(self, found: Observation) -> bool:
-        """Whether the habit sees nothing wrong. What raised, or has no gradient to look at, fails."""
+        """Return whether the habit finds nothing wrong. A loss that raised, or has no gradient to compare, fails."""
         if found.problem is not None:
             return False
-        # A loss in the logits' own dtype returns its value in that; it is looked at in the other's.
+        # A loss in the logits' own dtype returns its value in that dtype; it is compared in the other's dtype.
         if self.value and not self.close(_one(found).to(self.expected.dtype), _one(self.expected)):
             return False
         if not self.gradient:
@@ -113,7 +116,7 @@ class Test:
         return all(self.close(gradients[name], right) for name, right in self._expected_gradients.items())
 
     def shows(self, found: Observation) -> bool:
-        """Whether what the habit looks at is further off than rounding explains: out of shiftproof's bounds."""
+        """Return whether the compared values are outside shiftproof's bounds, further off than rounding explains."""
         if found.problem is not None:
             return True
         oracle = self.case.oracle
@@ -125,14 +128,14 @@ class Test:
             return False
         if found.gradients is None:
             return True
-        scale = self.upstream
+        scale = self.grad_output
         return not all(
             bool(agreement(found.gradients[name], right * scale, self._bounds.gradients[name] * scale).all())
             for name, right in oracle.gradients.items()
         )
 
     def _of_layers(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The gradients that the habit compares, in the dtype of the logits: at x and W where a layer made these."""
+        """Return the gradients that the habit compares, in the logits' dtype: at x and W if a layer made the logits."""
         found = {}
         for name, gradient in gradients.items():
             dtype = self.case.batch.tensor(name).dtype
@@ -150,7 +153,7 @@ def _one(observation: Observation) -> Tensor:
 
 
 def assert_close(found: Tensor, expected: Tensor) -> bool:
-    """torch.testing.assert_close as it is."""
+    """Compare with torch.testing.assert_close and its defaults."""
     try:
         torch.testing.assert_close(found, expected)
     except AssertionError:
@@ -159,7 +162,7 @@ def assert_close(found: Tensor, expected: Tensor) -> bool:
 
 
 def allclose(atol: float, rtol: float) -> Close:
-    """torch.allclose; NaN is close to NaN, as every test of an all-ignored batch must have it."""
+    """Compare with torch.allclose. NaN is close to NaN, which every test of an all-ignored batch needs."""
     return lambda found, expected: torch.allclose(found, expected, rtol=rtol, atol=atol, equal_nan=True)
 
 
@@ -171,9 +174,9 @@ def _simplest(spec: LossSpec, rows: int, length: int, classes: int, dtype: str, 
 def _case(
     spec: LossSpec, recipe: Recipe, draw_labels: Callable[[Tensor, int], Tensor], draw: Callable[[str, Tensor], Tensor]
 ) -> Case:
-    """The case of a recipe with other labels and logits, each drawn for what stands there (for labels, with V).
+    """Return the case of a recipe with other labels and logits, each drawn for its place (for labels, with V).
 
-    Labels that shiftproof's simplest case ignores stay so: where segments are concatenated, their first.
+    Labels that shiftproof's simplest case ignores stay ignored: the first label of each concatenated segment.
     """
     blank = build_batch(spec, recipe)
     drawn: dict[str, Any] = {}
@@ -190,7 +193,7 @@ def _case(
 
 @lru_cache(maxsize=64)
 def random_case(spec: LossSpec, inputs: Inputs) -> tuple[Case, Layers | None]:
-    """The case of one draw, and the layers that made its logits."""
+    """Return the case of one draw, and the layers that made its logits."""
     random = torch.Generator().manual_seed(inputs.seed)
     dtype = getattr(torch, inputs.dtype)
     ignore_index = spec.terms[0].ignore_index
@@ -227,8 +230,10 @@ def random_case(spec: LossSpec, inputs: Inputs) -> tuple[Case, Layers | None]:
 
 
 def element_wise_cases(spec: LossSpec) -> tuple[Case, ...]:
-    """What Hypothesis draws when every element is drawn: up to 3 rows, 8 positions, 16 classes and 4 codebooks; logits
-    in ±10, labels of any class or ignored. Not one depends on a loss, so that all losses share them."""
+    """Return what Hypothesis draws if it draws every element: up to 3 rows, 8 positions, 16 classes and 4 codebooks.
+
+    Logits lie in ±10; labels are any class or ignored. The cases do not depend on a loss, so all losses share them.
+    """
     found: list[Case] = []
     books = [k for k in space(spec, frozenset()).get("codebooks", (1,)) if k <= BOOKS]
     ignore_index = spec.terms[0].ignore_index
@@ -254,7 +259,7 @@ def element_wise_cases(spec: LossSpec) -> tuple[Case, ...]:
 
 @dataclass(frozen=True)
 class Habit:
-    """A way of testing a loss: ``tests`` are all that it asks of a loss of some spec, the cheapest first."""
+    """A way of testing a loss: ``tests`` yields all its tests for a loss of some spec, the cheapest first."""
 
     name: str
     tests: Callable[[LossSpec], Iterator[Test]]
@@ -266,7 +271,7 @@ def _tested(spec: LossSpec, inputs: Inputs, close: Close, **looks: Any) -> Test:
 
 
 def fixed_shape(ignored: Ignored, gradient: bool, classes: int = 256) -> Callable[[LossSpec], Iterator[Test]]:
-    """torch.testing.assert_close on (2, 64, V)."""
+    """Run torch.testing.assert_close on (2, 64, V)."""
 
     def tests(spec: LossSpec) -> Iterator[Test]:
         yield _tested(spec, Inputs(2, 64, classes, ignored=ignored), assert_close, gradient=gradient)
@@ -282,18 +287,18 @@ LIGER_PLAIN = {"float32": allclose(1e-8, 1e-6), "bfloat16": allclose(1e-8, 5e-2)
 def liger_fused(
     spec: LossSpec, closes: Mapping[str, Close], rows: int = 4, length: int = 47, hidden: int = 31, classes: int = 123
 ) -> Iterator[Test]:
-    """test_fused_linear_cross_entropy.py test_correctness, by default at its "random shape"."""
+    """Run test_fused_linear_cross_entropy.py test_correctness, by default at its "random shape"."""
     for dtype, close in closes.items():
         inputs = Inputs(rows, length, classes, dtype, Ignored.SOME, Layer.UNIFORM, hidden)
         yield _tested(spec, inputs, close)
 
 
 def liger_plain(spec: LossSpec, closes: Mapping[str, Close], classes: int) -> Iterator[Test]:
-    """test_cross_entropy.py test_correctness, …_with_ignore_index and …_not_last_layer at its "weird shape"."""
+    """Run test_cross_entropy.py test_correctness, …_with_ignore_index and …_not_last_layer at its "weird shape"."""
     for dtype, close in closes.items():
         for ignored in (Ignored.NONE, Ignored.SOME):
             yield _tested(spec, Inputs(3, 423, classes, dtype, ignored), close)
-        yield _tested(spec, Inputs(3, 423, classes, dtype), close, upstream=3.0)
+        yield _tested(spec, Inputs(3, 423, classes, dtype), close, grad_output=3.0)
 
 
 def liger(spec: LossSpec) -> Iterator[Test]:
@@ -302,7 +307,7 @@ def liger(spec: LossSpec) -> Iterator[Test]:
 
 
 def liger_at_full_size(spec: LossSpec) -> Iterator[Test]:
-    """Larger shapes of both files in fp32; (2, 4096, 32000) is left out: 2 GiB for one gradient of the oracle."""
+    """Run larger shapes of both files in fp32. (2, 4096, 32000) is left out: one oracle gradient takes 2 GiB."""
     yield from liger_fused(spec, {"float32": LIGER_FUSED["float32"]}, 8, 128, 1024, 4096)
     yield _tested(spec, Inputs(3, 423, 32000, ignored=Ignored.SOME), LIGER_PLAIN["float32"])
 
@@ -312,7 +317,7 @@ def liger_sum(dtype: str) -> Callable[[LossSpec], Iterator[Test]]:
 
 
 def cut_cross_entropy(spec: LossSpec) -> Iterator[Test]:
-    """test_cce_loss_forward.py and test_cce_loss_backward.py: tokens in 4 rows, errors absolute."""
+    """Run test_cce_loss_forward.py and test_cce_loss_backward.py: tokens in 4 rows, absolute errors."""
     forward = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}
     backward = {"float16": 1.2e-3, "bfloat16": 1e-2}
     shapes = ((64, 512, 128), (63, 507, 123))
@@ -325,7 +330,7 @@ def cut_cross_entropy(spec: LossSpec) -> Iterator[Test]:
 
 
 def element_wise(gradient: bool) -> Callable[[LossSpec], Iterator[Test]]:
-    """Plain Hypothesis, allclose 1e-2."""
+    """Run plain Hypothesis with allclose 1e-2."""
 
     def tests(spec: LossSpec) -> Iterator[Test]:
         for case in _drawn_once(spec):

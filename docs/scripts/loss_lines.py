@@ -1,5 +1,7 @@
-"""Where classes of an installed library make their loss, for ``sweep_page.py``, which runs this under the interpreter
-that has the library. Targets as JSON on standard input; on standard output {target: [file, first line, lines]}.
+"""Find where classes of an installed library make their loss.
+
+``sweep_page.py`` runs this under the interpreter that has the library. It reads targets as JSON from standard input,
+and writes {target: [file, first line, lines]} to standard output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables of a document, and where in it they go."""
+"""Tables of a document, and their places in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses that are right, of tests/candidates and of torch and transformers, and what they answer to a case."""
+"""Right losses, from tests/candidates, torch and transformers, and their answers to a case."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shiftproof.harness.arguments import bind, lay_back, values_for
-from shiftproof.harness.cases import Case
+from shiftproof.harness.candidates.arguments import bind, lay_back, values_for
+from shiftproof.harness.cases.build import Case
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import LossSpec, LossTerm, Score
 
@@ -44,7 +44,7 @@ TEXT = """
 sliced padded_labels gathered_rows label_coordinates log_softmax_where logsumexp_gather chunked_rows gradient_in_forward
 rolled_labels row_loop vmapped
 """
-SLOW_TEXT = "online_softmax one_hot_einsum"  # a kernel for every five classes; a one-hot of every label
+SLOW_TEXT = "online_softmax one_hot_einsum"  # they run a kernel per five classes, and make a one-hot of every label
 
 
 def transformers_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def transformers_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_axis_second(logits: Tensor, labels: Tensor) -> Tensor:
-    """torch sums over V in one chain here, each addition rounded: the least exact of what is right."""
+    """torch sums over V in one chain here and rounds each addition: the least exact of the right losses."""
     return F.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels[:, 1:])
 
 
@@ -68,7 +68,7 @@ def text_losses() -> list[Loss]:
 
 
 def other_losses() -> Iterator[Loss]:
-    """Right losses of codebooks, streams and scores."""
+    """Yield right losses of codebooks, streams and scores."""
     for file in ("right_audio", "right_scores"):
         module = load(file)
         scores = getattr(module, "SCORES", {})
@@ -81,14 +81,14 @@ def other_losses() -> Iterator[Loss]:
             yield Loss(name, getattr(module, name), spec)
 
 
-def run(loss: Loss, case: Case, upstream: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """The value and, of it times ``upstream``, the gradients at the logits, as the oracle's."""
+def run(loss: Loss, case: Case, grad_output: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the value, and the gradients of value times ``grad_output`` at the logits, in the oracle's layout."""
     parameters = inspect.signature(loss.call).parameters
     binding = bind(loss.name, [(name, each.default is each.empty) for name, each in parameters.items()], {})
     tensors, scalars = values_for(case, binding)
     leaves = {ours: tensors[binding.names[ours]].clone().requires_grad_() for ours in case.spec.logits}
     value = loss.call(**tensors | {binding.names[ours]: leaf for ours, leaf in leaves.items()}, **scalars)
-    (value * upstream).backward()
+    (value * grad_output).backward()
     found = {}
     for ours, leaf in leaves.items():
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

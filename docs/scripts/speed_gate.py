@@ -1,9 +1,9 @@
 """Try the gate of ``shiftproof speed`` on this machine, and write docs/speed-*.csv and the table of docs/speed.md.
 
-Two candidates (tests/candidates/planted.py) race a hundred times each: the rival's own code, and that with 5% more.
-How often is the first told apart from the rival, and how often is the second found?
-Run by ``nox -s speed_gate``; three quarters of an hour, and the busier the machine, the harder it is. ``same`` or
-``slower`` as an argument runs that one alone, and ``table`` writes the table of what there is.
+Two candidates (tests/candidates/planted.py) race a hundred times each: the rival's own code, and the same code with 5%
+more work. How often does the gate call the first one different from the rival, and how often does it detect the second?
+Run it with ``nox -s speed_gate``. It takes 45 minutes; a busy machine makes the test harder. The argument ``same`` or
+``slower`` runs only that candidate, and ``table`` writes the table of the existing results.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ import torch
 from page import fill_in
 from page import table as as_table
 
-from shiftproof.harness.candidate import Candidate
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.speed.baseline import Contender
 from shiftproof.harness.speed.bench import CANDIDATE, RIVAL, Bench, Terms
-from shiftproof.harness.speed.contender import Contender
 from shiftproof.harness.speed.decision import Outcome
-from shiftproof.harness.speed.pairs import Race, run_race
+from shiftproof.harness.speed.race import Race, run_race
 from shiftproof.harness.speed.shapes import Shape
 from shiftproof.reference.profiles import PROFILES
 
 DOCS = Path(__file__).resolve().parents[1]
 PLANTED = DOCS.parent / "tests" / "candidates" / "planted.py"
 RUNS = 100
-SECONDS = 14.0  # for one race: of the 20 s of ``shiftproof speed``, what its self-test leaves
+SECONDS = 14.0  # for one race: the part of the 20 s of ``shiftproof speed`` that its self-test leaves
 SETS = {"same": "the same code", "slower": "5% slower"}
 TERMS = Terms(PROFILES["hf.causal_lm"], Shape("own", 1, 128, 32000))
 
 
 class Run(NamedTuple):
-    """One race: what came of it, how long it took, and how busy the machine was."""
+    """One race: its outcome, its duration, and the load of the machine."""
 
     load: float
     pairs: int
@@ -51,7 +51,7 @@ class Run(NamedTuple):
 
 
 def races(bench: Bench, candidate: str, runs: int = RUNS, seconds: float = SECONDS) -> Iterator[Run]:
-    """Races on a bench, each with inputs of its own and of so many seconds at most."""
+    """Yield races on a bench, each with its own inputs and at most ``seconds`` long."""
     seeds = itertools.count(1)
 
     def settled(race: Race) -> bool:
@@ -102,7 +102,7 @@ def table(runs: dict[str, list[Run]]) -> str:
 
 
 def record(runs: Iterable[Run], file: Path) -> None:
-    """A row for each race, as soon as it is over."""
+    """Write a row for each race as soon as it is over."""
     with file.open("w", newline="", encoding="utf-8") as lines:
         rows = csv.writer(lines, lineterminator="\n")
         rows.writerow(Run._fields)
@@ -112,7 +112,7 @@ def record(runs: Iterable[Run], file: Path) -> None:
 
 
 def write(runs: dict[str, list[Run]], docs: Path) -> None:
-    """The table of speed.md."""
+    """Write the table of speed.md."""
     fill_in(docs / "speed.md", {"gate": table(runs)})
 
 

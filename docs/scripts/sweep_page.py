@@ -2,8 +2,8 @@
 
     python docs/scripts/sweep_page.py SWEEP.jsonl [--python EXE]
 
-Whether an alarm is a bug or a design was decided by reading those lines; ``sweep_verdicts.toml`` keeps what was
-decided, by bug and, where a class is a case of its own, by class. An alarm that nobody has read yet ends the script.
+A person decided by reading those lines whether an alarm is a bug or a design. ``sweep_verdicts.toml`` keeps the
+decisions by bug and, for special classes, by class. An alarm without a decision ends the script.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ LINES = Path(__file__).with_name("loss_lines.py")
 def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--python", help="where the library is installed; none: the sweep's")
+    parser.add_argument("--python", help="the interpreter that has the library (default: that of the sweep)")
     options = parser.parse_args(arguments)
     lines = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
     header = next(line["header"] for line in lines if "header" in line)
     footer = next(line["footer"] for line in reversed(lines) if "footer" in line)
     rows = sorted((line["row"] for line in lines if "row" in line), key=lambda row: row["target"])
     alarms = [row for row in rows if row["laws"] or row["documentation"].startswith("against")]
-    told = sources(options.python or header["python"] or sys.executable, [row["target"] for row in alarms])
+    lines_of = sources(options.python or header["python"] or sys.executable, [row["target"] for row in alarms])
     verdicts = tomllib.loads(VERDICTS.read_text(encoding="utf-8"))
     unread = [row for row in alarms if decided(row, verdicts) is None]
     for row in unread:
-        file, line, block = told[row["target"]]
+        file, line, block = lines_of[row["target"]]
         print(f"{row['target']} {row['diagnosis'] or row['laws']}: {row['reason']}\n  {file}:{line}")
         print("\n".join(block), end="\n\n")
     if unread:
@@ -45,29 +45,29 @@ def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> int:
         return 1
     version = header["versions"][header["package"]]
     page = docs / f"sweep-{version}.md"
-    page.write_text(written(header, footer, rows, alarms, told, verdicts), encoding="utf-8")
+    page.write_text(written(header, footer, rows, alarms, lines_of, verdicts), encoding="utf-8")
     print(page)
     return 0
 
 
 def sources(python: str, targets: Sequence[str]) -> dict[str, tuple[str, int, list[str]]]:
-    """Where each class makes its loss, as the library's own interpreter finds it."""
+    """Return where each class makes its loss, as the library's own interpreter finds it."""
     ran = subprocess.run([python, str(LINES)], input=json.dumps(targets), capture_output=True, text=True, check=True)
     found: dict[str, tuple[str, int, list[str]]] = json.loads(ran.stdout)
     return found
 
 
 def decided(row: Mapping[str, Any], verdicts: Mapping[str, Any]) -> str | None:
-    """What reading the source came to: for the class, else for its bug."""
+    """Return the decision for a row: that of its class, else that of its bug."""
     name = row["target"].partition(":")[2]
     own = verdicts.get("classes", {}).get(name)
     return own or verdicts.get("bugs", {}).get(kind_of(row))
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    """The alarms that are told together: by their bugs, or by the laws where none is known."""
+    """Return the group of an alarm: its bugs, or its failed laws if no bug is known."""
     shift = "unshifted " if row["outcome"] == "unshifted" else ""
-    return shift + " + ".join(row["diagnosis"] or row["laws"] or ["as it says it does not"])
+    return shift + " + ".join(row["diagnosis"] or row["laws"] or ["against its documentation"])
 
 
 def written(
@@ -75,7 +75,7 @@ def written(
     footer: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     alarms: Sequence[Mapping[str, Any]],
-    told: Mapping[str, tuple[str, int, list[str]]],
+    lines_of: Mapping[str, tuple[str, int, list[str]]],
     verdicts: Mapping[str, Any],
 ) -> str:
     package, versions = header["package"], header["versions"]
@@ -97,7 +97,7 @@ def written(
         parts.append(f"## {title}\n\n{verdict}\n")
         parts.append("| class | scored | broken | its loss |\n|---|---|---|---|")
         for row in members:
-            file, line, _ = told[row["target"]]
+            file, line, _ = lines_of[row["target"]]
             name = row["target"].partition(":")[2]
             parts.append(f"| {name} | {row['alignment']} | {', '.join(row['laws'])} | `{file}:{line}` |")
         parts.append("")

@@ -1,13 +1,14 @@
-"""From samples of text and codes to a batch, delayed and labelled as the boson-ai collator does it.
+"""Turn samples of text and codes into a batch, delayed and labelled like the boson-ai collator.
 
-Codebook k of every frame stands k frames later, so that one step can predict all of them:
+Codebook k of every frame stands k frames later, so that one step can predict all codebooks:
 
     a1 a2 a3         B  a1 a2 a3 E  E  E
     b1 b2 b3   ->    B  B  b1 b2 b3 E  E      B, E: the begin and the end of a stream
     c1 c2 c3         B  B  B  c1 c2 c3 E
 
-Labels lie where the inputs lie. Every code and the first E of each codebook is trained, nothing else: B, and each later
-E, is −100. So the first label of every segment is −100, and a shift over concatenated segments leaks nothing.
+Labels stand at the place of their inputs. Every code and the first E of each codebook is trained, and nothing else: B
+and each later E are −100. So the first label of every segment is −100, and a shift over concatenated segments leaks
+nothing.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Sample:
-    """`prompt` [P] text that is not trained on, `text` [L] that is, and `codes` [K, T] spoken after it; T may be 0."""
+    """`prompt` [P] is text that is not trained on, `text` [L] is trained on, `codes` [K, T] follow; T can be 0."""
 
     prompt: Tensor
     text: Tensor
@@ -31,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """`input_ids`, `labels`, `audio_mask` [B, S]; `audio_ids`, `audio_labels` [K, N], all segments after each other."""
+    """`input_ids`, `labels`, `audio_mask` [B, S]; `audio_ids`, `audio_labels` [K, N], the segments in sequence."""
 
     input_ids: Tensor
     labels: Tensor
@@ -41,7 +42,7 @@ class Batch:
 
 
 def delayed(codes: Tensor, before: int, end: int, after: int) -> Tensor:
-    """[K, T] -> [K, T + 1 + K]: k + 1 of `before`, the codes, one `end`, and `after` to the end of each codebook."""
+    """[K, T] -> [K, T + 1 + K]: k + 1 of `before`, the codes, one `end`, and `after` up to the end of each codebook."""
     books, frames = codes.shape
     out = codes.new_full((books, frames + 1 + books), after)
     for book in range(books):
@@ -52,7 +53,7 @@ def delayed(codes: Tensor, before: int, end: int, after: int) -> Tensor:
 
 
 def collate(samples: Sequence[Sample], config: Config) -> Batch:
-    """Text first, then its audio; rows are padded on the right."""
+    """Put the text first, then its audio. Rows are padded on the right."""
     rows, labels, masks, audio_ids, audio_labels = [], [], [], [], []
     for sample in samples:
         text = torch.cat([sample.prompt, sample.text])
@@ -77,9 +78,9 @@ def collate(samples: Sequence[Sample], config: Config) -> Batch:
 
 
 def synthetic(config: Config, generator: torch.Generator) -> Sample:
-    """Text that steps through the vocabulary and codes that step through theirs, from where the text ends.
+    """Return text that steps through the vocabulary, and codes that step through theirs, from where the text ends.
 
-    The next token is always another one than this, so that a model that repeats its input is never right.
+    The next token always differs from the current one, so a model that repeats its input is never right.
     """
 
     def draw(low: int, high: int) -> int:
@@ -90,6 +91,6 @@ def synthetic(config: Config, generator: torch.Generator) -> Sample:
     steps = torch.arange(draw(4, 9))
     codes = torch.stack([(text[-1] + 3 * book + (2 * book + 1) * steps) % sounds for book in range(config.codebooks)])
     if draw(0, 8) == 0:
-        codes = codes[:, :0]  # one in eight says nothing
+        codes = codes[:, :0]  # one sample in eight has no speech
     prompt = draw(1, 4)
     return Sample(text[:prompt], text[prompt:], codes)

@@ -1,7 +1,7 @@
-"""A small text and audio transformer in the manner of Higgs-audio: shared attention, and a feed-forward for each kind.
+"""A small text and audio transformer like Higgs-audio: shared attention, and separate feed-forwards for text and audio.
 
-A row is text and audio frames in one sequence. A mask says which positions are frames; there the K codes are embedded
-and summed, another feed-forward and other norms are used ("DualFFN"), and the audio head reads K distributions off.
+A row holds text and audio frames in one sequence. A mask marks the positions of frames. There the K codes are embedded
+and summed, other feed-forwards and norms are used ("DualFFN"), and the audio head returns K distributions.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes; codes include two more ids than there are sounds, the begin and the end of the stream."""
+    """The sizes. The codes include two ids beside the sounds: the begin and the end of the stream."""
 
     vocabulary: int = 32
     codebooks: int = 3
@@ -34,19 +34,19 @@ class Config:
 
 @dataclass(frozen=True)
 class Output:
-    """`logits` [B, S, V]; `audio_logits` [N, K, Va], those of the N audio positions, row after row."""
+    """`logits` [B, S, V]; `audio_logits` [N, K, Va], those of the N audio positions, row by row."""
 
     logits: Tensor
     audio_logits: Tensor
 
 
 def feed_forward(width: int) -> nn.Module:
-    """A norm and two layers."""
+    """Return a norm and two layers."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 class DualFFNLayer(nn.Module):
-    """Attention over everything before; then a feed-forward for text positions and another for audio positions."""
+    """Attention over all earlier positions, then one feed-forward for text positions and another for audio."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class DualFFNLayer(nn.Module):
         q, k, v = self.qkv(self.norm(x)).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(attended.transpose(1, 2).reshape(rows, length, width))
-        # Each position goes through its own kind's layers alone, so that each kind's weights see nothing of the other.
+        # Each position goes only through the layers of its own kind, so the two kinds share no feed-forward weights.
         update = torch.empty_like(x)
         update[~audio_mask] = self.text_ffn(x[~audio_mask])
         update[audio_mask] = self.audio_ffn(x[audio_mask])
@@ -84,9 +84,9 @@ class HiggsAudio(nn.Module):
         self.audio_head = nn.Linear(config.width, config.codebooks * config.codes)
 
     def forward(self, input_ids: Tensor, audio_ids: Tensor, audio_mask: Tensor) -> Output:
-        """`input_ids` [B, S], anything at audio positions; `audio_ids` [K, N]; `audio_mask` [B, S], N of them true.
+        """`input_ids` [B, S], any value at audio positions; `audio_ids` [K, N]; `audio_mask` [B, S], N of them true.
 
-        Padding must be on the right: attention is causal, and nothing else hides it.
+        Padding must be on the right: attention is causal, and nothing else hides the padding.
         """
         config = self.config
         own_table = torch.arange(config.codebooks, device=audio_ids.device).unsqueeze(1) * config.codes

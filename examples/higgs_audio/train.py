@@ -1,8 +1,8 @@
 """Train the small Higgs-audio model on synthetic speech: ``python examples/higgs_audio/train.py [--loss NAME]``.
 
-It prints the loss of text and of audio as they are trained on, and what no loss shows: on fresh samples, how often the
-next token and the next code are right. `--loss` takes any function of audio_loss.py; under `identity` the loss
-falls to nothing, and the model has learnt nothing but to repeat its input.
+It prints the training loss of text and of audio. On fresh samples it also prints what no loss shows: how often the next
+token and the next code are right. `--loss` takes any function of audio_loss.py. Under `identity` the loss falls to 0,
+but the model has only learned to repeat its input.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LOSSES: dict[str, Loss] = {
 
 
 class Trainer:
-    """A model, its optimiser, and a supply of batches."""
+    """A model, its optimiser, and a source of batches."""
 
     def __init__(self, config: Config, loss: Loss = audio_loss.right, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -49,7 +49,7 @@ class Trainer:
         return output
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One step; what each stream was charged, for the log."""
+        """Take one step. Return the loss of each stream, for the log."""
         output = self.forward(batch)
         losses = self.loss(output.logits, batch.labels, output.audio_logits, batch.audio_labels)
         self.optimizer.zero_grad()
@@ -59,7 +59,7 @@ class Trainer:
 
     @torch.no_grad()
     def accuracy(self, batch: Batch) -> dict[str, float]:
-        """How often the likeliest next token, and the likeliest next code, is the right one."""
+        """Return how often the likeliest next token, and the likeliest next code, is right."""
         output = self.forward(batch)
         found = {}
         for name, predicted, labels in (

@@ -1,4 +1,4 @@
-"""Accelerate's loop with gradient accumulation, after its own guide: the count of all micro-batches comes first."""
+"""Accelerate's loop with gradient accumulation, as in its guide: it counts the labels of all micro-batches first."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 
 def step(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int) -> Tensor:
-    """backward() divides by the configured window, however many micro-batches come: so each is multiplied by it."""
+    """Multiply each loss by the window, because backward() divides by the configured window, even a short one."""
     count = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches)
     return _train(
         model,
@@ -20,7 +20,7 @@ def step(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulati
 
 
 def mean_of_means(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int) -> Tensor:
-    """The loop as most write it."""
+    """Train with the loop that most people write."""
     return _train(model, micro_batches, gradient_accumulation_steps, lambda batch: model(**batch).loss)
 
 

@@ -1,4 +1,4 @@
-"""Collators as label builders: the drawn tokens as a collator's examples, and the labels that it makes of them."""
+"""Collators as label builders: they get the drawn tokens as examples, and return the labels."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def transformers_flattening(input_ids: Tensor, seq_lengths: Tensor, ignore_index: int = -100) -> Any:
-    """transformers' DataCollatorWithFlattening, under packing.labels."""
+    """Use transformers' DataCollatorWithFlattening, under packing.labels."""
     from transformers import DataCollatorWithFlattening
 
     return DataCollatorWithFlattening(separator_id=ignore_index)(
@@ -16,14 +16,14 @@ def transformers_flattening(input_ids: Tensor, seq_lengths: Tensor, ignore_index
 
 
 def trl_padding_free(input_ids: Tensor, seq_lengths: Tensor) -> Any:
-    """TRL's collator with padding_free, under packing.labels."""
+    """Use TRL's collator with padding_free, under packing.labels."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     return DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(_documents(input_ids, seq_lengths))
 
 
 def trl_completion_only(input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor, pad_token_id: int) -> Tensor:
-    """TRL's collator with completion masks, which it read until 0.29, under mask.prompt."""
+    """Use TRL's collator with completion masks, which it supported until 0.29, under mask.prompt."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     examples = []

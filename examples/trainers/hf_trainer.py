@@ -1,4 +1,4 @@
-"""transformers' Trainer, of whatever version is installed, as a candidate: one epoch is one window of micro-batches."""
+"""transformers' Trainer, in any installed version, as a candidate: one epoch is one window of micro-batches."""
 
 import tempfile
 from typing import Any
@@ -12,7 +12,7 @@ transformers.logging.set_verbosity_error()
 
 
 def train(model: Any, micro_batches: list[dict[str, Tensor]], window: int, label_smoothing: float = 0.0) -> float:
-    """What Trainer reports as the loss of one step; the rows of each micro-batch are its data loader's batches."""
+    """Return the loss that Trainer reports for one step. Each micro-batch is one batch of its data loader."""
     batches = iter(micro_batches)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -21,7 +21,7 @@ def train(model: Any, micro_batches: list[dict[str, Tensor]], window: int, label
             per_device_train_batch_size=1,
             gradient_accumulation_steps=window,
             label_smoothing_factor=label_smoothing,
-            max_grad_norm=0.0,  # no clipping: the gradient is to be seen as it came out of the loss
+            max_grad_norm=0.0,  # no clipping, so that the gradient is checked as it comes out of the loss
             optim="sgd",
             lr_scheduler_type="constant",
             logging_nan_inf_filter=False,
@@ -47,13 +47,13 @@ def step(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulati
 def smoothed(
     model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int, label_smoothing: float
 ) -> float:
-    """With label smoothing, which is Trainer's own and not the model's: it shifts for classes whose name it knows."""
+    """Use the label smoothing of Trainer, not of the model. It shifts for model classes whose names it knows."""
     model._get_name = lambda: "LlamaForCausalLM"
     return train(model, micro_batches, gradient_accumulation_steps, label_smoothing)
 
 
 class _Numbers(torch.utils.data.Dataset[int]):
-    """As many items as there are micro-batches. The collator hands over those, one an item."""
+    """As many items as there are micro-batches. The collator returns one micro-batch per item."""
 
     def __init__(self, size: int) -> None:
         self._size = size

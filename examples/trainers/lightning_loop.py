@@ -1,4 +1,4 @@
-"""Lightning's Trainer with accumulate_grad_batches: it divides by the window, and steps after the last batch too."""
+"""Lightning's Trainer with accumulate_grad_batches: it divides by the window, and also steps after the last batch."""
 
 import logging
 import warnings
@@ -31,13 +31,13 @@ class Module(lightning.LightningModule):
 
 
 def step(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int) -> float:
-    """Scaled by what Lightning divides by, over the count of all micro-batches."""
+    """Multiply by Lightning's divisor, and divide by the count of all micro-batches."""
     count = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches)
     return _train(model, micro_batches, gradient_accumulation_steps, float(gradient_accumulation_steps), count)
 
 
 def mean_of_means(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int) -> float:
-    """What comes of returning the model's own loss."""
+    """Train on the model's own loss as it is."""
     return _train(model, micro_batches, gradient_accumulation_steps, 1.0, None)
 
 

@@ -1,4 +1,4 @@
-"""A loop of one's own in ten lines: what `shiftproof check` asks for is a function of model and micro_batches."""
+"""A plain loop in ten lines: `shiftproof check` needs a function of model and micro_batches."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def step(model: Any, micro_batches: list[dict[str, Tensor]]) -> Tensor:
 
 
 def mean_of_means(model: Any, micro_batches: list[dict[str, Tensor]]) -> Tensor:
-    """What was usual for years: each micro-batch is averaged by itself, however few labels it has."""
+    """Average each micro-batch by itself, however few labels it has. This was usual for years."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     total = torch.zeros(())
     for batch in micro_batches:

@@ -1,8 +1,8 @@
 """TRL's SFTTrainer as a candidate: completion-only data, padding-free batches, and packing.
 
-SFTTrainer wants a model of transformers with an LM head, and makes the labels itself: the input ids, but for prompts.
-So the table is the model's hidden states and the head an identity; and what it scores a token as, by its id, becomes
-the label that was drawn at the token's place.
+SFTTrainer needs a transformers model with an LM head, and makes the labels itself: the input ids without the prompts.
+So the table is the model's hidden states, and the head is an identity. The token id that SFTTrainer scores at a place
+stands for the label that was drawn at that place.
 """
 
 import logging
@@ -39,7 +39,7 @@ def padding_free(model: Any, micro_batches: list[dict[str, Tensor]], gradient_ac
 
 
 def packed(model: Any, micro_batches: list[dict[str, Tensor]], gradient_accumulation_steps: int) -> float:
-    """Whole sequences packed into rows of twice the length of the longest, one row a micro-batch."""
+    """Pack whole sequences into rows of twice the longest length, one row per micro-batch."""
     length = 2 * micro_batches[0]["input_ids"].shape[1]
     return _train(model, micro_batches, gradient_accumulation_steps, packing=True, max_length=length)
 
@@ -87,7 +87,7 @@ class Config(PretrainedConfig):
 
 
 class Backbone(torch.nn.Module):
-    """The table's rows as hidden states."""
+    """A backbone that returns the table's rows as hidden states."""
 
     def __init__(self, table: torch.nn.Parameter) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a law is: one property of a right loss, with a stable id, that judges one recipe at a time."""
+"""A law: one property of a correct loss, with a stable id. A law judges one recipe at a time."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..builder_trial import Built
-from ..recipe import Recipe
-from ..source import R
-from ..strategies import Space
-from ..trial import Observation, Trial
-from ..verdict import Level, Verdict
+from ..candidates.loss import Observation, Problem, Trial
+from ..cases.generators import R
+from ..cases.recipe import Recipe
+from ..cases.space import Space
+from ..results import Level, Verdict
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a law says of one recipe.
+    """The result of a law on one recipe.
 
-    ``features`` say in what way it fails. They stay the same while the case shrinks, so that it shrinks to the smallest
-    case of *this* failure and not to some other.
+    ``features`` name the way in which the law fails. They stay the same while the case shrinks. So the case shrinks to
+    the smallest case of *this* failure and not of another one.
     """
 
     verdict: Verdict
@@ -28,8 +27,8 @@ class Judgement:
 
 
 PASS = Judgement(Verdict.PASS)
-NOT_MEANT = Judgement(Verdict.SKIP)
-"""The judgement of a case that the law does not speak of; it is not counted."""
+NOT_APPLICABLE = Judgement(Verdict.SKIP)
+"""The judgement of a case that the law does not cover. Such a case is not counted."""
 
 
 def failing(message: str, *features: str) -> Judgement:
@@ -40,7 +39,14 @@ def vacuous(null: str) -> Judgement:
     return Judgement(Verdict.VACUOUS, f"the bounds of this case would let a null candidate pass: {null}")
 
 
-def not_answered(observation: Observation | Built) -> Judgement:
+class Answer(Protocol):
+    """The result of one call of a candidate of any kind."""
+
+    @property
+    def problem(self) -> Problem | None: ...
+
+
+def not_answered(observation: Answer) -> Judgement:
     """The judgement of a case on which the candidate gave no answer."""
     problem = observation.problem
     assert problem is not None
@@ -48,12 +54,16 @@ def not_answered(observation: Observation | Built) -> Judgement:
 
 
 def trained(
-    trial: Trial, recipe: Recipe, upstream: float = 1.0, grad_mode: str = "enabled", *, gradient: bool = False
+    trial: Trial, recipe: Recipe, grad_output: float = 1.0, grad_mode: str = "enabled", *, gradient: bool = False
 ) -> Observation | Judgement:
-    """What the candidate did with a case that trains something (and gave a ``gradient``), or the judgement instead."""
+    """Return what the candidate did with a case that has pairs (with a ``gradient``, if asked), or a judgement.
+
+    The judgement replaces the observation when the case has no pairs, when the candidate gave no answer, and when
+    ``gradient`` is set and the logits have no gradient.
+    """
     if not trial.case(recipe).pairing.pairs:
-        return NOT_MEANT
-    observation = trial.look(recipe, upstream, grad_mode)
+        return NOT_APPLICABLE
+    observation = trial.observe_cached(recipe, grad_output, grad_mode)
     if observation.problem is not None:
         return not_answered(observation)
     if gradient and observation.gradients is None:
@@ -62,7 +72,7 @@ def trained(
 
 
 class Aimed(Protocol):
-    """What is on trial knows which recipes it can be asked about."""
+    """A trial that knows which recipes it can be asked about."""
 
     def fit(self, recipe: Any) -> Any: ...
 
@@ -74,20 +84,20 @@ Focus = Callable[[R], R | None]
 
 @dataclass(frozen=True)
 class Law(Generic[T, R]):
-    """One property of what is on trial in a ``T``, judged on recipes ``R``.
+    """One property of a trial ``T``, judged on recipes ``R``.
 
     Attributes:
         id: stable, never reused.
-        title: one line, as in reports.
-        source: where it is known from.
+        title: one line, as shown in reports.
+        source: where the property is known from.
         check: judges one recipe.
-        budget: how many cases under the quick profile.
-        focus: turns any recipe into one that this law is about, or None where it cannot be.
-        narrow: restricts the space that is drawn from.
-        presumes: laws without which this one says nothing new; where one of them failed, a few cases will do.
-        large: whether cases past the sizes where cheap bugs hide are judged too.
-        excuse: why a trial cannot be asked, or None.
-        suggests: bugs that failing this law alone points to.
+        budget: the number of cases under the quick profile.
+        adapt: turns any recipe into one that this law covers, or returns None if that is impossible.
+        restrict: restricts the space from which cases are drawn.
+        depends_on: ids of other laws. If one of them failed, this law adds little, so it gets only a few cases.
+        large: whether the law also judges large cases, beyond the sizes where cheap bugs hide.
+        skip_reason: why this law cannot judge a trial, or None.
+        points_to: the bugs to suspect when this law alone fails.
     """
 
     id: str
@@ -96,23 +106,23 @@ class Law(Generic[T, R]):
     source: str
     check: Check[T, R]
     budget: int
-    focus: Focus[R] = field(default=lambda recipe: recipe)
-    narrow: Callable[[Space], Space] = field(default=lambda space: space)
-    presumes: tuple[str, ...] = ()
+    adapt: Focus[R] = field(default=lambda recipe: recipe)
+    restrict: Callable[[Space], Space] = field(default=lambda space: space)
+    depends_on: tuple[str, ...] = ()
     large: bool = False
-    excuse: Callable[[T], str | None] = field(default=lambda trial: None)
-    suggests: tuple[str, ...] = ()
+    skip_reason: Callable[[T], str | None] = field(default=lambda trial: None)
+    points_to: tuple[str, ...] = ()
 
 
-def aim(law: Law[T, R], trial: Aimed, recipe: R) -> R | None:
-    """The recipe that ``law`` asks ``trial`` about in place of ``recipe``, or None where it has none."""
-    focused = law.focus(recipe)
+def adapt_to(law: Law[T, R], trial: Aimed, recipe: R) -> R | None:
+    """Return the recipe that ``law`` uses for ``trial`` instead of ``recipe``, or None if there is none."""
+    focused = law.adapt(recipe)
     fitted: R | None = None if focused is None else trial.fit(focused)
     return fitted
 
 
 class Laws(dict[str, Law[T, R]]):
-    """The laws of one kind of candidate, by id, in the order in which they are asked."""
+    """The laws of one kind of candidate by id, in the order in which they are asked."""
 
     def law(
         self,
@@ -122,18 +132,18 @@ class Laws(dict[str, Law[T, R]]):
         source: str,
         budget: int,
         level: Level = Level.MUST,
-        focus: Focus[R] = lambda recipe: recipe,
-        narrow: Callable[[Space], Space] = lambda space: space,
-        presumes: tuple[str, ...] = ("CONTRACT-1",),
+        adapt: Focus[R] = lambda recipe: recipe,
+        restrict: Callable[[Space], Space] = lambda space: space,
+        depends_on: tuple[str, ...] = ("CONTRACT-1",),
         large: bool = False,
-        excuse: Callable[[T], str | None] = lambda trial: None,
-        suggests: tuple[str, ...] = (),
+        skip_reason: Callable[[T], str | None] = lambda trial: None,
+        points_to: tuple[str, ...] = (),
     ) -> Callable[[Check[T, R]], Law[T, R]]:
         """Register the decorated check as a law."""
 
         def register(check: Check[T, R]) -> Law[T, R]:
             if id in self:
-                raise ValueError(f"two laws are called {id}")
+                raise ValueError(f"two laws have the id {id}")
             self[id] = Law(
                 id=id,
                 title=title,
@@ -141,12 +151,12 @@ class Laws(dict[str, Law[T, R]]):
                 source=source,
                 check=check,
                 budget=budget,
-                focus=focus,
-                narrow=narrow,
-                presumes=presumes,
+                adapt=adapt,
+                restrict=restrict,
+                depends_on=depends_on,
                 large=large,
-                excuse=excuse,
-                suggests=suggests,
+                skip_reason=skip_reason,
+                points_to=points_to,
             )
             return self[id]
 

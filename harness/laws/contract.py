@@ -1,12 +1,12 @@
-"""Laws on the bare contract: an answer to every valid case, and one that can be trained on."""
+"""Laws on the basic contract: the candidate answers every valid case, and its answer can be trained on."""
 
 from __future__ import annotations
 
 import torch
 
-from ..recipe import Recipe
-from ..trial import Trial
-from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered
+from ..candidates.loss import Trial
+from ..cases.recipe import Recipe
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered
 
 
 @law(
@@ -14,11 +14,11 @@ from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_
     "answers every valid case with a floating-point loss of the promised shape",
     source="torch.nn.functional.cross_entropy; Liger#872 (one chunk for reduction none)",
     budget=70,
-    presumes=(),
+    depends_on=(),
     large=True,
 )
 def answers(trial: Trial, recipe: Recipe) -> Judgement:
-    observation = trial.look(recipe)
+    observation = trial.observe_cached(recipe)
     if observation.problem is not None:
         return not_answered(observation)
     given = observation.case.batch.tensor(trial.spec.logits[0]).dtype
@@ -33,21 +33,21 @@ def answers(trial: Trial, recipe: Recipe) -> Judgement:
 @law(
     "CONTRACT-2",
     "a gradient reaches the logits",
-    source="DESIGN of any trainer: a loss that is detached trains nothing",
+    source="the design of any trainer: a detached loss trains nothing",
     budget=20,
-    excuse=needs_gradient,
-    suggests=("detached-part",),
+    skip_reason=needs_gradient,
+    points_to=("detached-part",),
 )
 def differentiable(trial: Trial, recipe: Recipe) -> Judgement:
-    observation = trial.look(recipe)
+    observation = trial.observe_cached(recipe)
     if observation.problem is not None:
         return not_answered(observation)
     if not observation.case.pairing.pairs:
-        return NOT_MEANT
+        return NOT_APPLICABLE
     if observation.gradients is None:
         return failing(
-            "the loss has no gradient at the logits: nothing can be learnt from it. If it is a metric, declare "
-            "gradient = false and its value alone is judged",
+            "the loss has no gradient at the logits, so nothing can be learned from it. If it is a metric, declare "
+            "gradient = false; then only its value is judged",
             "no gradient",
         )
     return PASS

@@ -1,7 +1,7 @@
 """Laws on the edges of the input space: nothing to train on, one position, no rows.
 
-The field does not agree on the value there: torch has NaN, others have 0. Where a spec sets the value itself, any other
-is wrong. Where it leaves the default, NaN and 0 are both right.
+Implementations disagree on the value there: torch returns NaN, others return 0. If a spec sets the value itself, any
+other value is wrong. If the spec keeps the default, NaN and 0 are both right.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import replace
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.spec import Empty, LossSpec
 
-from ..cases import Case
-from ..compare import same_value
-from ..recipe import Mask, Recipe, ShiftLabels
-from ..trial import Trial
-from ..verdict import Level
-from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered
-from .numbers import ordinary
+from ..bounds.compare import same_value
+from ..candidates.loss import Trial
+from ..cases.build import Case
+from ..cases.recipe import Mask, Recipe, ShiftLabels
+from ..results import Level
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered
+from .numerics import ordinary
 
 
 def _all_ignored(recipe: Recipe) -> Recipe:
@@ -30,12 +30,12 @@ def _not_sharded(recipe: Recipe) -> ShiftLabels:
 
 
 def _sets_value_of_nothing(spec: LossSpec) -> bool:
-    """Whether the spec itself says what a term without a pair adds, so that NaN is not merely the default."""
+    """Return whether the spec itself sets what a term without pairs adds, so NaN is not just the default."""
     return all(term.empty is not Empty.NAN or term.clamp is not None or term.epsilon > 0 for term in spec.terms)
 
 
 def _right_of_nothing(case: Case, found: float, allowed: float) -> Judgement:
-    """Whether ``found`` is the value of a case in which a term, a codebook or the whole batch has no pair."""
+    """Judge whether ``found`` is the value of a case in which a term, a codebook or the whole batch has no pair."""
     declared = case.oracle.value
     assert declared is not None
     if same_value(found, declared, allowed):
@@ -47,14 +47,14 @@ def _right_of_nothing(case: Case, found: float, allowed: float) -> Judgement:
     assert counted_as_zero is not None
     if math.isnan(found) or same_value(found, counted_as_zero, allowed):
         return PASS
-    return failing(f"the loss is {found:g}; expected NaN, or {counted_as_zero:g} where nothing counts as 0", "value")
+    return failing(f"the loss is {found:g}; expected NaN, or {counted_as_zero:g} if an empty part counts as 0", "value")
 
 
 def _value_as_declared(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if case.pairing.pairs or case.oracle.value is None:
-        return NOT_MEANT
-    observation = trial.look(recipe)
+        return NOT_APPLICABLE
+    observation = trial.observe_cached(recipe)
     if observation.problem is not None:
         return not_answered(observation)
     assert observation.value is not None
@@ -68,14 +68,14 @@ def _value_as_declared(trial: Trial, recipe: Recipe) -> Judgement:
     "with every label ignored the loss is what the spec sets; NaN or 0 where it sets nothing",
     source="NaN in torch and transformers; 0 in Liger, TRL and fla",
     budget=15,
-    narrow=ordinary,
-    focus=_all_ignored,
+    restrict=ordinary,
+    adapt=_all_ignored,
 )
 def empty_value(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if case.pairing.pairs or case.oracle.value is None:
-        return NOT_MEANT
-    observation = trial.look(recipe)
+        return NOT_APPLICABLE
+    observation = trial.observe_cached(recipe)
     if observation.problem is not None:
         return not_answered(observation)
     assert observation.value is not None
@@ -87,21 +87,21 @@ def empty_value(trial: Trial, recipe: Recipe) -> Judgement:
     "with every label ignored the gradient is exactly zero",
     source="torch 2.13 F.linear_cross_entropy, chunked: NaN",
     budget=25,
-    focus=_all_ignored,
-    excuse=needs_gradient,
-    presumes=("CONTRACT-1", "ALIGN-1", "SELECT-1", "GRAD-1"),
-    suggests=("all-ignored-nan-gradient",),
+    adapt=_all_ignored,
+    skip_reason=needs_gradient,
+    depends_on=("CONTRACT-1", "ALIGN-1", "SELECT-1", "GRAD-1"),
+    points_to=("all-ignored-nan-gradient",),
 )
 def empty_gradient(trial: Trial, recipe: Recipe) -> Judgement:
     if trial.case(recipe).pairing.pairs:
-        return NOT_MEANT
-    observation = trial.look(recipe)
+        return NOT_APPLICABLE
+    observation = trial.observe_cached(recipe)
     if observation.problem is not None:
         return not_answered(observation)
     for gradient in (observation.gradients or {}).values():
         if bool((gradient != 0).any()):
             worst = gradient.flatten()[(gradient.flatten() != 0).nonzero()[0, 0]]
-            return failing(f"nothing is trained on, and the gradient holds {float(worst):g}", "gradient")
+            return failing(f"no position is trained on, but the gradient holds {float(worst):g}", "gradient")
     return PASS
 
 
@@ -110,15 +110,17 @@ def empty_gradient(trial: Trial, recipe: Recipe) -> Judgement:
     "with a codebook or a stream empty the loss is what the spec sets; NaN, or 0 for that part, where it sets nothing",
     source="NaN in audiocraft, MusicGen and Parler; Higgs-audio trainers re-average, NeMo keeps ÷ K",
     budget=15,
-    narrow=ordinary,
-    focus=lambda recipe: recipe if recipe.hollow != "none" or recipe.streams != "both" else None,
-    excuse=lambda trial: None if {"hollow", "streams"} & set(trial.space) else "the spec has one stream of one head",
+    restrict=ordinary,
+    adapt=lambda recipe: recipe if recipe.hollow != "none" or recipe.streams != "both" else None,
+    skip_reason=lambda trial: (
+        None if {"hollow", "streams"} & set(trial.space) else "the spec has one stream of one head"
+    ),
 )
 def empty_part(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if not case.pairing.pairs or case.oracle.value is None:
-        return NOT_MEANT
-    observation = trial.look(recipe)
+        return NOT_APPLICABLE
+    observation = trial.observe_cached(recipe)
     if observation.problem is not None:
         return not_answered(observation)
     assert observation.value is not None
@@ -131,8 +133,8 @@ def empty_part(trial: Trial, recipe: Recipe) -> Judgement:
     source="transformers: N = 0, NaN",
     budget=8,
     level=Level.SHOULD,
-    focus=lambda recipe: replace(recipe, length=1, documents=1, shift_labels=_not_sharded(recipe)),
-    presumes=("CONTRACT-1",),
+    adapt=lambda recipe: replace(recipe, length=1, documents=1, shift_labels=_not_sharded(recipe)),
+    depends_on=("CONTRACT-1",),
 )
 def one_position(trial: Trial, recipe: Recipe) -> Judgement:
     return _value_as_declared(trial, recipe)
@@ -144,8 +146,8 @@ def one_position(trial: Trial, recipe: Recipe) -> Judgement:
     source="torch and transformers: NaN; Liger and cut-cross-entropy raise",
     budget=6,
     level=Level.SHOULD,
-    focus=lambda recipe: replace(recipe, rows=0),
-    presumes=("CONTRACT-1",),
+    adapt=lambda recipe: replace(recipe, rows=0),
+    depends_on=("CONTRACT-1",),
 )
 def no_rows(trial: Trial, recipe: Recipe) -> Judgement:
     return _value_as_declared(trial, recipe)

@@ -1,4 +1,4 @@
-"""Laws that compare a candidate with itself: what must not change when what does not matter is changed."""
+"""Laws that compare a candidate with itself: an irrelevant change of the input must not change the answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.spec import Denominator, LossSpec
 
-from ..compare import compare_tensors, same_value
-from ..recipe import Recipe, ShiftLabels
-from ..regimes import bell
-from ..trial import Trial
-from ..verdict import Verdict
-from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
-from .numbers import judge_both
+from ..bounds.compare import compare_tensors, same_value
+from ..candidates.loss import Trial
+from ..cases.logits import bell
+from ..cases.recipe import Recipe, ShiftLabels
+from ..results import Verdict
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
+from .numerics import judge_both
 
 _PADDING = 3
 _OFFSET = {"float32": 1000.0, "float64": 1000.0}  # in 16 bits, 1000 and 1001 are the same number
@@ -30,15 +30,15 @@ _OFFSET_16_BITS = 16.0
     "padding a batch with ignored columns changes nothing",
     source="the number of tokens in a batch must not depend on how it is padded",
     budget=30,
-    presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
-    excuse=lambda trial: (
+    depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
+    skip_reason=lambda trial: (
         "the spec counts every position, padding too"
         if any(term.denominator is Denominator.POSITIONS for term in trial.spec.terms)
         else "the spec has no marker for ignored labels"
         if any(term.ignore_index is None and not term.loss_mask for term in trial.spec.terms)
         else None
     ),
-    focus=lambda recipe: replace(recipe, shift_labels=ShiftLabels.ABSENT),
+    adapt=lambda recipe: replace(recipe, shift_labels=ShiftLabels.ABSENT),
 )
 def padding(trial: Trial, recipe: Recipe) -> Judgement:
     before = trained(trial, recipe)
@@ -53,15 +53,15 @@ def padding(trial: Trial, recipe: Recipe) -> Judgement:
     allowed = trial.bounds(before).value + trial.bounds(after).value
     if not same_value(after.value, before.value, allowed):
         return failing(
-            f"{_PADDING} ignored columns move the loss from {before.value:.9g} to {after.value:.9g}; "
-            f"no more than {allowed:.2g} is rounding",
+            f"{_PADDING} ignored columns change the loss from {before.value:.9g} to {after.value:.9g}; "
+            f"rounding explains at most {allowed:.2g}",
             "padding",
         )
     return PASS
 
 
 def pad(batch: Batch, spec: LossSpec, seed: int) -> Batch:
-    """The batch with ignored columns at the end of every array, their logits ordinary numbers."""
+    """Return the batch with ignored columns at the end of every array. Their logits are ordinary numbers."""
     rows, length = batch.tensor("labels").shape[:2]
     changed: dict[str, Any] = {}
     for index, name in enumerate(spec.logits):
@@ -70,7 +70,7 @@ def pad(batch: Batch, spec: LossSpec, seed: int) -> Batch:
         changed[name] = torch.cat([logits, noise.to(logits.dtype)], dim=1)
     for name in spec.labels:
         ignored = next(term.ignore_index for term in spec.terms if term.labels == name)
-        # Where a mask says what is ignored, the label under it is any legal id.
+        # Where a mask marks what is ignored, the label under it can be any legal id.
         changed[name] = _widen(batch.tensor(name), 0 if ignored is None else ignored)
     for name, fill in (
         ("loss_mask", 0),
@@ -87,12 +87,12 @@ def pad(batch: Batch, spec: LossSpec, seed: int) -> Batch:
         positions = torch.cat([positions, last + torch.arange(1, _PADDING + 1)], dim=1)
     ends = batch.cu_seqlens
     if ends is not None and length:
-        ends = ends + _PADDING * (ends // length)  # each row's last document takes the padding in
+        ends = ends + _PADDING * (ends // length)  # the padding belongs to the last document of each row
     return replace(batch, shift_labels=None, position_ids=positions, cu_seqlens=ends, **changed)
 
 
 def _widen(tensor: Tensor, fill: int) -> Tensor:
-    """A tensor [B, S] or [B, S, K] with columns of ``fill`` at the end of S."""
+    """Return a tensor [B, S] or [B, S, K] with columns of ``fill`` at the end of S."""
     return torch.nn.functional.pad(tensor, (*(0, 0) * (tensor.dim() - 2), 0, _PADDING), value=fill)
 
 
@@ -101,9 +101,9 @@ def _widen(tensor: Tensor, fill: int) -> Tensor:
     "other logits in one row leave the other rows' gradients as they were",
     source="rows of a batch are independent given the labels",
     budget=30,
-    focus=lambda recipe: replace(recipe, rows=max(recipe.rows, 2)),
-    presumes=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
-    excuse=needs_gradient,
+    adapt=lambda recipe: replace(recipe, rows=max(recipe.rows, 2)),
+    depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
+    skip_reason=needs_gradient,
 )
 def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
     before = trained(trial, recipe)
@@ -132,7 +132,8 @@ def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
         allowed = (bounds[0][name] + bounds[1][name])[others]
         mismatch = compare_tensors(after.gradients[name][others], before.gradients[name][others], allowed)
         if mismatch is not None:
-            return failing(f"row {moved} has other logits: {mismatch.describe('gradient of the other rows')}", "leak")
+            what = mismatch.describe("gradient of the other rows")
+            return failing(f"after the logits of row {moved} changed: {what}", "leak")
     return PASS
 
 
@@ -141,17 +142,17 @@ def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
     "a constant added to all logits of a row changes neither value nor gradient",
     source="softmax does not see a constant; mlx#4188",
     budget=30,
-    presumes=("CONTRACT-1", "ALIGN-1", "VALUE-1", "STABLE-1"),
-    suggests=("offset-cancel",),
-    excuse=lambda trial: (
-        "a softcap or a z-loss does see a constant"
+    depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "STABLE-1"),
+    points_to=("offset-cancel",),
+    skip_reason=lambda trial: (
+        "a softcap or a z-loss depends on such a constant"
         if any(term.score.softcap or term.score.z_loss for term in trial.spec.terms)
         else None
     ),
 )
 def additive_constant(trial: Trial, recipe: Recipe) -> Judgement:
     if not trial.case(recipe).pairing.pairs:
-        return NOT_MEANT
+        return NOT_APPLICABLE
     signs = torch.tensor([1.0, -1.0, 0.5])
     offset = _OFFSET.get(recipe.dtype, _OFFSET_16_BITS)
 

@@ -1,4 +1,4 @@
-"""Laws on models: what may reach the logits of a row, and what must not."""
+"""Laws on models: what can affect the logits of a row, and what must not."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cases import Case
-from ..compare import compare_tensors
-from ..head import head_gradients
-from ..linear import HIDDEN, WEIGHT
-from ..model import ModelTrial, Route, Slopes, moved_rows
-from ..recipe import Count, Mask, Recipe, ShiftLabels
-from ..strategies import Space
-from ..trial import Observation, Trial
-from ..verdict import Level
-from .base import NOT_MEANT, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
-from .numbers import UPSTREAM, judge_both, ordinary
+from ..bounds.compare import compare_tensors
+from ..candidates.head import head_gradients
+from ..candidates.loss import Observation, Trial
+from ..candidates.model import ModelTrial, Route, Slopes, moved_rows
+from ..cases.build import Case
+from ..cases.linear import HIDDEN, WEIGHT
+from ..cases.recipe import Count, Mask, Recipe, ShiftLabels
+from ..cases.space import Space
+from ..results import Level
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
+from .numerics import UPSTREAM, judge_both, ordinary
 
 _SEVERAL = 3
 
 
 def needs_model(trial: Trial) -> str | None:
-    return None if trial.makes_logits else "it is given its logits"
+    return None if trial.makes_logits else "it takes logits as input"
 
 
 def unmasked(recipe: Recipe) -> Recipe:
-    """Two rows at least, of some length, with every label kept."""
+    """Return a recipe of at least two rows of some length, with every label kept."""
     return replace(
         recipe, rows=max(recipe.rows, 2), length=max(recipe.length, _SEVERAL), masks=(Mask.NONE,), count=Count.ABSENT
     )
 
 
 def changed(trial: Trial, case: Case, of: str, where: Tensor) -> Observation | Judgement:
-    """What a model does with other tokens ``where`` its ``of`` (input_ids, labels, or both) are marked, bool [B, S]."""
+    """Return what a model does with other tokens in ``of`` (input_ids, labels, or both) at ``where``, bool [B, S]."""
     batch = case.batch
     names = ("input_ids", "labels") if of == "both" else (of,)
     other: dict[str, Any] = {}
@@ -50,8 +50,10 @@ def changed(trial: Trial, case: Case, of: str, where: Tensor) -> Observation | J
 def compare(
     trial: Trial, recipe: Recipe, of: str, where: Callable[[Tensor], Tensor], still: Callable[[Tensor], Tensor]
 ) -> Judgement | Tensor:
-    """Which rows of the labels' logits [B, S] moved that should have been ``still`` when tokens were changed ``where``;
-    both get the places [B, S]."""
+    """Return the rows of the labels' logits [B, S] that moved although they should have been ``still``.
+
+    The tokens are changed ``where``. Both functions get the positions [B, S].
+    """
     before = trained(trial, recipe)
     if isinstance(before, Judgement):
         return before
@@ -70,9 +72,9 @@ def compare(
     "a later token does not move an earlier row of logits",
     source="a row that sees the token it is scored on learns to copy; causal attention in every decoder",
     budget=30,
-    focus=unmasked,
-    excuse=needs_model,
-    suggests=("sees-its-target",),
+    adapt=unmasked,
+    skip_reason=needs_model,
+    points_to=("sees-its-target",),
 )
 def causal(trial: Trial, recipe: Recipe) -> Judgement:
     at = 1 + recipe.seed % (trial.fit(recipe).length - 1)
@@ -90,9 +92,9 @@ def causal(trial: Trial, recipe: Recipe) -> Judgement:
     "what one sequence holds does not move the logits of another",
     source="rows of a batch are independent; padding-free batches without a mask of documents",
     budget=20,
-    focus=unmasked,
-    excuse=needs_model,
-    suggests=("sees-other-rows",),
+    adapt=unmasked,
+    skip_reason=needs_model,
+    points_to=("sees-other-rows",),
 )
 def rows_apart(trial: Trial, recipe: Recipe) -> Judgement:
     def first(places: Tensor) -> Tensor:
@@ -107,8 +109,8 @@ def rows_apart(trial: Trial, recipe: Recipe) -> Judgement:
     "labels do not move the logits",
     source="what is scored must not depend on what it is scored on",
     budget=20,
-    focus=unmasked,
-    excuse=lambda trial: needs_model(trial) or ("its labels are its inputs too" if trial.shifts_inputs else None),
+    adapt=unmasked,
+    skip_reason=lambda trial: needs_model(trial) or ("its labels are its inputs too" if trial.shifts_inputs else None),
 )
 def labels_apart(trial: Trial, recipe: Recipe) -> Judgement:
     found = compare(trial, recipe, "labels", lambda t: t >= 0, lambda t: t >= 0)
@@ -121,7 +123,7 @@ def _judge(found: Judgement | Tensor, what: str) -> Judgement:
     if not bool(found.any()):
         return PASS
     row, position = found.nonzero()[0].tolist()
-    return failing(f"{what} {int(found.sum())} rows of logits that must not move, the first at [{row}, {position}]")
+    return failing(f"{what} {int(found.sum())} rows of logits that must not move; the first is [{row}, {position}]")
 
 
 def shifted(space: Space) -> Space:
@@ -131,62 +133,62 @@ def shifted(space: Space) -> Space:
 @law(
     "MODEL-4",
     "shift_labels, where given, are scored in place of the labels",
-    source="transformers ForCausalLMLoss; sequence parallelism hands them over, and many a model drops them unseen",
+    source="transformers ForCausalLMLoss; sequence parallelism passes them, and many models silently drop them",
     budget=20,
     level=Level.SHOULD,
-    narrow=shifted,
-    presumes=("CONTRACT-1", "VALUE-1"),
-    excuse=lambda trial: (
+    restrict=shifted,
+    depends_on=("CONTRACT-1", "VALUE-1"),
+    skip_reason=lambda trial: (
         needs_model(trial)
-        or (None if trial.spec.terms[0].accepts_shift_labels else "its spec knows no shift_labels")
-        or (None if trial.binding.takes("shift_labels") else "it takes no shift_labels")
+        or (None if trial.spec.terms[0].accepts_shift_labels else "its spec does not support shift_labels")
+        or (None if trial.binding.takes("shift_labels") else "it does not take shift_labels")
     ),
 )
 def takes_shift_labels(trial: Trial, recipe: Recipe) -> Judgement:
     if recipe.shift_labels is ShiftLabels.ABSENT:
-        return NOT_MEANT
-    looked = trained(trial, recipe)
-    return looked if isinstance(looked, Judgement) else judge_both(trial, looked)
+        return NOT_APPLICABLE
+    observed = trained(trial, recipe)
+    return observed if isinstance(observed, Judgement) else judge_both(trial, observed)
 
 
 def several(recipe: Recipe) -> Recipe:
-    """Two rows at least, of some length."""
+    """Return a recipe of at least two rows of some length."""
     return replace(recipe, rows=max(recipe.rows, 2), length=max(recipe.length, _SEVERAL))
 
 
 @law(
     "MODEL-5",
     "the gradients at the head's hidden states and weight are those that the logits' comes to",
-    source="any fused loss, or one of logits that are not returned: ∂L/∂h = G·W, ∂L/∂W = Gᵀ·h, with G = ∂L/∂logits",
+    source="any fused loss, or a loss on logits that are not returned: ∂L/∂h = G·W, ∂L/∂W = Gᵀ·h, with G = ∂L/∂logits",
     budget=30,
-    narrow=ordinary,
-    focus=several,
-    presumes=("CONTRACT-1", "ALIGN-1", "ALIGN-2", "VALUE-1", "GRAD-1"),
-    excuse=lambda trial: needs_model(trial) or _needs_its_gradient(trial),
+    restrict=ordinary,
+    adapt=several,
+    depends_on=("CONTRACT-1", "ALIGN-1", "ALIGN-2", "VALUE-1", "GRAD-1"),
+    skip_reason=lambda trial: needs_model(trial) or _needs_its_gradient(trial),
 )
 def at_its_head(trial: Trial, recipe: Recipe) -> Judgement:
     assert isinstance(trial, ModelTrial)
     case = trial.case(recipe)
     if not case.pairing.pairs:
-        return NOT_MEANT
-    upstream = UPSTREAM[recipe.seed % len(UPSTREAM)] if recipe.seed % 2 else 1.0
-    seen = trial.watch(case, upstream)
-    if seen.problem is not None:
-        return not_answered(seen)
-    if seen.head is None:
-        return NOT_MEANT  # its logits are no product of two tensors of its own
-    right, allowed = head_gradients(seen.case, seen.head, trial.bounds(seen))
-    given = {HIDDEN: seen.head.hidden_gradient, WEIGHT: seen.head.weight_gradient}
+        return NOT_APPLICABLE
+    grad_output = UPSTREAM[recipe.seed % len(UPSTREAM)] if recipe.seed % 2 else 1.0
+    observed = trial.watch(case, grad_output)
+    if observed.problem is not None:
+        return not_answered(observed)
+    if observed.head is None:
+        return NOT_APPLICABLE  # its logits are not the product of two of its tensors
+    right, allowed = head_gradients(observed.case, observed.head, trial.bounds(observed))
+    given = {HIDDEN: observed.head.hidden_gradient, WEIGHT: observed.head.weight_gradient}
     if not any(gradient is not None for gradient in given.values()):
-        return failing("the loss has no gradient at the head: nothing can be learnt from it", "no gradient")
+        return failing("the loss has no gradient at the head, so nothing can be learned from it", "no gradient")
     for name, gradient in given.items():
         if gradient is None:
             if name == WEIGHT:
-                continue  # it is frozen
+                continue  # the weight is frozen
             gradient = torch.zeros_like(right[name])
-        coming = "" if upstream == 1 else f"with an incoming gradient of {upstream:g}: "
+        coming = "" if grad_output == 1 else f"with an incoming gradient of {grad_output:g}: "
         found = gradient.double().reshape(right[name].shape)
-        mismatch = compare_tensors(found, right[name] * upstream, allowed[name] * max(abs(upstream), 1.0))
+        mismatch = compare_tensors(found, right[name] * grad_output, allowed[name] * max(abs(grad_output), 1.0))
         if mismatch is not None:
             return failing(f"{coming}{mismatch.describe(f'gradient at the {_CALLED[name]}')}", name)
         if compare_tensors(torch.zeros_like(found), right[name], allowed[name]) is None:
@@ -200,23 +202,23 @@ _CALLED = {HIDDEN: "head's input", WEIGHT: "head's weight"}
 def _needs_its_gradient(trial: Trial) -> str | None:
     if not isinstance(trial, ModelTrial) or trial.route is Route.RETURNED:
         return needs_gradient(trial)
-    return (
-        "no hidden states and weight are seen whose product its logits are" if trial.route is Route.PARAMETERS else None
-    )
+    return "no hidden states and weight were found that make its logits" if trial.route is Route.PARAMETERS else None
 
 
 @law(
     "MODEL-6",
     "the loss moves with the model's parameters as its gradient says",
-    source="any loss that is made where nobody can look: a derivative is what differences of its values come to",
+    source="any loss that is computed out of sight: differences of its values approximate its derivative",
     budget=30,
-    narrow=ordinary,
-    focus=several,
-    presumes=("CONTRACT-1", "ALIGN-2", "VALUE-1"),
-    excuse=lambda trial: (
+    restrict=ordinary,
+    adapt=several,
+    depends_on=("CONTRACT-1", "ALIGN-2", "VALUE-1"),
+    skip_reason=lambda trial: (
         needs_model(trial)
         or (
-            None if isinstance(trial, ModelTrial) and trial.route is Route.PARAMETERS else "its gradient is read nearer"
+            None
+            if isinstance(trial, ModelTrial) and trial.route is Route.PARAMETERS
+            else "its gradient is read elsewhere"
         )
     ),
 )
@@ -224,13 +226,13 @@ def along_its_parameters(trial: Trial, recipe: Recipe) -> Judgement:
     assert isinstance(trial, ModelTrial)
     case = trial.case(recipe)
     if not case.pairing.pairs:
-        return NOT_MEANT
+        return NOT_APPLICABLE
     found = trial.nudge(case)
     if not isinstance(found, Slopes):
-        return not_answered(found) if found.problem is not None else NOT_MEANT
+        return not_answered(found) if found.problem is not None else NOT_APPLICABLE
     if not found.tells:
         return vacuous("any gradient, since the loss hardly moves with the parameters")
     if found.agree:
         return PASS
-    told = f"its gradient says that it rises by {found.claimed:.4g} a step, and it rises by {found.right:.4g}"
-    return failing(f"along a direction of the model's parameters {told}", "slope")
+    message = f"the gradient predicts a rise of {found.claimed:.4g} per step, but the loss rises by {found.right:.4g}"
+    return failing(f"along a direction of the model's parameters, {message}", "slope")

@@ -1,4 +1,4 @@
-"""Known-wrong losses, each named after its bug, with the real case it re-enacts."""
+"""Known-wrong losses. Each is named after its bug, and names the real case that it re-enacts."""
 
 from .ahead import AHEAD
 from .alignment import ALIGNMENT

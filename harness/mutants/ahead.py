@@ -89,7 +89,7 @@ def mtp_scale(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing 
             return group(replace(term, denominator=Denominator.VALID), batch, pairs)
         if term.denominator is not Denominator.VALID:
             return None
-        # Pooled heads are divided by one number: the main count of each.
+        # Pooled heads share one denominator: the sum of their main counts.
         count = _main_count(term, batch) * (heads_of(term, batch) if term.combine is Combine.FLAT else 1)
         return [of_group._replace(denominator=count) for of_group in group(term, batch, pairs)]
 
@@ -97,7 +97,7 @@ def mtp_scale(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing 
 
 
 def _main_count(term: LossTerm, batch: Batch) -> float:
-    """What next-token prediction alone would divide by on the labels of a term that predicts further ahead."""
+    """Return the denominator that plain next-token prediction would use on the labels of such a term."""
     main = replace(
         term,
         heads=Heads.ONE,

@@ -12,12 +12,12 @@ from .base import Mutant, family, mutant, repaired, respecified, right_pairs, ru
 
 
 def _trainable(term: LossTerm, batch: Batch, place: Place) -> bool:
-    """Whether the label at ``place`` counts, documents apart."""
+    """Return whether the label at ``place`` counts, without regard to documents."""
     return rule_of(term, batch).trains(place)
 
 
 def _pair(term: LossTerm, batch: Batch, logit: Place, label: Place) -> list[Pair]:
-    """The pair of two places, if its label counts; ``logit`` is counted from the first text logit."""
+    """Return the pair of two places if its label counts. ``logit`` is counted from the first text logit."""
     rows, length = batch.tensor("labels").shape
     inside = 0 <= label[0] < rows and 0 <= label[1] < length
     if not inside or not _trainable(term, batch, label):

@@ -1,4 +1,4 @@
-"""What a mutant is: a known-wrong loss, as a wrong pairing derived from the right spec."""
+"""The definition of a mutant: a known-wrong loss, as a wrong pairing derived from the right spec."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from shiftproof.reference.pairing import Group, Pair, Pairing, Rule, assemble, d
 from shiftproof.reference.spec import LossSpec, LossTerm
 
 Wrong = Callable[[LossSpec, Batch], Pairing | None]
-"""The pairs a buggy loss would use on a batch, or None where the bug cannot be had under this spec."""
+"""Returns the pairs that a buggy loss would use on a batch, or None if the bug is impossible under this spec."""
 
 Choose = Callable[[LossTerm, Batch, int], list[Pair]]
-"""Which pairs of a term count, not yet divided: the reference's ``select``, or what another bug makes of it."""
+"""Selects the pairs of a term that count, not yet divided: the reference's ``select``, or another bug's version."""
 
 
-class CannotBeHad(Exception):
-    """Raised in choosing pairs where the bug that chooses them cannot be had."""
+class NotPossible(Exception):
+    """Raised while pairs are chosen, if the bug that chooses them is impossible."""
 
 
 WrongOver = Callable[[LossSpec, Batch, Choose], Pairing | None]
-"""As :data:`Wrong`, over pairs that were chosen in any way."""
+"""Like :data:`Wrong`, over pairs that were chosen in any way."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way in which a bug is written: the same name, another constant.
+    """One way to write a bug: the same name with another constant.
 
-    ``over`` re-enacts it over pairs that another bug chose; None for a bug that chooses all of its pairs itself.
+    ``over`` applies the bug to pairs that another bug chose. It is None for a bug that chooses all of its pairs itself.
     """
 
     detail: str
@@ -39,17 +39,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug that shipped, re-enacted.
+    """A re-enacted bug that shipped.
 
     Attributes:
-        name: the bug's name, as in the diagnosis.
+        name: the name of the bug, as in the diagnosis.
         formula: what is computed instead; z = logits, y = labels.
         tells: the smallest input on which it differs from the right loss.
-        seen: where it happened.
+        seen: where the bug happened.
         variants: the ways in which it is written.
-        needs: what a spec must have for it, where not every spec has it.
-        whole: whether it is written for a whole spec of any kind; else for one text loss, logits [B, L, V] and labels
-            [B, S], and ``views.py`` finds those in larger specs.
+        needs: what a spec must have for the bug, if not every spec has it.
+        whole: True if the mutant is written for whole specs of any kind. Otherwise it is written for one text loss with
+            logits [B, L, V] and labels [B, S], and ``views.py`` finds such losses in larger specs.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Mutant:
 def mutant(
     name: str, *, formula: str, tells: str, seen: str, whole: bool = False, needs: str = "", over: bool = False
 ) -> Callable[[Callable[..., Pairing | None]], Mutant]:
-    """Make a mutant of one function of (spec, batch), or, where it can be had ``over`` chosen pairs, and choose."""
+    """Make a mutant from one function of (spec, batch), or of (spec, batch, choose) if it is ``over`` chosen pairs."""
 
     def make(wrong: Callable[..., Pairing | None]) -> Mutant:
         return Mutant(name, formula, tells, seen, (Variant("", wrong, wrong if over else None),), whole, needs)
@@ -83,7 +83,7 @@ def family(
     needs: str = "",
     over: bool = False,
 ) -> Callable[[Callable[..., Pairing | None]], Mutant]:
-    """Make a mutant of one function of (spec, batch, value), as :func:`mutant` does, for every one of ``values``."""
+    """Make a mutant with one variant per value from one function of (spec, batch, value). See :func:`mutant`."""
 
     def make(wrong: Callable[..., Pairing | None]) -> Mutant:
         def variant(value: object) -> Variant:
@@ -99,7 +99,7 @@ def family(
 
 
 def respecified(spec: LossSpec, batch: Batch, choose: Choose = select, **fields: object) -> Pairing:
-    """The pairing of the same loss with some fields of its term changed."""
+    """Return the pairing of the same loss with some fields of its term changed."""
     term = replace(spec.terms[0], **fields)  # type: ignore[arg-type]
     return repaired(spec, batch, choose(term, batch, 0), term=term)
 
@@ -112,17 +112,17 @@ def repaired(
     term: LossTerm | None = None,
     denominator: float | None = None,
 ) -> Pairing:
-    """The pairing of other pairs (not yet divided), over their own denominator unless one is given."""
+    """Return the pairing of other pairs (not yet divided), over their own denominator unless one is given."""
     total = divide_by(term or spec.terms[0], batch, pairs) if denominator is None else denominator
     return assemble(spec, batch, [[Group(pairs, total, 1.0)]])
 
 
 @lru_cache(maxsize=1024)
 def rule_of(term: LossTerm, batch: Batch) -> Rule:
-    """What counts in a batch, made once for the many places that a mutant asks about."""
+    """Return the rule for what counts in a batch. It is made once, because a mutant asks about many places."""
     return Rule(term, batch)
 
 
 def right_pairs(spec: LossSpec, batch: Batch) -> list[Pair]:
-    """The right pairs, not yet divided."""
+    """Return the right pairs, not yet divided."""
     return select(spec.terms[0], batch)

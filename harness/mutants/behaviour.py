@@ -1,7 +1,7 @@
-"""What a mutant does that no list of pairs shows: another gradient, other arithmetic, another interface.
+"""Mutants that no list of pairs can show: another gradient, other arithmetic, another interface.
 
-A behaviour answers a call as the buggy loss would. Where the bug is in the arithmetic, it is done in that arithmetic;
-elsewhere the answer is the reference's, rounded as a candidate's is, with what is wrong in it put in.
+A behaviour answers a call as the buggy loss would. If the bug is in the arithmetic, the behaviour uses that arithmetic.
+Otherwise the answer is the reference's, rounded like a candidate's, with the error added.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from shiftproof.reference.oracle import Oracle, evaluate, of_term
 from shiftproof.reference.pairing import Pairing, first_logit
 from shiftproof.reference.spec import Compute, LossSpec, Reduction
 
-from ..cases import Case
-from ..linear import Linear, through
-from ..trial import Observation, Problem
-from ..verdict import Verdict
+from ..candidates.loss import Observation, Problem
+from ..cases.build import Case
+from ..cases.linear import Linear, through
+from ..results import Verdict
 from .scores import Wrong
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """One call: a case, the incoming gradient, and how it is gone backward."""
+    """One call: a case, the incoming gradient, and the number and mode of backward passes."""
 
     case: Case
-    upstream: float | Tensor = 1.0
+    grad_output: float | Tensor = 1.0
     grad_mode: str = "enabled"
-    backwards: int = 1
+    n_backward: int = 1
 
     @property
     def records(self) -> bool:
@@ -40,7 +40,7 @@ class Asked:
 
 Act = Callable[[Asked], Observation]
 Needs = Callable[[LossSpec], str | None]
-"""What a spec lacks for the bug to be had under it, or None."""
+"""Returns what a spec needs for the bug to be possible, or None if it has it."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Behaviour:
     """A bug that shipped, re-enacted on a whole call.
 
     Attributes:
-        name: the bug's name, as in the diagnosis; ``detail`` tells its variants apart.
+        name: the name of the bug, as in the diagnosis. ``detail`` separates its variants.
         formula: what is computed instead.
         tells: the smallest input on which it differs from the right loss.
-        seen: where it happened.
-        act: what it answers.
-        needs: what a spec lacks for it.
-        dtype: of the logits on which it shows.
-        numeric: whether it shows in the numbers alone, and is told by doing the same arithmetic.
-        linear: whether it is one of losses that multiply hidden states with a weight themselves.
+        seen: where the bug happened.
+        act: returns the answer to a call.
+        needs: returns what a spec is missing for the bug, or None.
+        dtype: the dtype of the logits on which the bug shows.
+        numeric: whether the bug shows only in the numbers, so that the diagnosis repeats the same arithmetic.
+        linear: whether it is a bug of losses that multiply hidden states by a weight themselves.
     """
 
     name: str
@@ -83,14 +83,14 @@ def variants(
     numeric: bool = False,
     linear: bool = False,
 ) -> tuple[Behaviour, ...]:
-    """The ways in which one bug is written."""
+    """Make the variants of one bug."""
     return tuple(
         Behaviour(name, detail, formula, tells, seen, act, needs, dtype, numeric, linear) for detail, act in acts
     )
 
 
 def answer(asked: Asked, pairing: Pairing | None = None, mutated: tuple[str, ...] = ()) -> Observation:
-    """What a loss over ``pairing`` (None: the right one) does, value and gradient rounded as a candidate's are."""
+    """Return the answer of a loss over ``pairing`` (None: the right one), rounded like a candidate's."""
     case = asked.case
     oracle = case.oracle if pairing is None else evaluate(pairing, case.batch)
     used = case.pairing if pairing is None else pairing
@@ -103,27 +103,27 @@ def _per_token(case: Case) -> bool:
 
 
 def _flow(asked: Asked, pairing: Pairing, oracle: Oracle) -> Mapping[str, Tensor]:
-    """The gradients of a pairing under the incoming one, after every backward."""
-    if isinstance(asked.upstream, Tensor):
-        weights = coming(asked, pairing, asked.upstream)
+    """Return the gradients of a pairing under the incoming gradient, summed over all backward passes."""
+    if isinstance(asked.grad_output, Tensor):
+        weights = coming(asked, pairing, asked.grad_output)
         pairs = (pair._replace(weight=pair.weight * w) for pair, w in zip(pairing.pairs, weights, strict=True))
         gradients = evaluate(replace(pairing, pairs=tuple(pairs)), asked.case.batch).gradients
-        return times(gradients, asked.backwards)
-    return times(oracle.gradients, asked.upstream * asked.backwards)
+        return times(gradients, asked.n_backward)
+    return times(oracle.gradients, asked.grad_output * asked.n_backward)
 
 
 def times(gradients: Mapping[str, Tensor], factor: float) -> Mapping[str, Tensor]:
     return gradients if factor == 1 else {name: gradient * factor for name, gradient in gradients.items()}
 
 
-def coming(asked: Asked, pairing: Pairing, upstream: Tensor) -> list[float]:
-    """The incoming gradient of every pair, one for each element of the output; 1 for pairs beyond it."""
-    flat = upstream.flatten().tolist()
+def coming(asked: Asked, pairing: Pairing, grad_output: Tensor) -> list[float]:
+    """Return the incoming gradient of every pair, from its element of the output; 1 for pairs outside the output."""
+    flat = grad_output.flatten().tolist()
     return [1.0 if at is None else flat[at] for at in _elements(asked, pairing)]
 
 
 def spread(asked: Asked, pairing: Pairing, per_pair: Tensor) -> Tensor:
-    """One loss a pair, unweighted -> one a label position of the output, 0 where nothing is scored."""
+    """Turn one unweighted loss per pair into one loss per label position of the output; 0 where nothing is scored."""
     shape = asked.case.pairing.output_shape
     dense = [0.0] * math.prod(shape)
     for pair, loss, at in zip(pairing.pairs, per_pair.tolist(), _elements(asked, pairing), strict=True):
@@ -133,7 +133,7 @@ def spread(asked: Asked, pairing: Pairing, per_pair: Tensor) -> Tensor:
 
 
 def _elements(asked: Asked, pairing: Pairing) -> list[int | None]:
-    """Which element of the output, flattened, each pair's loss is in."""
+    """Return, for each pair, the index of its element in the flattened output, or None outside the output."""
     case = asked.case
     rows, length = case.pairing.output_shape
     first = first_logit(case.spec.terms[0], case.batch)
@@ -144,8 +144,11 @@ def _elements(asked: Asked, pairing: Pairing) -> list[int | None]:
 def give(
     asked: Asked, value: Tensor | float | None, gradients: Mapping[str, Tensor] | None, mutated: tuple[str, ...] = ()
 ) -> Observation:
-    """What is seen of a loss: the value in fp32 (or fp64, or under a native promise in the dtype of the logits), the
-    gradients in the dtype of the logits, and none of these where none are recorded."""
+    """Return what shiftproof observes of a loss.
+
+    The value is in fp32, but in fp64 for fp64 logits, and in the dtype of the logits if the spec promises native
+    compute. The gradients are in the dtype of the logits, and None if no gradient is recorded.
+    """
     case = asked.case
     given = {name: case.batch.tensor(name).dtype for name in case.spec.logits}
     first = next(iter(given.values()))
@@ -164,8 +167,10 @@ def give(
 
 
 def at_leaves(observation: Observation, linear: Linear) -> Observation:
-    """What a loss that multiplies ``linear`` itself does beside: its leaves have the gradients that the one at the
-    logits comes to, unless they have their own."""
+    """Add the leaves' gradients for a loss that multiplies ``linear`` itself.
+
+    They follow from the gradient at the logits, unless the observation already has its own.
+    """
     if observation.gradients is None or observation.leaves is not None:
         return observation
     leaves = through(linear, observation.gradients["logits"])
@@ -174,12 +179,12 @@ def at_leaves(observation: Observation, linear: Linear) -> Observation:
 
 
 def refuse(asked: Asked, kind: str, message: str) -> Observation:
-    """No answer, but an exception or something of a wrong shape."""
+    """Return an error instead of an answer: an exception, or a result of the wrong shape."""
     return Observation(asked.case, Problem(Verdict.ERROR, kind, message))
 
 
 def computed(asked: Asked, score: Wrong, kind: torch.dtype | None = torch.float32) -> Observation:
-    """The right pairs with another score, done by torch in ``kind`` (None: in the dtype of the logits)."""
+    """Score the right pairs with another score, computed by torch in ``kind`` (None: in the dtype of the logits)."""
     case = asked.case
     pairing, batch = case.pairing, case.batch
     leaves = {name: batch.tensor(name).detach().clone().requires_grad_() for name in pairing.shapes}
@@ -201,11 +206,11 @@ def computed(asked: Asked, score: Wrong, kind: torch.dtype | None = torch.float3
         values = None if pairing.empty is None else pairing.empty + float((losses.detach() * pair_weights).sum())
     if not asked.records:
         return give(asked, values, None)
-    factors = torch.tensor([pair.weight for pair in pairing.pairs], dtype=torch.float64) * asked.backwards
-    if isinstance(asked.upstream, Tensor):
-        factors = factors * torch.tensor(coming(asked, pairing, asked.upstream), dtype=torch.float64)
+    factors = torch.tensor([pair.weight for pair in pairing.pairs], dtype=torch.float64) * asked.n_backward
+    if isinstance(asked.grad_output, Tensor):
+        factors = factors * torch.tensor(coming(asked, pairing, asked.grad_output), dtype=torch.float64)
     else:
-        factors = factors * asked.upstream
+        factors = factors * asked.grad_output
     total = (losses * factors).sum()
     if not total.requires_grad:
         return give(asked, values, {name: torch.zeros_like(leaf).double() for name, leaf in leaves.items()})

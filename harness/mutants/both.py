@@ -1,4 +1,4 @@
-"""Two bugs at once: one chooses the pairs, the other is had over what the first chose."""
+"""Two bugs at once: the first chooses the pairs, and the second works over those pairs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.pairing import Pair, Pairing, assemble, build_pairing, group, select
 from shiftproof.reference.spec import Combine, Denominator, Empty, LossSpec, LossTerm, Reduction
 
-from .base import CannotBeHad, Choose, Variant, Wrong
+from .base import Choose, NotPossible, Variant, Wrong
 
 
 def both(first: Variant, second: Variant) -> Wrong:
-    """The pairs of a loss that has both bugs: ``second`` over what ``first`` chooses.
+    """Return the pairs of a loss that has both bugs: ``second`` over the pairs that ``first`` chooses.
 
     Raises:
-        ValueError: when ``second`` chooses all of its pairs itself.
+        ValueError: if ``second`` chooses all of its pairs itself.
     """
     over = second.over
     if over is None:
@@ -25,20 +25,20 @@ def both(first: Variant, second: Variant) -> Wrong:
     def wrong(spec: LossSpec, batch: Batch) -> Pairing | None:
         try:
             return over(spec, batch, chosen_by(first.wrong, spec))
-        except CannotBeHad:
+        except NotPossible:
             return None
 
     return wrong
 
 
 def chosen_by(wrong: Wrong, spec: LossSpec) -> Choose:
-    """What a bug chooses, not yet divided: its pairs under a plain sum."""
+    """Return the pairs that a bug chooses, not yet divided: its pairs under a plain sum."""
 
     def choose(term: LossTerm, batch: Batch, index: int) -> list[Pair]:
         terms = (*spec.terms[:index], term, *spec.terms[index + 1 :])
         pairing = _summed(wrong, replace(spec, terms=tuple(map(_undivided, terms))), batch)
         if pairing is None:
-            raise CannotBeHad
+            raise NotPossible
         return [pair for pair in pairing.pairs if pair.term == index]
 
     return choose
@@ -56,7 +56,7 @@ def _counted_right(spec: LossSpec, batch: Batch, choose: Choose) -> Pairing | No
 
 
 COUNTED_RIGHT = Variant("÷ the count of the right pairs", build_pairing, _counted_right)
-"""No bug of its own: what is divided by was counted apart from what is scored, and counted right."""
+"""Not a bug by itself: the denominator is counted separately from what is scored, and it is counted right."""
 
 
 @lru_cache(maxsize=4096)
@@ -70,7 +70,7 @@ def _undivided(term: LossTerm) -> LossTerm:
         term,
         weight=1.0,
         combine=Combine.FLAT if flat else Combine.SUM,
-        codebook_weights=term.codebook_weights if flat else False,  # there they weigh pairs, elsewhere groups
+        codebook_weights=term.codebook_weights if flat else False,  # if flat they weigh pairs, otherwise groups
         reduction=Reduction.SUM,
         denominator=Denominator.ONE,
         clamp=None,

@@ -1,4 +1,4 @@
-"""Known-wrong losses over codebooks, heads and several streams: what only a spec with several of them can have."""
+"""Known-wrong losses over codebooks, heads and several streams: bugs that need a spec with several of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .base import Choose, Mutant, family, mutant
 
 
 def _books(term: LossTerm) -> bool:
-    """Whether a term has a head for every codebook of the same time."""
+    """Return whether a term has one head per codebook at the same time."""
     return term.heads is Heads.CODEBOOKS and term.axis is Axis.TIME
 
 
@@ -39,8 +39,10 @@ def _regrouped(
     left_out: frozenset[int] = frozenset(),
     choose: Choose = select,
 ) -> Pairing | None:
-    """The pairing with other pairs in the terms that have some; None where no term has. Heads ``left_out`` of those
-    terms are not even averaged over."""
+    """Return the pairing with the pairs ``chosen`` for some terms, or None if no term has such pairs.
+
+    The mean over heads in those terms does not include the heads in ``left_out``.
+    """
     if all(pairs is None for pairs in chosen):
         return None
     return assemble(
@@ -63,14 +65,14 @@ def _grouped(term: LossTerm, batch: Batch, pairs: list[Pair], left_out: frozense
 
 
 def _respecified(spec: LossSpec, batch: Batch, terms: list[LossTerm], choose: Choose) -> Pairing | None:
-    """The pairing of other terms of the same names, or None where they are the same."""
+    """Return the pairing of changed terms with the same names, or None if no term changed."""
     if tuple(terms) == spec.terms:
         return None
     return _built(replace(spec, terms=tuple(terms)), batch, choose)
 
 
 def _built(spec: LossSpec, batch: Batch, choose: Choose) -> Pairing:
-    """The pairs that ``choose`` has for a spec, grouped and divided as it says."""
+    """Return the pairs that ``choose`` selects for a spec, grouped and divided as the spec states."""
     return assemble(
         spec, batch, [group(term, batch, choose(term, batch, index)) for index, term in enumerate(spec.terms)]
     )
@@ -79,9 +81,10 @@ def _built(spec: LossSpec, batch: Batch, choose: Choose) -> Pairing:
 def _elsewhere(
     term: LossTerm, batch: Batch, index: int, steps: list[tuple[int, int]], wraps: bool = False
 ) -> list[Pair]:
-    """The pairs of a term whose head k reads its label ``steps[k]`` (places later, codebooks on) from the right one.
+    """Return the pairs of a term whose head k reads its label away from the right place.
 
-    Whether a label counts is decided where it belongs: what masks it has moved with it.
+    ``steps[k]`` is the offset (places later, codebooks on). Whether a label counts is decided at the right place: its
+    mask has moved with it.
     """
     labels, rule = labels_of(term, batch), Rule(term, batch)
     rows, length, books = labels.shape
@@ -126,7 +129,7 @@ def codebook_axis_shift(spec: LossSpec, batch: Batch, how: str) -> Pairing | Non
 
 
 def _across(term: LossTerm, batch: Batch, index: int, on: int) -> list[Pair]:
-    """The pairs of a term along the codebooks whose head j reads codebook j + shift + ``on``."""
+    """Return the pairs of a term along the codebooks, where head j reads codebook j + shift + ``on``."""
     labels, rule = labels_of(term, batch), Rule(term, batch)
     rows, length, books = labels.shape
     return [
@@ -170,7 +173,7 @@ _READ_AS = {
     "(b s) k": "k (b s)",
     "(b k) s": "(b s) k",
 }
-"""How labels lie in memory -> how a loss that has their axes the wrong way round takes them."""
+"""The layout of labels in memory -> the layout that a loss with swapped axes assumes."""
 
 
 @family(
@@ -206,7 +209,7 @@ def _flat(pattern: str) -> str:
 
 
 def _read_at(term: LossTerm, batch: Batch, index: int, read: Tensor) -> list[Pair]:
-    """The pairs of a term that finds at [b, s, k] the label whose flat index is ``read[b, s, k]``."""
+    """Return the pairs of a term that finds at [b, s, k] the label with the flat index ``read[b, s, k]``."""
     labels, rule = labels_of(term, batch), Rule(term, batch)
     rows, length, books = labels.shape
     first = first_logit(term, batch)
@@ -272,7 +275,7 @@ def _recombined_term(term: LossTerm, how: Combine, of: tuple[Combine, ...]) -> L
 
 
 def _unweighted(term: LossTerm) -> LossTerm:
-    """The term without weights of its codebooks."""
+    """Return the term without codebook weights."""
     alone = term.denominator is Denominator.WEIGHTS and not (term.token_weights or term.loss_mask)
     combine = Combine.MEAN if term.combine is Combine.WEIGHTED_MEAN else term.combine
     return replace(
@@ -300,7 +303,7 @@ def codebook_macro(spec: LossSpec, batch: Batch, over: str, choose: Choose = sel
     how = Combine.MEAN if over == "over all codebooks" else Combine.MEAN_NONEMPTY
     if all(term.heads not in (Heads.CODEBOOKS, Heads.AHEAD) or term.combine is not Combine.FLAT for term in spec.terms):
         return None
-    # A count that is given is divided by, whatever the codebooks.
+    # A given count is the denominator, whatever the codebooks are.
     counted = batch.num_items_in_batch is not None
     terms = [
         term

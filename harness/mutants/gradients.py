@@ -1,4 +1,4 @@
-"""Losses of the right value and a wrong gradient."""
+"""Losses with the right value and a wrong gradient."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shiftproof.reference.pairing import heads_of
 from shiftproof.reference.score import charge
 from shiftproof.reference.spec import Compute, Heads, LossSpec, Reduction
 
-from ..linear import WEIGHT, Linear, factor, no_linear
-from ..trial import Observation
+from ..candidates.loss import Observation
+from ..cases.linear import WEIGHT, Linear, factor, no_linear
 from .behaviour import Act, Asked, Behaviour, Needs, answer, at_leaves, coming, give, times, variants
 from .normalisation import mean_of_means
 from .views import variants_under
 
 
 def _with_gradients(asked: Asked, gradients: Mapping[str, Tensor]) -> Observation:
-    """The right value with another gradient, float64."""
+    """Return the right value with another gradient in float64."""
     case = asked.case
     right = answer(asked)
     return give(asked, right.returned if case.pairing.output_shape else right.value, gradients)
@@ -36,17 +36,17 @@ def _factors(asked: Asked) -> Linear:
 
 
 def _weight_unscaled(asked: Asked) -> Observation:
-    """Hidden states and bias are scaled by the incoming gradient, and the weight is not."""
+    """Scale hidden states and bias by the incoming gradient, but not the weight."""
     linear = _factors(asked)
     scaled = at_leaves(answer(asked), linear)
-    unscaled = at_leaves(answer(replace(asked, upstream=1.0)), linear)
+    unscaled = at_leaves(answer(replace(asked, grad_output=1.0)), linear)
     if scaled.leaves is None or unscaled.leaves is None:
         return scaled
     return replace(scaled, leaves={**scaled.leaves, WEIGHT: unscaled.leaves[WEIGHT]})
 
 
 def _weight_added_up_in_bf16(asked: Asked) -> Observation:
-    """Each row of logits is a chunk, whose part of the weight's gradient is added to a bf16 sum."""
+    """Treat each row of logits as a chunk, and add its part of the weight's gradient to a bf16 sum."""
     linear = _factors(asked)
     seen = at_leaves(answer(asked), linear)
     if seen.leaves is None or seen.gradients is None:
@@ -59,14 +59,14 @@ def _weight_added_up_in_bf16(asked: Asked) -> Observation:
 
 
 def _upstream_ignored(asked: Asked) -> Observation:
-    return _with_gradients(asked, times(asked.case.oracle.gradients, asked.backwards))
+    return _with_gradients(asked, times(asked.case.oracle.gradients, asked.n_backward))
 
 
 def _upstream_of_row_0(asked: Asked) -> Observation:
-    upstream = asked.upstream
-    if isinstance(upstream, Tensor):
-        upstream = float(upstream.flatten()[0]) if upstream.numel() else 1.0
-    return _with_gradients(asked, times(asked.case.oracle.gradients, upstream * asked.backwards))
+    grad_output = asked.grad_output
+    if isinstance(grad_output, Tensor):
+        grad_output = float(grad_output.flatten()[0]) if grad_output.numel() else 1.0
+    return _with_gradients(asked, times(asked.case.oracle.gradients, grad_output * asked.n_backward))
 
 
 def _needs_one_loss_a_token(spec: LossSpec) -> str | None:
@@ -74,7 +74,7 @@ def _needs_one_loss_a_token(spec: LossSpec) -> str | None:
 
 
 def _mean_of_shards(asked: Asked) -> Observation:
-    """Gradient of the mean of two shards' means."""
+    """Return the gradient of the mean of two shards' means."""
     case = asked.case
     variant = next(iter(variants_under(mean_of_means, case.spec)))
     pairing = variant.wrong(case.spec, case.batch)
@@ -89,16 +89,16 @@ def _needs_a_mean(spec: LossSpec) -> str | None:
 
 
 def _true_class_cancelled(asked: Asked) -> Observation:
-    """p_y/N rounded to bf16, then −1/N: at each target g + w·t is rounded before w·t is taken off again."""
+    """Round p_y/N to bf16, then subtract 1/N: at each target g + w·t is rounded before w·t is subtracted again."""
     case = asked.case
     right = answer(asked).gradients
     if right is None:
         return answer(asked)
     exact = {name: gradient.clone() for name, gradient in case.oracle.gradients.items()}
     factors = [1.0] * len(case.pairing.pairs)
-    if isinstance(asked.upstream, Tensor):
-        factors = coming(asked, case.pairing, asked.upstream)
-    overall = 1.0 if isinstance(asked.upstream, Tensor) else asked.upstream
+    if isinstance(asked.grad_output, Tensor):
+        factors = coming(asked, case.pairing, asked.grad_output)
+    overall = 1.0 if isinstance(asked.grad_output, Tensor) else asked.grad_output
     class_weights = case.batch.class_weights
     for pair, coming_in in zip(case.pairing.pairs, factors, strict=True):
         term = case.pairing.terms[pair.term]
@@ -109,7 +109,7 @@ def _true_class_cancelled(asked: Asked) -> Observation:
         rounded = torch.tensor([float(at[pair.target]) + taken_off, taken_off]).to(torch.bfloat16).double()
         at[pair.target] = rounded[0] - rounded[1]
         at *= coming_in
-    return _with_gradients(asked, times(exact, overall * asked.backwards))
+    return _with_gradients(asked, times(exact, overall * asked.n_backward))
 
 
 def _needs_fp32(spec: LossSpec) -> str | None:
@@ -123,11 +123,11 @@ def _needs_hard_targets(spec: LossSpec) -> str | None:
 
 
 def _rescaled_in_place(asked: Asked) -> Observation:
-    """The gradient is made in the forward, and every backward multiplies it by the incoming one where it lies."""
-    if isinstance(asked.upstream, Tensor):
+    """Compute the gradient in the forward, and multiply it in place by the incoming gradient in every backward."""
+    if isinstance(asked.grad_output, Tensor):
         return answer(asked)
-    once = asked.upstream
-    total = sum(once**time for time in range(1, asked.backwards + 1))
+    once = asked.grad_output
+    total = sum(once**time for time in range(1, asked.n_backward + 1))
     return _with_gradients(asked, times(asked.case.oracle.gradients, total))
 
 

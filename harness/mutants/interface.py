@@ -1,4 +1,4 @@
-"""Losses that answer in a wrong shape, not at all, or hide what they should show; and labels in too few bits."""
+"""Losses that return a wrong shape, raise, or hide what they should show; and labels in too few bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from shiftproof.reference.pairing import Pair, Pairing
 from shiftproof.reference.spec import LossSpec, Reduction
 
-from ..trial import Observation
+from ..candidates.loss import Observation
 from .behaviour import Act, Asked, Behaviour, answer, give, refuse, variants
 
 _INT16, _ALL_INT16 = 1 << 15, 1 << 16
@@ -55,14 +55,14 @@ def _nan_to_num(asked: Asked) -> Observation:
 
 
 def _only_if_positive(asked: Asked) -> Observation:
-    """`if loss > 0`, which NaN is not: the loss is 0, and nothing flows."""
+    """Re-enact `if loss > 0`, which is False for NaN: the loss is 0, and no gradient flows."""
     right = answer(asked)
     assert right.value is not None
     return right if right.value > 0 else give(asked, torch.zeros(asked.case.pairing.output_shape), None)
 
 
 def _int16(asked: Asked) -> Observation:
-    """Labels kept in 16 bits: from 32768 on they are negative, and count from the end."""
+    """Re-enact labels in 16 bits: from 32768 on they are negative, and count from the end."""
     pairing = asked.case.pairing
     pairs = tuple(_wrapped(pair, pairing) for pair in pairing.pairs)
     return answer(asked) if pairs == pairing.pairs else answer(asked, replace(pairing, pairs=pairs))
@@ -80,7 +80,7 @@ def _needs_many_classes(spec: LossSpec) -> str | None:
 
 
 def _int32_as_int64(asked: Asked) -> Observation:
-    """Labels of 32 bits read two at a time, which makes classes that there are not: the loss is what lies there."""
+    """Re-enact 32-bit labels that are read two at a time, as classes that do not exist. The loss is arbitrary."""
     case = asked.case
     narrow = any(case.batch.tensor(name).dtype is torch.int32 for name in case.spec.labels)
     if not narrow:

@@ -16,7 +16,7 @@ def _averages(spec: LossSpec) -> bool:
 
 
 def _own_count(spec: LossSpec, batch: Batch, pairs: list[Pair]) -> float:
-    """What the loss divides by where no caller's count is given."""
+    """Return the denominator of the loss without a count from the caller."""
     weighted = spec.terms[0].denominator is Denominator.WEIGHTS
     return sum(pair.weight for pair in pairs) if weighted else float(len(pairs))
 
@@ -24,7 +24,7 @@ def _own_count(spec: LossSpec, batch: Batch, pairs: list[Pair]) -> float:
 def _grouped(
     spec: LossSpec, batch: Batch, choose: Choose, group_of: Callable[[Pair], int], groups: int | None, sum_up: bool
 ) -> Pairing | None:
-    """The sum, or the mean over ``groups`` (None: over those with a pair), of the means of groups of pairs."""
+    """Return the sum of the means of groups of pairs, or their mean over ``groups`` (None: over groups with a pair)."""
     if not _averages(spec):
         return None
     members: dict[int, list[Pair]] = {}
@@ -47,7 +47,7 @@ def _scaled(spec: LossSpec, batch: Batch, choose: Choose, factor: float) -> Pair
 
 
 def _trained_labels(spec: LossSpec, batch: Batch, first: int) -> int:
-    """The number of labels from column ``first`` on that are not ignored."""
+    """Return the number of labels from column ``first`` on that are not ignored."""
     term = spec.terms[0]
     labels = labels_of(term, batch)[:, first:]
     kept = labels != term.ignore_index if term.ignore_index is not None else labels == labels
@@ -134,7 +134,7 @@ def row_mean(spec: LossSpec, batch: Batch, choose: Choose = select) -> Pairing |
 
 
 def _micro_batch(batch: Batch, parts: int) -> tuple[Callable[[Pair], int], int]:
-    """Rows cut into ``parts`` as torch.chunk does: which part a pair is in, and how many parts there are."""
+    """Cut the rows into ``parts`` like torch.chunk. Return the function from a pair to its part, and the part count."""
     rows = batch.tensor("labels").shape[0]
     size = max(-(-rows // parts), 1)
     return (lambda pair: pair.logit[0] // size), max(-(-rows // size), 1)
@@ -240,7 +240,7 @@ def packed_double_subtract(spec: LossSpec, batch: Batch, times: int, choose: Cho
 
 
 def _chunk_of(spec: LossSpec, batch: Batch, size: int) -> tuple[Callable[[Pair], int], int]:
-    """Which chunk of ``size`` flattened pairs (tail trimmed) a pair is in, and how many chunks there are."""
+    """Cut the flattened pairs (tail trimmed) into chunks of ``size``. Return a pair's chunk, and the chunk count."""
     term = spec.terms[0]
     rows, length = batch.tensor("labels").shape
     first, kept = first_logit(term, batch), max(length - shift_of(term, batch), 0)

@@ -1,4 +1,4 @@
-"""Losses that are right in exact arithmetic and wrong in the arithmetic that they do, which is done here too."""
+"""Losses that are right in exact arithmetic and wrong in their own arithmetic. The mutants use that arithmetic too."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from shiftproof.reference.pairing import Pair, Pairing, aligned
 from shiftproof.reference.score import charge
 from shiftproof.reference.spec import Compute, LossSpec, Score
 
-from ..trial import Observation
+from ..candidates.loss import Observation
 from .behaviour import Act, Asked, Behaviour, answer, computed, variants
 from .scores import Wrong
 
 LogP = Callable[[Tensor], Tensor]
-"""z [n, V] -> what is taken for −log softmax(z), [n, V], in the dtype of z."""
+"""z [n, V] -> the candidate's version of −log softmax(z), [n, V], in the dtype of z."""
 
 
 def _scored(of_z: LogP, narrow: bool = False) -> Act:
-    """A loss over −log p as ``of_z`` has it, in fp32, or ``narrow`` in the dtype of the logits."""
+    """Return a loss over −log p from ``of_z``, in fp32, or in the dtype of the logits if ``narrow``."""
 
     def score(rows: Tensor, targets: Tensor, how: Score, class_weights: Tensor | None) -> Tensor:
         z = rows if how.logit_scale == 1 else rows * how.logit_scale
@@ -60,7 +60,7 @@ def _plain(z: Tensor) -> Tensor:
 
 
 def _narrow_lse(z: Tensor) -> Tensor:
-    """logsumexp in the dtype that it was given in, here bf16, and only then less z."""
+    """Return logsumexp rounded to bf16, minus z."""
     return torch.logsumexp(z, -1, keepdim=True).to(torch.bfloat16).to(z.dtype) - z
 
 
@@ -75,7 +75,7 @@ def _sees_offsets(spec: LossSpec) -> str | None:
 
 
 def _over_ignored(extra: Wrong, applies: Callable[[Score], bool]) -> Act:
-    """The right loss, and ``extra`` at every aligned place whose label does not count, weighed as a pair is."""
+    """Add ``extra`` to the right loss at every aligned place whose label does not count, weighted like a pair."""
 
     def act(asked: Asked) -> Observation:
         case = asked.case
@@ -95,7 +95,7 @@ def _over_ignored(extra: Wrong, applies: Callable[[Score], bool]) -> Act:
 
 
 def replace_pairing(asked: Asked, pairing: Pairing) -> Asked:
-    """The same call on a case that is thought to have other pairs."""
+    """Return the same call on a case that pretends to have other pairs."""
     return replace(asked, case=replace(asked.case, pairing=pairing))
 
 

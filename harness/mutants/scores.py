@@ -1,7 +1,7 @@
-"""Known-wrong scores: the right pairs and weights, and another ℓ than promised.
+"""Known-wrong scores: the right pairs and weights, but another ℓ than promised.
 
-Pairs and weights do not show these, so they are told by value and gradient: each is a wrong ℓ in plain torch, and its
-gradient is autograd's.
+Pairs and weights do not show these bugs, so the diagnosis compares value and gradient. Each mutant is a wrong ℓ in
+plain torch, and its gradient comes from autograd.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from shiftproof.reference.score import charge
 from shiftproof.reference.spec import Score, Smoothing
 
 Wrong = Callable[[Tensor, Tensor, Score, Tensor | None], Tensor]
-"""(rows [n, V] float64, targets [n], the score promised, class weights [V]) -> the score that is taken instead, [n]."""
+"""(rows [n, V] float64, targets [n], the promised score, class weights [V]) -> the score used instead, [n]."""
 
 
 @dataclass(frozen=True)
 class ScoreMutant:
-    """A wrong score; ``applies`` says under which promised scores it can be had."""
+    """A wrong score. ``applies`` states under which promised scores it is possible."""
 
     name: str
     formula: str
@@ -34,7 +34,7 @@ class ScoreMutant:
 
     @property
     def needs(self) -> str:
-        """What a spec must have for it."""
+        """What a spec must have for this bug."""
         return _NEEDED[self.name.partition("-")[0]]
 
 
@@ -49,7 +49,7 @@ _NEEDED = {
 
 
 def taken(rows: Tensor, targets: Tensor, how: Score, class_weights: Tensor | None) -> Tensor:
-    """The score itself, differentiably."""
+    """Return the right score, differentiably."""
     return _of_logits(_capped(rows * how.logit_scale, how.softcap), targets, how, class_weights)
 
 
@@ -71,7 +71,7 @@ def _of_logits(
 
 
 def _otherwise(**fields: object) -> Wrong:
-    """The score with some of its fields changed."""
+    """Return the score with some of its fields changed."""
 
     def wrong(rows: Tensor, targets: Tensor, how: Score, class_weights: Tensor | None) -> Tensor:
         return taken(rows, targets, replace(how, **fields), class_weights)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ SCORES: dict[str, ScoreMutant] = {
 
 
 def predict_score(wrong: Wrong, pairing: Pairing, batch: Batch) -> tuple[float, Mapping[str, Tensor]]:
-    """Value and gradients of a loss with exactly these pairs and the score ``wrong`` in every term."""
+    """Return value and gradients of a loss with exactly these pairs and the score ``wrong`` in every term."""
     leaves = {name: batch.tensor(name).double().detach().requires_grad_() for name in pairing.shapes}
     total = torch.zeros((), dtype=torch.float64)
     for index, term in enumerate(pairing.terms):

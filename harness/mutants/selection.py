@@ -1,4 +1,4 @@
-"""Known-wrong losses that score the right pairs and others, or not all of them."""
+"""Known-wrong losses that score extra pairs beside the right ones, or miss some of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.pairing import Pair, Pairing, divide_by, first_logit, select, shift_of
 from shiftproof.reference.spec import Documents, LossSpec, ShiftedBy
 
-from .base import CannotBeHad, Choose, Mutant, family, mutant, repaired, respecified
+from .base import Choose, Mutant, NotPossible, family, mutant, repaired, respecified
 
 
 def _every_position(spec: LossSpec, batch: Batch, choose: Choose, ignored_as: int | None = None) -> list[Pair]:
-    """A pair at every position that has a label to look at, ignored or not, documents and token weights as they are.
+    """Return a pair at every position with a label, ignored or not. Documents and token weights stay as they are.
 
-    Ignored labels stand as class ``ignored_as``, or as themselves.
+    Ignored labels become class ``ignored_as``, or stay as they are if it is None.
     """
     term = spec.terms[0]
     pairs = choose(replace(term, ignore_index=None, ignored_ids=(), loss_mask=False), batch, 0)
@@ -61,14 +61,14 @@ def negative_label_wrap(spec: LossSpec, batch: Batch, over: str, choose: Choose 
 
 
 def _labelled(batch: Batch, pairs: list[Pair]) -> list[Pair]:
-    """Pairs whose labels are places of the batch, so that what lies beside them can be looked up.
+    """Return the pairs after a check: their labels are places of the batch, so their neighbours can be looked up.
 
     Raises:
-        CannotBeHad: when one is not: another bug made its target up.
+        NotPossible: if a label is not a place of the batch, because another bug made up its target.
     """
     rows, length = batch.tensor("labels").shape
     if any(pair.label[0] >= rows or pair.label[1] >= length for pair in pairs):
-        raise CannotBeHad
+        raise NotPossible
     return pairs
 
 

@@ -1,4 +1,4 @@
-"""Bugs that leave the pairs alone and show by another sign: a law that fails alone, or an exception's own words."""
+"""Bugs that leave the pairs alone and show in another way: a law that fails alone, or the text of an exception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .behaviours import BEHAVIOURS
 
 @dataclass(frozen=True)
 class Symptom:
-    """``formula`` says what goes wrong, ``seen`` where it did, ``tells`` the smallest input that shows it."""
+    """``formula`` states what goes wrong, ``seen`` where it happened, ``tells`` the smallest input that shows it."""
 
     formula: str
     seen: str

@@ -1,8 +1,8 @@
-"""The text losses within a larger loss, so that a bug written for one is a bug of any spec.
+"""The text losses within a larger loss. With them, a bug written for one text loss is a bug of any spec.
 
-A codebook is a text stream of its own: its labels are ``labels[..., k]``, or, where all codebooks share a denominator,
-[B, S, K] is B·K rows of S. So is each head that predicts further ahead, and, where the shift runs along the codebooks,
-each frame is a row of K. A :class:`View` is one of these, with the way back.
+A codebook is a text stream of its own, with the labels ``labels[..., k]``. If all codebooks share a denominator, labels
+[B, S, K] are B·K rows of S. Each head that predicts further ahead is a text loss too. If the shift runs along the
+codebooks, each frame is a row of K. A :class:`View` is one of these text losses, with the way back to the whole loss.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ from shiftproof.reference.pairing import (
 )
 from shiftproof.reference.spec import Axis, Combine, Denominator, Empty, Heads, LossSpec, LossTerm, Reduction
 
-from .base import CannotBeHad, Choose, Mutant, Variant
+from .base import Choose, Mutant, NotPossible, Variant
 
-_REMEMBERED = 256  # batches: hundreds of mutants are asked about the same ones in turn
+_REMEMBERED = 256  # batches; hundreds of mutants ask about the same batches in turn
 
 
 @dataclass(frozen=True)
 class View:
-    """One text loss within a term: ``batch`` has its labels [rows, S] and logits of the right shape, ``place`` leads
-    from its places back to the term's, logits first, and ``share`` is its share of the term."""
+    """One text loss within a term.
+
+    ``batch`` has its labels [rows, S] and logits of the matching shape. ``place`` maps its places (True: of the logits)
+    back to those of the term. ``share`` is its share of the term.
+    """
 
     spec: LossSpec
     batch: Batch
@@ -48,7 +51,7 @@ class View:
 
 
 def variants_under(mutant: Mutant, spec: LossSpec) -> Iterator[Variant]:
-    """Every way in which a mutant can be had under ``spec``: in all of its terms, and in each alone."""
+    """Yield every variant of a mutant under ``spec``: in all of its terms, and in each term alone."""
     only = spec.terms[0]
     plain = len(spec.terms) == 1 and only.heads is Heads.ONE and (only.logits, only.labels) == ("logits", "labels")
     if mutant.whole or plain:
@@ -56,7 +59,7 @@ def variants_under(mutant: Mutant, spec: LossSpec) -> Iterator[Variant]:
         return
     everywhere = tuple(range(len(spec.terms)))
     scopes = [(everywhere, ""), *(((index,), spec.terms[index].name) for index in everywhere if len(everywhere) > 1)]
-    # Codebooks that share a denominator are rows of one text loss, or text losses of their own that are summed.
+    # Codebooks that share a denominator are rows of one text loss, or separate text losses that are summed.
     apart = any(term.heads is Heads.CODEBOOKS and term.combine is Combine.FLAT for term in spec.terms)
     for variant in mutant.variants:
         for terms, name in scopes:
@@ -66,7 +69,10 @@ def variants_under(mutant: Mutant, spec: LossSpec) -> Iterator[Variant]:
 
 
 def _within(variant: Variant, detail: str, terms: tuple[int, ...], apart: bool) -> Variant:
-    """``variant`` in every text loss of these terms, the other terms right; None where one of them cannot have it."""
+    """Apply ``variant`` to every text loss of these terms, with the other terms right.
+
+    The result is None if the bug is impossible in one of the text losses.
+    """
     alone, over = variant.wrong, variant.over
 
     def lifted(spec: LossSpec, batch: Batch) -> Pairing | None:
@@ -92,7 +98,7 @@ def _lift(
     apart: bool,
     of_view: Callable[[View, int], Pairing | None],
 ) -> Pairing | None:
-    """The pairs that ``of_view`` has in every text loss of these terms, and of the other terms those of ``rest``."""
+    """Return the pairs from ``of_view`` for every text loss of these terms, and those of ``rest`` for other terms."""
     pairs = [pair for pair in rest.pairs if pair.term not in terms]
     for index in terms:
         term, of_term = spec.terms[index], []
@@ -104,7 +110,7 @@ def _lift(
                 Pair(index, view.place(at, True), view.place(label, False), target, weight * view.share)
                 for _, at, label, target, weight in pairing.pairs
             ]
-        if term.combine is Combine.MEAN_NONEMPTY:  # of the codebooks that the wrong pairs leave
+        if term.combine is Combine.MEAN_NONEMPTY:  # the mean is over the codebooks that still have wrong pairs
             over = float(len({pair.logit[2] for pair in of_term})) or 1.0
         else:
             over = divide_by(term, batch, of_term) if _shares_denominator(term, apart) else 1.0
@@ -114,23 +120,23 @@ def _lift(
 
 
 def _seen_in(view: View, term: LossTerm, batch: Batch, index: int, choose: Choose) -> Choose:
-    """What ``choose`` has of the whole term, as the text loss sees it: its own pairs, at its own places."""
+    """Restrict ``choose`` to one text loss: its own pairs of the whole term, at its own places."""
     (text,) = view.spec.terms
     logits = {view.place(at, True): at for at in product(*map(range, view.batch.tensor("logits").shape[:2]))}
     labels = {view.place(at, False): at for at in product(*map(range, view.batch.tensor("labels").shape))}
 
-    def seen(asked: LossTerm, _: Batch, __: int) -> list[Pair]:
+    def chosen(wanted: LossTerm, _: Batch, __: int) -> list[Pair]:
         changed = {
-            field.name: getattr(asked, field.name)
-            for field in fields(asked)
-            if getattr(asked, field.name) != getattr(text, field.name)
+            field.name: getattr(wanted, field.name)
+            for field in fields(wanted)
+            if getattr(wanted, field.name) != getattr(text, field.name)
         }
         pairs = [pair for pair in choose(replace(term, **changed), batch, index) if pair.logit in logits]
         if any(pair.label not in labels for pair in pairs):
-            raise CannotBeHad  # the first bug reads another text loss's labels
+            raise NotPossible  # the first bug reads another text loss's labels
         return [pair._replace(term=0, logit=logits[pair.logit], label=labels[pair.label]) for pair in pairs]
 
-    return seen
+    return chosen
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -140,7 +146,7 @@ def _right(spec: LossSpec, batch: Batch) -> Pairing:
 
 @lru_cache(maxsize=_REMEMBERED)
 def views(term: LossTerm, batch: Batch, apart: bool = False) -> tuple[View, ...]:
-    """The text losses that a term is made of; those of codebooks one by one where they are wanted ``apart``."""
+    """Return the text losses of a term. With ``apart``, each codebook is a text loss of its own."""
     text = replace(
         term,
         weight=1.0,
@@ -183,7 +189,7 @@ def views(term: LossTerm, batch: Batch, apart: bool = False) -> tuple[View, ...]
 
 
 def _shares_denominator(term: LossTerm, apart: bool) -> bool:
-    """Whether text losses that are taken one by one are divided by one number."""
+    """Return whether separate text losses share one denominator."""
     one_by_one = term.heads is Heads.AHEAD or (apart and term.heads is Heads.CODEBOOKS and term.axis is Axis.TIME)
     return one_by_one and term.combine is Combine.FLAT
 
@@ -193,7 +199,7 @@ def _ahead(head: int) -> Callable[[Place, bool], Place]:
 
 
 def _shares(term: LossTerm, batch: Batch) -> list[float]:
-    """α of every codebook or head, where it does not depend on which of them have a pair."""
+    """Return α of every codebook or head, or 1 if α depends on which of them have a pair."""
     if term.combine in (Combine.FLAT, Combine.MEAN_NONEMPTY):
         return [1.0] * heads_of(term, batch)
     return [of_book.share for of_book in group(term, batch, select(term, batch))]
@@ -208,7 +214,7 @@ def _view(
     share: float = 1.0,
     book: int | None = None,
 ) -> View:
-    """The view of ``labels`` [rows, S]; what travels with the batch's labels is laid out as they are, or left out."""
+    """Return the view of ``labels`` [rows, S]. Arrays that go with the labels get the same layout, or are left out."""
     logits, whole = batch.tensor(term.logits), batch.tensor(term.labels)
     frames = term.axis is Axis.CODEBOOK
     length = labels.shape[1] if frames else logits.shape[1]

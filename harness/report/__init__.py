@@ -1,1 +1,1 @@
-"""What is told of a run: one stream of events, one file a format. Nothing here knows of torch."""
+"""The reports of a run: one stream of events, and one file per format. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""Where reports are printed."""
+"""The console that reports are printed to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.console import Console
 
 class _Console(Console):
     def on_broken_pipe(self) -> NoReturn:
-        """Rich would end the process with exit code 1, which is said of a candidate that is wrong."""
-        raise BrokenPipeError("nobody reads what is printed")
+        """Raise, because rich would end the process with exit code 1, which means that a candidate is wrong."""
+        raise BrokenPipeError("nobody reads the output")
 
 
 def new_console() -> Console:
-    """As wide as the terminal, and of 120 columns in a file or a pipe, where rich would cut numbers off for 80."""
+    """Return a console as wide as the terminal. In a file or pipe it has 120 columns, since 80 would cut numbers."""
     return _Console(highlight=False, width=shutil.get_terminal_size((120, 24)).columns)

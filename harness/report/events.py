@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..verdict import CandidateResult, LawResult
+from ..results import CandidateResult, LawResult
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """``planned`` is about how many cases will be judged in all."""
+    """``planned`` is the approximate total number of cases to judge."""
 
     version: str
     seed: int
@@ -45,7 +45,7 @@ class CandidateJudged:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The last event: everything that was found."""
+    """The last event, with all findings."""
 
     version: str
     seed: int
@@ -58,16 +58,16 @@ Event = RunStarted | CandidateStarted | CaseJudged | LawJudged | CandidateJudged
 
 
 class Reporter(Protocol):
-    """One format. It is told every event and may ignore most."""
+    """One report format. It gets every event, and may ignore most of them."""
 
     def tell(self, event: Event) -> None: ...
 
 
 class Reporters:
-    """Several reporters as one. One that cannot write is told no more, and costs neither the others nor the run.
+    """Several reporters as one. A reporter that cannot write gets no more events; the others and the run go on.
 
     Attributes:
-        failures: why reporters could not write, in the order in which it happened.
+        failures: why reporters could not write, in order of time.
     """
 
     def __init__(self, members: Iterable[Reporter]) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table, its first column never broken."""
+    """Return a plain table whose first column is never broken."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, no_wrap=index == 0, overflow="fold")

@@ -1,4 +1,4 @@
-"""Trials of speed for people, in the terminal, and as JSON: ``speed.schema.json`` beside this file is its schema."""
+"""Speed trials for people in the terminal, and as JSON. The schema is ``speed.schema.json`` beside this file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SAID = {
 
 
 def as_json(trials: Sequence[Trial]) -> dict[str, Any]:
-    """The whole run as plain data."""
+    """Return the whole run as plain data."""
     return {
         "schema": VERSION,
         "shiftproof": version("shiftproof"),
@@ -39,12 +39,12 @@ def as_json(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def render(trial: Trial) -> RenderableType:
-    """One trial: its grade, its times, what else was measured, and what is wrong with it."""
-    said = "MEASURED" if trial.grade is Grade.PASSES and not trial.gate.asks else _SAID[trial.grade]
+    """Render one trial: its grade, its times, the other measurements, and what is wrong with it."""
+    grade_text = "MEASURED" if trial.grade is Grade.PASSES and not trial.gate.asks else _SAID[trial.grade]
     parts: list[RenderableType] = [
         Text.assemble(
             (f"{trial.candidate} against {trial.against}, {trial.spec}: ", "bold"),
-            (said, f"bold {_COLOUR[trial.grade]}"),
+            (grade_text, f"bold {_COLOUR[trial.grade]}"),
         ),
         Text(
             f"  {trial.shape}, {trial.dtype}, {trial.device} {trial.device_name}; {trial.clock}; {trial.seconds:.0f} s"
@@ -55,15 +55,15 @@ def render(trial: Trial) -> RenderableType:
     if trial.times:
         parts.append(_times(trial))
     parts += [Text(f"  {line}") for line in _lines(trial)]
-    parts += [Text(f"  caught: {name}: {told}", style="bold red") for name, told in trial.cheats]
+    parts += [Text(f"  caught: {name}: {observation}", style="bold red") for name, observation in trial.cheats]
     return Group(*parts, Text(""))
 
 
 def _times(trial: Trial) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 1), header_style="bold")
-    for column in ("pass", "candidate", "rival", "ratio", "between", "pairs", "so it is"):
+    for column in ("pass", "candidate", "rival", "ratio", "between", "pairs", "verdict"):
         table.add_column(
-            column, justify="left" if column in ("pass", "so it is") else "right", no_wrap=column != "between"
+            column, justify="left" if column in ("pass", "verdict") else "right", no_wrap=column != "between"
         )
     for times in trial.times:
         ratio = times.ratio
@@ -118,7 +118,7 @@ def _self_test(found: Interval) -> str:
         f"self-test, the rival over itself: {_ratio(found.ratio)}, between {_ratio(found.low)} and {_ratio(found.high)}"
     )
     if found.outcome is not Outcome.INCONCLUSIVE:
-        line += f": {found.outcome} than itself, so no time of this run is to be believed"
+        line += f": {found.outcome} than itself, so do not trust any time of this run"
     return line
 
 

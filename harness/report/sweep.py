@@ -1,6 +1,6 @@
-"""A sweep for people: in the terminal, and as one HTML file that needs nothing else.
+"""A sweep for people: in the terminal, and as one self-contained HTML file.
 
-``sweep.schema.json`` beside this file is the schema of a line of the sweep's own file, and ``sweep.html`` the page.
+The schema of a line in the sweep's own file is ``sweep.schema.json`` beside this file. The page is ``sweep.html``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..sweep.row import Documentation, Outcome, Row
+from ..sweep.result import Documentation, Outcome, Row
 from ..sweep.store import Footer, Header, counted
 
 SCHEMA = Path(__file__).with_name("sweep.schema.json")
@@ -37,7 +37,7 @@ _NAMED = 6
 
 
 def render(header: Header, rows: Sequence[Row], footer: Footer) -> RenderableType:
-    """Counts, then each alarm, the unshifted by what their documentation says, and by reason what was not judged."""
+    """Render the counts, each alarm, the unshifted classes by their documentation, and the unjudged ones by reason."""
     parts: list[RenderableType] = [Text(f"\n{_title(header)}", style="bold"), _counts(rows)]
     parts += _listed("alarms", [row for row in rows if row.outcome is Outcome.FAILS], "red")
     for documentation, title in _UNSHIFTED.items():
@@ -66,7 +66,7 @@ def _counts(rows: Sequence[Row]) -> Table:
 
 
 def _listed(title: str, rows: Sequence[Row], colour: str) -> list[RenderableType]:
-    """A class a row: its name, what the bug is called or how it is aligned, and one line."""
+    """Return one row per class: its name, the name of the bug or its alignment, and one line of text."""
     if not rows:
         return []
     table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
@@ -90,7 +90,7 @@ def _told(row: Row) -> str:
 
 
 def _by_reason(title: str, rows: Iterable[Row]) -> list[RenderableType]:
-    """A reason a row, with how many classes it holds for, the commonest first."""
+    """Return one row per reason, the most common first, with the number of its classes."""
     by_reason: dict[str, list[str]] = {}
     for row in rows:
         by_reason.setdefault(row.reason, []).append(row.name)
@@ -109,9 +109,9 @@ def _by_reason(title: str, rows: Iterable[Row]) -> list[RenderableType]:
 def _said(rows: Sequence[Row], footer: Footer) -> Text:
     alarms = sum(row.is_alarm for row in rows)
     judged = sum(row.is_verdict for row in rows)
-    said = f"{alarms} of {judged} classes judged are alarms" if alarms else f"no alarm in {judged} classes judged"
+    summary = f"{alarms} of {judged} classes judged are alarms" if alarms else f"no alarm in {judged} classes judged"
     style = "bold red" if alarms else "bold green" if judged else "bold yellow"
-    return Text.assemble("\n", (said, style), (f"; {footer.seconds:.0f} s", "dim"))
+    return Text.assemble("\n", (summary, style), (f"; {footer.seconds:.0f} s", "dim"))
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------
@@ -120,13 +120,13 @@ _COLUMNS = ("class", "outcome", "bug", "laws", "alignment", "documentation", "ex
 
 
 def html(header: Header, rows: Sequence[Row], footer: Footer) -> str:
-    """The page: a table to sort and to filter."""
+    """Return the page: a table that can be sorted and filtered."""
     counts = [
         f'<button type="button" class="{outcome}" data-outcome="{outcome}">{count} {outcome}</button>'
         for outcome, count in counted(rows).items()
         if count
     ]
-    unfinished = "" if footer.finished else " · interrupted, and not all there is"
+    unfinished = "" if footer.finished else " · interrupted, so rows are missing"
     return Template(_PAGE.read_text(encoding="utf-8")).substitute(
         title=html_escape(f"shiftproof sweep: {_title(header)}"),
         said=html_escape(_said(rows, footer).plain.strip() + unfinished),

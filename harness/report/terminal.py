@@ -1,4 +1,4 @@
-"""The report for people: a progress bar while it works, then what was found."""
+"""The report for people: a progress bar during the run, then the findings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from ..environments import Comparison, comparisons
-from ..verdict import CandidateResult, Coverage, Difference, LawResult, Level, Overall, Verdict
+from ..judge.environments import Comparison, comparisons
+from ..results import CandidateResult, Coverage, Difference, LawResult, Level, Overall, Verdict
 from .console import new_console
 from .events import CandidateJudged, CandidateStarted, CaseJudged, Event, LawJudged, RunFinished, RunStarted
 
@@ -35,7 +35,7 @@ _CELLS_NAMED = 2
 
 
 class TerminalReport:
-    """Says the seed first, shows progress where there is a terminal, then each candidate's findings."""
+    """Prints the seed first, shows progress if there is a terminal, and then prints each candidate's findings."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or new_console()
@@ -67,7 +67,7 @@ class TerminalReport:
                 self.progress.advance(self.task)
                 self.done_before += 1
             case LawJudged() if self.task is not None:
-                # A law may need fewer cases than planned; its share of the bar is done all the same.
+                # A law may need fewer cases than planned. Its share of the bar counts as done all the same.
                 self.progress.advance(self.task, max(event.planned - self.done_before, 0))
                 self.done_before = 0
             case CandidateJudged():
@@ -78,8 +78,8 @@ class TerminalReport:
                     self.console.print(summary(event))
                 for result in event.results:
                     for declared in result.stale:
-                        said = f"{result.candidate} declares what matches nothing any more; drop it: {declared}"
-                        self.console.print(Text(said, style="bold red"))
+                        text = f"{result.candidate} has a declaration that matches nothing; remove it: {declared}"
+                        self.console.print(Text(text, style="bold red"))
                 for compared in comparisons(event.results):
                     self.console.print(comparison(compared))
             case _:
@@ -87,7 +87,7 @@ class TerminalReport:
 
 
 def candidate_findings(result: CandidateResult) -> RenderableType:
-    """Everything found of one candidate."""
+    """Render all findings about one candidate."""
     lines: list[RenderableType] = [Text(), _headline(result)]
     if result.message:
         lines.append(Text(f"  {result.message}"))
@@ -110,15 +110,13 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
             lines.append(Text(f"  again:  shiftproof replay {worst.counterexample.replay}"))
     if result.asked:
         lines.append(Text(f"  {_effort(result)}", style="dim"))
-    if (
-        result.coverage is not None and worst is None
-    ):  # a law that fails ends early, and misses what it would have asked
+    if result.coverage is not None and worst is None:  # a failing law ends early, and leaves out its remaining cases
         lines.append(_coverage(result.coverage, result.gaps))
     return Group(*lines)
 
 
 def summary(run: RunFinished) -> RenderableType:
-    """One row a candidate."""
+    """Render one row per candidate."""
     table = Table(title="\nconformance", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("candidate", "spec", "dtype", "verdict", "diagnosis", "cases", "seconds"):
         number = column in ("cases", "seconds")
@@ -137,8 +135,8 @@ def summary(run: RunFinished) -> RenderableType:
     wrong = [result for result in run.results if not result.as_expected]
     known = any(result.expect == "fails" for result in run.results)
     if wrong:
-        said = "are not as expected" if known else "do not conform"
-        verdict = Text(f"{len(wrong)} of {len(run.results)} {said}", style="bold red")
+        text = "are not as expected" if known else "do not conform"
+        verdict = Text(f"{len(wrong)} of {len(run.results)} {text}", style="bold red")
     else:
         verdict = Text(f"all {len(run.results)} {'are as expected' if known else 'conform'}", style="bold green")
     cases = sum(result.cases for result in run.results)
@@ -146,7 +144,7 @@ def summary(run: RunFinished) -> RenderableType:
 
 
 def comparison(compared: Comparison) -> RenderableType:
-    """One candidate under several interpreters: what they are, and a row for all that differs."""
+    """Render one candidate under several interpreters: their names, and a row for everything that differs."""
     first = compared.results[0]
     where = f"{first.device} {first.dtype}, in {len(compared.results)} environments"
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -163,8 +161,8 @@ def comparison(compared: Comparison) -> RenderableType:
     for cells, count in more.items():
         table.add_row(f"{count} more", *(cell or "–" for cell in cells))
     changed = compared.changed
-    said = Text(f"what changed: {', '.join(changed) or 'nothing'}", style="bold yellow" if changed else "bold green")
-    return Group(Text(f"\n{first.call} against {first.spec}, {where}", style="bold"), table, said)
+    text = Text(f"what changed: {', '.join(changed) or 'nothing'}", style="bold yellow" if changed else "bold green")
+    return Group(Text(f"\n{first.call} against {first.spec}, {where}", style="bold"), table, text)
 
 
 def _verdict_cell(result: CandidateResult) -> Text:
@@ -176,7 +174,7 @@ def _verdict_cell(result: CandidateResult) -> Text:
 
 
 def _in_short(result: CandidateResult) -> str:
-    """The bug's name, or in a few words what went wrong, or a dash."""
+    """Return the bug's name, or a short message, or a dash."""
     if result.diagnosis:
         return ", ".join(bug.mutant for bug in result.diagnosis)
     worst = next((law for law in result.laws if law.verdict.is_failure and law.level is Level.MUST), None)
@@ -210,13 +208,13 @@ def _laws_table(laws: tuple[LawResult, ...]) -> Table:
             following.append(law)
             continue
         style = "green" if law.verdict is Verdict.PASS else "red" if law.level is Level.MUST else "yellow"
-        said = law.message if law.message else law.title
+        text = law.message if law.message else law.title
         vacuous = f" ({law.vacuous} vacuous)" if law.vacuous else ""
         table.add_row(
-            law.id, str(law.level), Text(str(law.verdict), style=style), str(law.cases), escape(said) + vacuous
+            law.id, str(law.level), Text(str(law.verdict), style=style), str(law.cases), escape(text) + vacuous
         )
     if following:
-        what = f"to be expected where {following[0].follows} fails: {', '.join(law.id for law in following)}"
+        what = f"expected, because {following[0].follows} fails: {', '.join(law.id for law in following)}"
         cases = str(sum(law.cases for law in following))
         table.add_row(f"{len(following)} more", "", Text("fail", style="red"), cases, what)
     reasons: dict[tuple[Verdict, str], list[str]] = {}
@@ -247,23 +245,25 @@ def _names(result: CandidateResult) -> Text:
         return _nameless(result.difference, drawn=result.pairing is not None)
     text = Text()
     if len(result.diagnosis) > 1:
-        text.append("\n  no one bug explains this; together these two do, on every case looked at", style="bold")
+        text.append("\n  no single bug explains this; these two together explain every case", style="bold")
     for bug in result.diagnosis:
         detail = f" ({bug.detail})" if bug.detail else ""
         called = "the bug is called" if len(result.diagnosis) == 1 else "one of them is called"
         text.append(f"\n  {called} {bug.mutant}{detail}", style="bold red")
         text.append(f"\n    {bug.formula}\n    it happened in: {bug.seen}")
         if bug.also:
-            text.append(f"\n    it cannot be told from: {', '.join(bug.also)}")
+            text.append(f"\n    it gives the same results as: {', '.join(bug.also)}")
     return text
 
 
 def _coverage(coverage: Coverage, due: tuple[str, ...]) -> Text:
-    """How much of the space was judged. Cells that had to be are all named, of others a few."""
+    """Describe how much of the space was judged. It names all cells that are due, and a few of the others."""
     text = Text(style="dim")
     text.append(f"  coverage: {coverage.hit} of {coverage.demanded} cells (structure × regime × dtype × reduction)")
     if due:
-        text.append("\n  no complete judgement, for want of a case of: " + "; ".join(due), style="not dim yellow")
+        text.append(
+            "\n  the judgement is not complete; there was no case of: " + "; ".join(due), style="not dim yellow"
+        )
     elif coverage.missing:
         more = len(coverage.missing) - _CELLS_NAMED
         text.append("\n    not hit: " + "; ".join(coverage.missing[:_CELLS_NAMED]))
@@ -273,7 +273,7 @@ def _coverage(coverage: Coverage, due: tuple[str, ...]) -> Text:
 
 def _nameless(difference: Difference | None, drawn: bool) -> Text:
     if difference is None:
-        return Text("\n  no known bug: the findings above are all there is to go by", style="bold")
+        return Text("\n  no known bug: see the findings above", style="bold")
     shown = "the pairing and its" if drawn else "the"
     text = Text(f"\n  no known bug: here is {shown} difference from the spec", style="bold")
     moved = ", ".join(f"{many} to {_where(where)}" for where, many in difference.moved.items())

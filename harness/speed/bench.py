@@ -1,4 +1,4 @@
-"""Timed calls, one at a time: fresh inputs out, times back, and whether the answer was right."""
+"""Timed calls, one at a time: they send fresh inputs, and return times and whether the answer was right."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from typing import Any
 
 from shiftproof.reference.spec import Compute, LossSpec
 
-from ..arguments import TO_LOSSES, Binding, misfit
-from ..candidate import Candidate, UsageError
-from ..docket import bind_target
-from ..linear import HIDDEN
-from ..worker.client import Worker
+from ..candidates.arguments import TO_LOSSES, Binding, misfit
+from ..candidates.declaration import Candidate, UsageError
+from ..cases.linear import HIDDEN
+from ..isolation.client import Worker
+from ..isolation.settings import WorkerSettings
+from ..judge.loading import bind_target
 from ..worker.exchange import Call, Outcome
 from ..worker.scratch import CASE_FILE, RESULT_FILE
-from ..worker.settings import WorkerSettings
 from ..worker.tensors import read_tensors
 from ..worker.wire import decode_description, decode_failure, decode_outcome, encode_call
-from .contender import REFERENCE, Contender
-from .expected import Answer, Tolerance, difference, expected
+from .answers import Answer, Tolerance, difference, expected
+from .baseline import REFERENCE, Contender
 from .inputs import Inputs, make_inputs
 from .shapes import Shape, recipe_of
 
 CANDIDATE, RIVAL, TWIN = "candidate", "rival", "twin"
-"""The parts on one bench; the twin is the rival once more, for the self-test."""
+"""The parts on one bench. The twin is a second instance of the rival, for the self-test."""
 
-_NOBODY = "torch:is_tensor"  # what the worker loads first, so that clocks and rivals are there before any candidate
+_NOBODY = "torch:is_tensor"  # the worker loads this first, so that clocks and rivals exist before any candidate
 
-_ROOM = 4 << 20  # bytes of small tensors, sketches and headers, beside eight a token and codebook
+_ROOM = 4 << 20  # bytes of small tensors, sketches and headers, beside eight per token and codebook
 _KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(64 << 20)}
-"""Pages that glibc gave back would have to be faulted in by the next call, whoever made it: ten times its own time."""
+"""Keep glibc from returning pages. The next call, of any contender, would have to fault them in: ten times its time."""
 
 
 class NotMeasured(Exception):
-    """A contender did not do what can be timed. One sentence."""
+    """A contender could not be timed. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One quantity of a call, in seconds, of its forward and of its backward."""
+    """One quantity of a call in seconds, for its forward and its backward."""
 
     forward: float
     backward: float
@@ -58,16 +58,16 @@ class Sample:
     """One timed call.
 
     Attributes:
-        charged: the time it is charged, by the bench's clock.
-        wall, cpu: what went by, and what the process used of the processor.
-        idle: the time in which this thread neither ran nor wanted to; None where the kernel does not say.
-        stream: on CUDA, what the current stream saw.
-        peak: bytes above what was in use before; None unless it was weighed.
+        charged: the time of the call by the bench's clock.
+        wall, cpu: the elapsed time, and the processor time of the process.
+        idle: the time in which this thread neither ran nor wanted to run; None if the kernel does not report it.
+        stream: on CUDA, the time on the current stream.
+        peak: bytes above the memory in use before; None unless it was weighed.
         others: seconds in which other threads of the process worked after the call had returned.
-        settled: whether the gradient was the same a little later.
-        lazy: types of what was returned that are no plain tensors.
-        patched: clocks that somebody replaced.
-        busy: seconds of processor time that the process says it has used so far; ``seen`` is what the kernel says.
+        settled: whether the gradient was still the same a little later.
+        lazy: types of returned objects that are not plain tensors.
+        patched: clocks that were replaced.
+        busy: seconds of processor time used so far, as the process reports it; ``seen`` is what the kernel reports.
         wrong: how the answer differs from the right one.
         stale: whether it is the right answer to an earlier call's inputs.
     """
@@ -92,7 +92,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Unverified:
-    """One timed call, before it is known whether its answer was right: ``verify`` finds out."""
+    """One timed call with an unchecked answer. ``verify`` checks the answer."""
 
     sample: Sample
     verify: Callable[[], Sample]
@@ -100,7 +100,7 @@ class Unverified:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A call that is yet to be made; its tensors are written where ``body``, its message, says."""
+    """A call that is not made yet. Its message ``body`` states where its tensors are written."""
 
     part: str
     seed: int
@@ -113,11 +113,11 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class Terms:
-    """Under which terms contenders are timed.
+    """The terms under which contenders are timed.
 
     Attributes:
-        threads: of torch on the CPU. With one, a call is charged the processor time of its process, which other
-            processes do not disturb; with more, and on CUDA, the time that passes.
+        threads: the number of torch threads on the CPU. With one thread, a call is charged the processor time of its
+            process, which other processes do not disturb. With more threads, and on CUDA, it is charged elapsed time.
         deadline: seconds for one call.
     """
 
@@ -134,15 +134,15 @@ class Terms:
 
 
 class Bench:
-    """A process in which contenders are called in turn, each under the name of its part, and seated when it is wanted.
+    """A process in which contenders are called in turn, each under the name of its part. They are loaded on demand.
 
-    ``keeps_pages`` is how times are taken; for weighing memory, pages go back as they do outside of a benchmark.
+    ``keeps_pages`` is for timing. For weighing memory, pages are returned as they are outside of a benchmark.
     """
 
     def __init__(self, terms: Terms, python: str | None = None, *, keeps_pages: bool = True) -> None:
         self.terms = terms
         self.device_name = ""
-        self._sketch = secrets.randbits(60)  # nobody can know beforehand what will be looked at
+        self._sketch = secrets.randbits(60)  # so that nobody can know in advance what is checked
         self._answered: dict[int, Answer] = {}
         self._seated: dict[str, tuple[Contender, Binding | None]] = {}
         threads = {"OMP_NUM_THREADS": str(terms.threads), "MKL_NUM_THREADS": str(terms.threads)}
@@ -165,11 +165,11 @@ class Bench:
         self._worker.close()
 
     def seat(self, part: str, contender: Contender) -> None:
-        """Load a contender. What others have measured by then, it had no hand in.
+        """Load a contender. It cannot influence what was measured before.
 
         Raises:
-            UsageError: its target is not there, or asks for what no case has.
-            LoadFailure: it is there and could not be loaded; or the interpreter cannot be had.
+            UsageError: its target does not exist, or takes an argument that no case has.
+            LoadFailure: it exists but could not be loaded, or the interpreter cannot start.
             NotMeasured: loading it ended or hung the process.
         """
         self.device_name = self._worker.describe().device_name
@@ -189,20 +189,20 @@ class Bench:
         if candidate is not None:
             described = decode_description(fields, candidate.call)
             binding = bind_target(described, candidate.rename, TO_LOSSES)
-            if told := misfit(described.target, binding, self.terms.spec):
-                raise UsageError(told)
+            if problem := misfit(described.target, binding, self.terms.spec):
+                raise UsageError(problem)
             if binding.is_linear or binding.is_model:
                 made_of = HIDDEN if binding.is_linear else "input_ids"
                 raise UsageError(
-                    f"{contender.name} makes its logits itself, of {made_of}, and speed is of losses that are given "
-                    "logits; whether it is right, `shiftproof check` says"
+                    f"{contender.name} makes its logits itself, from {made_of}, but speed times losses that get "
+                    "logits; use `shiftproof check` to see whether it is right"
                 )
         self._seated[part] = (contender, binding)
 
     def call(
         self, part: str, seed: int, *, shape: Shape | None = None, weigh: bool = False, linger: float = 0.0
     ) -> Sample:
-        """One call of whoever has this ``part``, on the inputs of ``seed``; then wait and see for ``linger`` seconds.
+        """Call the contender with this ``part`` on the inputs of ``seed``, then watch it for ``linger`` seconds.
 
         Raises:
             NotMeasured: it raised, hung or ended, or returned no loss.
@@ -213,12 +213,12 @@ class Bench:
     def call_together(
         self, calls: Sequence[tuple[str, int]], *, shape: Shape | None = None, weigh: bool = False, linger: float = 0.0
     ) -> list[Unverified]:
-        """Calls of parts on the inputs of seeds, one right after the other: inputs are made before, answers read after.
+        """Call parts on the inputs of seeds, one right after the other.
 
-        Whoever is called after a pause in which its process idled is the slower for it.
+        The inputs are made before, and the answers read after. A call is slower if its process idled before it.
 
         Raises:
-            NotMeasured: as :meth:`call` does.
+            NotMeasured: see :meth:`call`.
         """
         prepared = [self._prepare(place, *call, shape or self.terms.shape) for place, call in enumerate(calls)]
         timed = [self._time(each, weigh, linger) for each in prepared]
@@ -240,11 +240,11 @@ class Bench:
         return _Prepared(part, seed, inputs, contender, binding, call, body)
 
     def _time(self, prepared: _Prepared, weigh: bool, linger: float) -> Mapping[str, Any]:
-        """The fields of the answer, and ``seen``: what the kernel says that the process has used by then."""
-        told = self._worker.ask("time", prepared.body | {"weigh": weigh, "linger": linger})
-        if isinstance(told, Outcome):
-            raise NotMeasured(f"{prepared.contender.name} {told.describe()}")
-        verb, fields = told
+        """Return the fields of the answer, and ``seen``: the process's processor time so far, from the kernel."""
+        reply = self._worker.ask("time", prepared.body | {"weigh": weigh, "linger": linger})
+        if isinstance(reply, Outcome):
+            raise NotMeasured(f"{prepared.contender.name} {reply.describe()}")
+        verb, fields = reply
         if verb != "timed":
             outcome, _ = decode_outcome(verb, fields, prepared.call, prepared.body["result"])
             raise NotMeasured(f"{prepared.contender.name} {outcome.describe()}")
@@ -253,7 +253,7 @@ class Bench:
     def _unverified(self, prepared: _Prepared, fields: Mapping[str, Any]) -> Unverified:
         sample = self._sample(prepared.part, prepared.seed, fields)
         if prepared.binding is None:
-            return Unverified(sample, lambda: sample)  # the reference's own, which has tests
+            return Unverified(sample, lambda: sample)  # the reference's own loss, which has tests
         candidate = prepared.contender.candidate
         assert candidate is not None
         names = {theirs: ours for ours, theirs in prepared.binding.names.items()}
@@ -261,7 +261,7 @@ class Bench:
         return Unverified(sample, partial(self._verified, sample, candidate, prepared.inputs, answer))
 
     def copy_seconds(self, elements: int, times: int) -> list[float]:
-        """What copying ``elements`` float32 takes in that process, by the same clock."""
+        """Return the seconds for copying ``elements`` float32 in that process, by the same clock."""
         answer = self._worker.ask("copy", {"elements": elements, "times": times})
         if isinstance(answer, Outcome):
             raise NotMeasured(f"copying memory {answer.describe()}")
@@ -309,7 +309,7 @@ class Bench:
 
 
 def _read_answer(path: str, names: Mapping[str, str]) -> Answer:
-    """The tensors of a timed call, its sketches under our names."""
+    """Return the tensors of a timed call, with its sketches under shiftproof's names."""
     try:
         found = read_tensors(path)
         value = found.pop("value")
@@ -320,7 +320,7 @@ def _read_answer(path: str, names: Mapping[str, str]) -> Answer:
 
 
 def _alike(one: Answer, other: Answer) -> bool:
-    """Whether two answers are to inputs of one shape."""
+    """Return whether two answers belong to inputs of the same shape."""
     return {name: each.shape for name, each in one.sketches.items()} == {
         name: each.shape for name, each in other.sketches.items()
     }
@@ -331,7 +331,7 @@ def _rows(how: Mapping[str, Any]) -> int:
 
 
 def _processor_seconds(pid: int | None) -> float | None:
-    """What the kernel says that a process has used of the processor, to some hundredths of a second."""
+    """Return the kernel's processor time of a process, accurate to some hundredths of a second."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()

@@ -1,5 +1,7 @@
-"""Ways to look fast without being so, by what gives them away. Each has a name, and a candidate that does it in
-tests/candidates/cheats.py."""
+"""Ways to look fast without being fast, and how to detect them.
+
+Each cheat has a name, and a candidate in tests/candidates/cheats.py that uses it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,16 @@ from statistics import median
 
 from .bench import Sample
 
-_MUCH_FASTER = 0.6  # of the least time that fresh inputs took, for inputs that were seen before
-_SLOWED = 1.5  # times what the rival takes in a process of its own
-_NOTICED = 0.05  # of a call's time
-_SPINS = 2  # times what they do after the rival, which is as much again from one run to the next
-_LEAST = 0.5e-3  # seconds; less is what a thread takes to end
+_MUCH_FASTER = 0.6  # times the least time on fresh inputs; for inputs that were used before
+_SLOWED = 1.5  # times the time of the rival in its own process
+_NOTICED = 0.05  # times the time of a call
+_SPINS = 2  # times their work after the rival, which varies that much from run to run
+_LEAST = 0.5e-3  # seconds; a thread can take this long to end
 
 
 @dataclass(frozen=True)
 class Cheat:
-    """One that was found: its name, and what was seen."""
+    """A detected cheat: its name, and the observation."""
 
     name: str
     told: str
@@ -26,14 +28,14 @@ class Cheat:
 
 @dataclass
 class Evidence:
-    """All calls of one trial but the races of the self-test.
+    """All calls of one trial except the races of the self-test.
 
     Attributes:
-        warm_up, timed: of the candidate, in order.
-        again: calls on inputs of an earlier timed call, and ``warmed_again`` on those of a warm-up call.
-        rival: the rival's, beside the candidate.
-        alone, alone_at_first: the rival's in a process that never saw the candidate; at first with the pause after each
-            call that there is in the warm-up.
+        warm_up, timed: calls of the candidate, in order.
+        again: calls on inputs of an earlier timed call; ``warmed_again`` are calls on inputs of a warm-up call.
+        rival: calls of the rival beside the candidate.
+        alone, alone_at_first: calls of the rival in a process without the candidate; ``alone_at_first`` has the same
+            pause after each call as the warm-up.
     """
 
     warm_up: list[Sample] = field(default_factory=list)
@@ -50,12 +52,12 @@ class Evidence:
 
 
 def wrong_from_the_start(evidence: Evidence) -> str | None:
-    """How the candidate's first answer differs from the right one: then it is no cheat, but a wrong loss."""
+    """Describe how the candidate's first answer is wrong. Then it is not a cheat, but a wrong loss."""
     return evidence.warm_up[0].wrong if evidence.warm_up else None
 
 
 def find_cheats(evidence: Evidence) -> list[Cheat]:
-    """Every cheat that the evidence shows."""
+    """Return every cheat that the evidence shows."""
     found = (
         _answers(evidence),
         _memory(evidence),
@@ -74,7 +76,7 @@ def _answers(evidence: Evidence) -> Cheat | None:
     if stale:
         return Cheat(
             "stale-answer",
-            f"{len(stale)} of {len(evidence.of_candidate)} answers are those to an earlier call's inputs: something is "
+            f"{len(stale)} of {len(evidence.of_candidate)} answers belong to an earlier call's inputs: something is "
             "cached by address or by shape",
         )
     if wrong and wrong_from_the_start(evidence) is None:
@@ -84,14 +86,14 @@ def _answers(evidence: Evidence) -> Cheat | None:
 
 
 def _memory(evidence: Evidence) -> Cheat | None:
-    """By the fastest calls: what disturbs one can only make it slower."""
+    """Compare the fastest calls: disturbances only make a call slower."""
     usual = _fastest(evidence.timed)
     for name, samples, which in (
         ("remembers-inputs", evidence.again, "a call on inputs that were timed before"),
         ("remembers-warm-up", evidence.warmed_again, "a call on inputs of the warm-up"),
     ):
         if usual is not None and (again := _fastest(samples)) is not None and again < _MUCH_FASTER * usual:
-            return Cheat(name, f"{which} takes {again * 1e3:.3g} ms, on fresh ones {usual * 1e3:.3g} ms")
+            return Cheat(name, f"{which} takes {again * 1e3:.3g} ms, but {usual * 1e3:.3g} ms on fresh inputs")
     return None
 
 
@@ -102,11 +104,11 @@ def _clocks(evidence: Evidence) -> Cheat | None:
         return Cheat("patched-clock", f"it replaced {', '.join(patched)}")
     known = [(sample.busy, sample.seen) for sample in samples if sample.seen is not None]
     if len(known) > 1:
-        said = known[-1][0] - known[0][0]
-        seen = (known[-1][1] or 0.0) - (known[0][1] or 0.0)
-        if abs(said - seen) > 0.1 * max(said, seen) + 0.1:
+        reported = known[-1][0] - known[0][0]
+        counted = (known[-1][1] or 0.0) - (known[0][1] or 0.0)
+        if abs(reported - counted) > 0.1 * max(reported, counted) + 0.1:
             return Cheat(
-                "patched-clock", f"its process says it worked {said:.2f} s, and the kernel counted {seen:.2f} s"
+                "patched-clock", f"its process reports {reported:.2f} s of work, but the kernel counted {counted:.2f} s"
             )
     return None
 
@@ -117,20 +119,20 @@ def _unfinished(samples: Sequence[Sample], rival: Sequence[Sample]) -> Cheat | N
         return Cheat("unfinished", f"the gradient still changed after {moved} of {len(samples)} calls had returned")
     lazy = sorted({name for sample in samples for name in sample.lazy})
     if lazy:
-        return Cheat("unfinished", f"it returned {', '.join(lazy)}, which may compute when they are read")
-    # Threads of torch that have nothing to do spin for some milliseconds, after the rival as after others.
+        return Cheat("unfinished", f"it returned {', '.join(lazy)}, which may compute only when they are read")
+    # Idle torch threads spin for some milliseconds, after the rival as after other calls.
     late, usual = (median([sample.others for sample in each]) if each else 0.0 for each in (samples, rival))
     if late > _SPINS * usual + max(_LEAST, _NOTICED * (_time(samples) or 0.0)):
         return Cheat(
             "unfinished",
-            f"other threads worked {late * 1e3:.3g} ms in the median after a call had returned, after one of the rival "
-            f"{usual * 1e3:.3g} ms",
+            f"other threads worked {late * 1e3:.3g} ms in the median after a call had returned, but "
+            f"{usual * 1e3:.3g} ms after a call of the rival",
         )
     return None
 
 
 def _elsewhere(samples: Sequence[Sample]) -> Cheat | None:
-    """On the CPU a thread that waits, waits for somebody; processor time alone would not show it."""
+    """On the CPU, a thread that waits has work done elsewhere. Processor time alone would not show that."""
     idle = [sample.idle for sample in samples if sample.idle is not None and sample.stream is None]
     cpu = [sample.cpu.both for sample in samples]
     if not idle:
@@ -151,7 +153,7 @@ def _side_stream(samples: Sequence[Sample]) -> Cheat | None:
     if gone and median(gone) > 0.25 * median(whole) + 0.1e-3:
         return Cheat(
             "side-stream",
-            f"the current stream was done {median(gone) * 1e3:.3g} ms before the device, in calls of "
+            f"the current stream ended {median(gone) * 1e3:.3g} ms before the device, in calls of "
             f"{median(whole) * 1e3:.3g} ms: work is left on another stream",
         )
     return None
@@ -162,8 +164,8 @@ def _rival_slowed(evidence: Evidence) -> Cheat | None:
     if beside is not None and alone is not None and beside > _SLOWED * alone + _LEAST:
         return Cheat(
             "slows-its-rival",
-            f"the rival takes {beside * 1e3:.3g} ms at least beside it, and {alone * 1e3:.3g} ms in a process of its "
-            "own",
+            f"the rival takes at least {beside * 1e3:.3g} ms beside the candidate, but {alone * 1e3:.3g} ms in its own "
+            "process",
         )
     return None
 

@@ -1,4 +1,4 @@
-"""What one timed call is given: small tensors from a recipe, and logits that each process writes from a seed."""
+"""The inputs of one timed call: small tensors from a recipe, and logits that each process writes from a seed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from shiftproof.reference.oracle import Oracle
 from shiftproof.reference.pairing import Pairing
 from shiftproof.reference.spec import LossSpec
 
-from ..arguments import ARGUMENTS, Binding, hand_over, lay_out
-from ..cases import Case, build_batch
-from ..linear import LEAVES
-from ..recipe import Recipe
+from ..candidates.arguments import ARGUMENTS, Binding, hand_over, lay_out
+from ..cases.build import Case, build_batch
+from ..cases.linear import LEAVES
+from ..cases.recipe import Recipe
 from ..worker.fresh import Fresh
 from ..worker.protocol import Scalar
 
-_LOGIT_SEEDS = 8  # seeds that one call may use, one for each of its logits
+_LOGIT_SEEDS = 8  # the number of seeds that one call may use, one for each of its logits
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """One call's arguments.
+    """The arguments of one call.
 
     Attributes:
-        batch: of the recipe; each of its logits is one zero expanded, since the numbers are written where they are
-            needed.
-        shapes: of the logits as the spec lays them out for candidates.
+        batch: the batch of the recipe. Each of its logits is one expanded zero, because the numbers are written where
+            they are needed.
+        shapes: the shapes of the logits in the spec's layout for candidates.
     """
 
     spec: LossSpec
@@ -41,7 +41,7 @@ class Inputs:
     shapes: Mapping[str, tuple[int, ...]]
 
     def for_candidate(self, binding: Binding) -> tuple[dict[str, Tensor], dict[str, Scalar], dict[str, Any]]:
-        """Tensors, scalars and the logits' descriptions, under the candidate's names, in the spec's layouts."""
+        """Return tensors, scalars and the logits' descriptions, under the candidate's names, in the spec's layouts."""
         apart = (*self.spec.logits, *LEAVES)
         small = Binding({ours: theirs for ours, theirs in binding.names.items() if ours not in apart}, binding.required)
         case = Case(self.spec, self.recipe, self.batch, _NO_PAIRING, _NO_ANSWER)
@@ -50,7 +50,7 @@ class Inputs:
         return tensors, scalars, logits
 
     def for_reference(self) -> tuple[dict[str, Tensor], dict[str, Scalar], dict[str, Any]]:
-        """The same in the reference's own names and layouts."""
+        """Return the same in the reference's own names and layouts."""
         tensors: dict[str, Tensor] = {}
         scalars: dict[str, Scalar] = {}
         for field in fields(self.batch):
@@ -63,12 +63,12 @@ class Inputs:
         return tensors, scalars, logits
 
     def fresh(self, name: str, device: str) -> Fresh:
-        """The rows of numbers that a candidate finds in ``name``."""
+        """Return the generator of the rows of numbers in the candidate's ``name``."""
         *rows, classes = self.shapes[name]
         return Fresh(self._describe(name, self.shapes[name])["seed"], math.prod(rows), classes, torch.device(device))
 
     def logits(self, name: str) -> Tensor:
-        """All of them, in its layout."""
+        """Return all logits of ``name``, in its layout."""
         numbers = torch.empty(self.shapes[name], dtype=getattr(torch, self.recipe.dtype))
         self.fresh(name, "cpu").write(numbers.view(-1, numbers.shape[-1]))
         return numbers
@@ -83,7 +83,7 @@ _NO_ANSWER = Oracle(None, torch.empty(0), torch.empty(0), {})
 
 
 def make_inputs(spec: LossSpec, recipe: Recipe) -> Inputs:
-    """The inputs of one recipe."""
+    """Make the inputs of one recipe."""
     batch = build_batch(spec, recipe)
     shapes = {
         name: tuple(lay_out(spec, name, torch.empty(batch.tensor(name).shape, device="meta")).shape)

@@ -1,4 +1,4 @@
-"""From options to trials of speed: every candidate on each of its devices, in each dtype and shape."""
+"""From options to speed trials: every candidate on each device, in each dtype and shape."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from shiftproof.reference.spec import LossSpec, Reduction, SpecError
 
-from ..candidate import Candidate, UsageError
-from ..docket import find_spec
-from ..plan import candidates_of
+from ..candidates.declaration import Candidate, UsageError
+from ..judge.loading import find_spec
+from ..judge.plan import candidates_of
+from .baseline import KINDS, Contender
 from .bench import Terms
-from .contender import KINDS, Contender
 from .result import Gate
 from .run import Asked
 from .shapes import find_shape, recipe_of, usual_shapes
@@ -20,7 +20,7 @@ from .shapes import find_shape, recipe_of, usual_shapes
 
 @dataclass(frozen=True)
 class Planned:
-    """One trial to be held."""
+    """One planned trial."""
 
     candidate: Candidate
     rival: Contender
@@ -44,10 +44,10 @@ def plan(
     deadline: float = 20.0,
     times_only: bool = False,
 ) -> list[Planned]:
-    """All trials of a run.
+    """Return all trials of a run.
 
     Raises:
-        UsageError: for anything misspelt, missing or contradictory.
+        UsageError: for a misspelt, missing or contradictory option.
     """
     for name, ratio in (("--max-slowdown", max_slowdown), ("--max-memory", max_memory)):
         if ratio is not None and not 0 < ratio < math.inf:
@@ -57,18 +57,18 @@ def plan(
     if threads < 1:
         raise UsageError(f"--threads is {threads}; expected a number from 1 up")
     if times_only and max_memory is not None:
-        raise UsageError("--times-only weighs no memory, and --max-memory asks for it; drop one")
+        raise UsageError("--times-only leaves out memory, but --max-memory needs it; drop one of them")
     asked = Asked(Gate(max_slowdown, max_memory, part), deadline, not times_only)
     found = []
     for candidate in candidates:
         spec = _spec_of(candidate)
         if not candidate.gradient and part != "forward":
-            raise UsageError(f"{candidate.name} has no backward; ask for --pass forward")
+            raise UsageError(f"{candidate.name} has no backward; use --pass forward")
         rival = _rival(against, spec, config)
         for device in candidate.devices:
             for shape in map(find_shape, shapes) if shapes else usual_shapes(spec, device):
                 for dtype in candidate.dtypes:
-                    recipe_of(spec, shape, dtype, 0)  # only its checks
+                    recipe_of(spec, shape, dtype, 0)  # only for its checks
                     terms = Terms(spec, shape, dtype, device, threads)
                     found.append(Planned(candidate, rival, terms, asked))
     return found
@@ -76,12 +76,14 @@ def plan(
 
 def _spec_of(candidate: Candidate) -> LossSpec:
     if candidate.spec is None:
-        raise UsageError(f"{candidate.name} has no spec to be timed under; name one with --spec (`list profiles`)")
+        raise UsageError(
+            f"{candidate.name} has no spec to be timed under; choose one with --spec (see `list profiles`)"
+        )
     spec = find_spec(candidate.spec)
     if not isinstance(spec, LossSpec):
-        raise UsageError(f"{candidate.spec} is the spec of label builders; speed is of losses")
+        raise UsageError(f"{candidate.spec} is a spec for label builders, but speed times only losses")
     if spec.terms[0].reduction is Reduction.NONE:
-        raise UsageError(f"{spec.name} returns one number a label; speed is of losses that are one number")
+        raise UsageError(f"{spec.name} returns one number per label, but speed times only losses that are one number")
     return spec
 
 

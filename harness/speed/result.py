@@ -1,4 +1,4 @@
-"""What a trial of speed found, as data. Knows nothing of torch, so that reports can read it."""
+"""The result of a speed trial as data. It does not import torch, so that reports can read it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from enum import StrEnum
 from typing import Any
 
 from .decision import Interval, Outcome
-from .scaling import Growth
+from .growth import Growth
 
 
 class Grade(StrEnum):
-    """What a trial comes to."""
+    """The result of a trial in one word."""
 
-    PASSES = "passes"  # every question of the gate has the right answer; without a gate, it was measured
-    FAILS = "fails"  # one has the wrong answer, or the candidate is wrong or cheats
-    INCONCLUSIVE = "inconclusive"  # one has none
+    PASSES = "passes"  # every question of the gate has the right answer; without a gate, the trial was measured
+    FAILS = "fails"  # a question has the wrong answer, or the candidate is wrong or cheats
+    INCONCLUSIVE = "inconclusive"  # a question has no answer
     ERROR = "error"  # it could not be measured
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What is asked of a candidate; None is not asked. Ratios of time and of peak memory, candidate over rival."""
+    """The limits for a candidate: ratios of time and of peak memory, candidate over rival. None means no limit."""
 
     max_slowdown: float | None = None
     max_memory: float | None = None
@@ -36,7 +36,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Times:
-    """One of forward, backward and both: median seconds, and the ratio."""
+    """Median seconds and the ratio for one of forward, backward and both."""
 
     part: str
     candidate: float
@@ -54,7 +54,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak bytes above the inputs; None where the system does not say."""
+    """Peak bytes above the inputs; None if the system does not report them."""
 
     candidate: int | None
     rival: int | None
@@ -69,13 +69,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What must move (logits read once, their gradient written once), and what a copy moves a second, in bytes."""
+    """Bytes that must move (logits read once, their gradient written once), and bytes that a copy moves per second."""
 
     needed: int
     copied: float
 
     def share(self, seconds: float) -> float:
-        """The part of the copying speed at which a call of ``seconds`` moved what it had to."""
+        """Return the fraction of the copying speed that a call of ``seconds`` reached on the needed bytes."""
         return self.needed / seconds / self.copied if seconds > 0 and self.copied > 0 else math.nan
 
 
@@ -85,9 +85,9 @@ class Trial:
 
     Attributes:
         problem: why nothing could be measured, or how the first answer is wrong; else "".
-        clock: what calls were charged.
+        clock: the clock by which calls were charged.
         self_test: the rival over itself.
-        cheats: (name, what was seen).
+        cheats: (name, observation).
     """
 
     candidate: str
@@ -165,8 +165,10 @@ class Trial:
 
 
 def grade(trial: Trial) -> Grade:
-    """What a measured trial comes to. Inconclusive is not a pass; without a gate, nothing is asked but honesty and a
-    self-test that shows nothing."""
+    """Return the grade of a measured trial. Inconclusive is not a pass.
+
+    Without a gate, the trial passes if there is no cheat and the self-test shows no difference.
+    """
     if trial.cheats or trial.problem:
         return Grade.FAILS
     gated = trial.of(trial.gate.part)
@@ -189,7 +191,7 @@ def grade(trial: Trial) -> Grade:
 
 
 def overall(trials: Sequence[Trial]) -> Grade:
-    """The worst of them: fails, error, inconclusive, passes."""
+    """Return the worst grade, in the order fails, error, inconclusive, passes."""
     found = {trial.grade for trial in trials}
     worst = (Grade.FAILS, Grade.ERROR, Grade.INCONCLUSIVE, Grade.PASSES)
     return next((each for each in worst if each in found), Grade.ERROR)

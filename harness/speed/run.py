@@ -1,4 +1,4 @@
-"""A trial of speed, from its self-test to its grade."""
+"""A speed trial, from its self-test to its grade."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from statistics import median
 
 import torch
 
-from ..candidate import Candidate
+from ..candidates.declaration import Candidate
 from ..worker.target import LoadFailure
+from .baseline import Contender
 from .bench import CANDIDATE, RIVAL, TWIN, Bench, NotMeasured, Terms
 from .cheats import Evidence, find_cheats, wrong_from_the_start
-from .contender import Contender
 from .decision import Outcome
+from .growth import SIZES, Growth, fit_exponent
 from .inputs import make_inputs
-from .pairs import PASSES, Race, run_race
+from .race import PASSES, Race, run_race
+from .recheck import wrong_untimed
 from .result import Gate, Grade, Memory, Times, Traffic, Trial, grade
-from .scaling import SIZES, Growth, fit_exponent
 from .shapes import has_heads, recipe_of, smaller
-from .untimed import wrong_untimed
 
 _WARM_UPS = 3
-_LINGER = 0.1  # seconds after a warm-up call, in which nothing should be at work any more
-_SELF_TEST = 0.3  # of the deadline
-_AGAIN_AFTER = (1, 4, 8)  # pairs; then inputs that were seen before are given once more
+_LINGER = 0.1  # seconds after a warm-up call, in which nothing should still work
+_SELF_TEST = 0.3  # fraction of the deadline
+_AGAIN_AFTER = (1, 4, 8)  # numbers of pairs after which earlier inputs are used once more
 _SIZED_CALLS = 3
-_COPIED = (64 << 20, 1 << 30)  # bytes at least and at most: as many as the logits have: caches hold more of fewer
+_COPIED = (64 << 20, 1 << 30)  # least and most bytes; in between as many as the logits; fewer would fit into caches
 _COPIES = 7
-_SMALL = 8  # what T is divided by for the call that comes before a weighed one
+_SMALL = 8  # T is divided by this for the call before a weighed call
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is wanted of a trial.
+    """The options of a trial.
 
     Attributes:
         deadline: seconds for the self-test and the race together.
-        all: not the times alone: bandwidth, growth and memory too.
+        all: whether to measure bandwidth, growth and memory too, and not only times.
     """
 
     gate: Gate
@@ -52,10 +52,10 @@ class Asked:
 def try_speed(
     candidate: Candidate, rival: Contender, terms: Terms, asked: Asked, tell: Callable[[str], None] = lambda stage: None
 ) -> Trial:
-    """One trial; ``tell`` is told what is being done.
+    """Run one trial. ``tell`` gets the name of each stage.
 
     Raises:
-        UsageError: the candidate, its rival, or the shape does not fit the spec.
+        UsageError: if the candidate, its rival, or the shape does not fit the spec.
     """
     started = time.monotonic()
     trial = Trial(
@@ -70,7 +70,7 @@ def try_speed(
         clock=terms.clock,
     )
     threads = torch.get_num_threads()
-    torch.set_num_threads(terms.threads)  # the judge's own threads would run where the clock runs
+    torch.set_num_threads(terms.threads)  # the judge's own threads would run on the processors that are timed
     try:
         trial = _measure(trial, Contender(candidate.name, candidate=candidate), rival, terms, asked, tell)
     except (NotMeasured, LoadFailure) as error:
@@ -121,19 +121,19 @@ def _measure(
 
 
 def _wrong(trial: Trial, candidate: Contender, terms: Terms, evidence: Evidence, wrong: str) -> Trial:
-    """Why there is nothing to time: the loss is wrong, or is so on the bench alone."""
+    """Return the trial of a candidate that is wrong: its loss is wrong everywhere, or only on the bench."""
     cheats = [(cheat.name, cheat.told) for cheat in find_cheats(evidence)]
     assert candidate.candidate is not None
     if not cheats:
         small = replace(terms, shape=smaller(terms.shape, "T", _SMALL))
         if wrong_untimed(candidate.candidate, small, 0) is None:
-            cheats = [("wrong-when-timed", f"right in an ordinary call, and on the bench {wrong}")]
-    problem = "" if cheats else f"it is wrong: {wrong}; `shiftproof check` says why"
+            cheats = [("wrong-when-timed", f"right in an ordinary call, but on the bench {wrong}")]
+    problem = "" if cheats else f"it is wrong: {wrong}; run `shiftproof check` to see why"
     return replace(trial, grade=Grade.FAILS, problem=problem, cheats=tuple(cheats))
 
 
 def _race(bench: Bench, seeds: Iterator[int], evidence: Evidence, asked: Asked) -> Race:
-    """The candidate against its rival; what it does on inputs that it knows is asked in between."""
+    """Race the candidate against its rival, with calls on known inputs in between."""
 
     def settled(race: Race) -> bool:
         bound = asked.gate.max_slowdown
@@ -189,7 +189,7 @@ def _growths(bench: Bench, seeds: Iterator[int]) -> Iterator[Growth]:
 
 
 def _weigh(contender: Contender, terms: Terms, python: str | None, seeds: Iterator[int]) -> int | None:
-    """Peak bytes of one call in a process of its own, after a small one that loads what is loaded when first used."""
+    """Return the peak bytes of one call in its own process, after a small call that triggers lazy loading."""
     with Bench(terms, python, keeps_pages=False) as bench:
         bench.seat(CANDIDATE, contender)
         bench.call(CANDIDATE, next(seeds), shape=smaller(terms.shape, "T", _SMALL))

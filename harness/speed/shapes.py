@@ -1,4 +1,4 @@
-"""The shapes that people train, and those that a user names."""
+"""The shapes of real training, and shapes that a user names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 from shiftproof.reference.spec import Denominator, Documents, Extra, Heads, LossSpec
 
-from ..candidate import UsageError
-from ..recipe import Count, Ids, Mask, Recipe
-from ..spelling import nearest
+from ..candidates.declaration import UsageError
+from ..cases.recipe import Count, Ids, Mask, Recipe
+from ..suggest import nearest
 
-_AUDIO_MORE = 2  # classes that the second stream of a case has more than the first, see cases.classes_of
+_AUDIO_MORE = 2  # the second stream of a case has this many more classes than the first, see cases.classes_of
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a call's logits: B rows, S positions, K codebooks or heads, V classes, documents packed in a row."""
+    """The shape of a call's logits: B rows, S positions, K codebooks or heads, V classes, and documents per row."""
 
     name: str
     rows: int
@@ -45,15 +45,15 @@ SHAPES = {
         Shape("packed", 2, 1024, 32000, documents=8),
     )
 }
-"""text: Llama 2's vocabulary; text-128k: Llama 3's; text-152k: Qwen's, for CUDA; audio: Higgs-audio's; packed: as
-padding-free collators make it."""
+"""text: Llama 2's vocabulary; text-128k: Llama 3's; text-152k: Qwen's, for CUDA; audio: Higgs-audio's; packed: as made
+by padding-free collators."""
 
 
 def find_shape(text: str) -> Shape:
-    """A shape by its name, or as ``B,S,V`` or ``B,S,K,V``.
+    """Return a shape by its name, or from ``B,S,V`` or ``B,S,K,V``.
 
     Raises:
-        UsageError: for anything else.
+        UsageError: for any other text.
     """
     if text in SHAPES:
         return SHAPES[text]
@@ -66,7 +66,7 @@ def find_shape(text: str) -> Shape:
 
 
 def usual_shapes(spec: LossSpec, device: str) -> list[Shape]:
-    """What a spec is timed on where nobody says."""
+    """Return the shapes on which a spec is timed by default."""
     if has_heads(spec):
         return [SHAPES["audio"]]
     if any(term.documents is not Documents.NONE for term in spec.terms):
@@ -75,20 +75,20 @@ def usual_shapes(spec: LossSpec, device: str) -> list[Shape]:
 
 
 def has_heads(spec: LossSpec) -> bool:
-    """Whether K means anything to the spec."""
+    """Return whether K has a meaning for the spec."""
     return any(term.heads is not Heads.ONE for term in spec.terms)
 
 
 def recipe_of(spec: LossSpec, shape: Shape, dtype: str, seed: int) -> Recipe:
-    """A batch as trainers have it: other ids with every seed, the first label or the last third ignored in turn.
+    """Return a realistic batch. Each seed gives other ids. Rows ignore the first label or the last third in turn.
 
     Raises:
-        UsageError: when the shape has codebooks and the spec has not, or the other way about.
+        UsageError: if only one of the shape and the spec has codebooks.
     """
     if (shape.codebooks > 1) is not has_heads(spec):
         one = "has no codebooks" if shape.codebooks > 1 else "has codebooks"
         axes = "B,S,V" if shape.codebooks > 1 else "B,S,K,V with K from 2 up"
-        raise UsageError(f"{spec.name} {one}, and the shape is {shape}; give --shape {axes}")
+        raise UsageError(f"{spec.name} {one}, but the shape is {shape}; use --shape {axes}")
     extra = 1 if any(term.extra is not Extra.NONE for term in spec.terms) else 0
     counted = any(term.denominator is Denominator.NUM_ITEMS for term in spec.terms)
     return Recipe(
@@ -108,6 +108,6 @@ def recipe_of(spec: LossSpec, shape: Shape, dtype: str, seed: int) -> Recipe:
 
 
 def smaller(shape: Shape, axis: str, by: int) -> Shape:
-    """The shape with S, V or K divided by ``by``, at least 1."""
+    """Return the shape with S, V or K divided by ``by``, at least 1."""
     field = {"T": "length", "V": "classes", "K": "codebooks"}[axis]
     return replace(shape, name="own", **{field: max(getattr(shape, field) // by, 1)})

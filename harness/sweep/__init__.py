@@ -1,1 +1,1 @@
-"""Whole model libraries at once: which classes there are, each judged in some process, and what became of it kept."""
+"""Sweeps over whole model libraries: list the classes, judge each one in some process, and store the results."""

@@ -1,4 +1,4 @@
-"""The hands of a sweep as actors of a Ray cluster, for what one machine is too small for."""
+"""The hands of a sweep as actors of a Ray cluster, for sweeps that are too large for one machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from ..candidate import UsageError
-from .hands import Answer, Ended, Ready, find, judged
-from .row import Row
+from ..candidates.declaration import UsageError
+from .executor import Answer, Ended, Ready, find, judged
+from .result import Row
 from .settings import Settings
 
 _PATIENCE = 10.0  # seconds
@@ -19,11 +19,11 @@ _PATIENCE = 10.0  # seconds
 class Cluster:
     """Hands that are Ray actors of one core each: ``count`` of them, or as many as the cluster has cores.
 
-    Joins the cluster at ``address``; without one, that of RAY_ADDRESS or of this process, else starts one on this
-    machine, and ends it at the end.
+    Joins the cluster at ``address``. Without an address, it joins that of RAY_ADDRESS or of this process, or else
+    starts one on this machine and stops it at the end.
 
     Raises:
-        UsageError: Ray is not installed, or there is no cluster at ``address``.
+        UsageError: if Ray is not installed, or there is no cluster at ``address``.
     """
 
     def __init__(self, judge: str, settings: Settings, count: int, address: str | None = None) -> None:
@@ -44,7 +44,7 @@ class Cluster:
         self._actor = self._ray.remote(num_cpus=1)(_Actor)
         self._arguments = judge, settings
         self._actors: list[Any] = []
-        self._asked: dict[Any, int] = {}  # what is to come -> from whom
+        self._asked: dict[Any, int] = {}  # pending answer -> place of its process
 
     def __enter__(self) -> Cluster:
         self._actors = [None] * self.count
@@ -74,28 +74,30 @@ class Cluster:
         self._asked[self._actors[place].ready.remote()] = place
 
     def _end(self, place: int) -> None:
-        self._asked = {asked: of for asked, of in self._asked.items() if of != place}
+        self._asked = {pending: of for pending, of in self._asked.items() if of != place}
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actors[place])
 
-    def _answer(self, asked: Any) -> Answer:
+    def _answer(self, pending: Any) -> Answer:
         try:
-            answer: Answer = self._ray.get(asked)
+            answer: Answer = self._ray.get(pending)
             return answer
         except self._ray.exceptions.RayError as error:
             return Ended(f"ended: {_detail(str(error))}")
 
 
 def _look_for(address: str | None) -> None:
-    """Raises OSError where nobody listens at host:port, for which Ray itself would look for minutes."""
+    """Raise OSError if nobody listens at host:port. Ray itself would look for minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
 def _detail(message: str) -> str:
-    """What Ray knows of how a process ended, without what is different each time and what it might have been; the last
-    line of what it raised, if it never was one."""
+    """Return what Ray reports on the end of a process, without run-specific text and guesses.
+
+    If the process never ran, return the last line of its exception.
+    """
     _, found, detail = " ".join(message.split()).partition("Worker exit detail: ")
     return detail.partition(" Some common causes")[0] if found else message.strip().splitlines()[-1]
 

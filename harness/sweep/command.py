@@ -1,4 +1,4 @@
-"""``shiftproof sweep``, from what was asked for to a file of rows that can be gone on with."""
+"""``shiftproof sweep``: from the request to a file of rows that a later sweep can continue."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ..candidate import DTYPES, UsageError
-from ..judge import PROFILES
-from ..plan import check_device, check_name
+from ..candidates.declaration import DTYPES, UsageError
+from ..judge.ask import PROFILES
+from ..judge.plan import check_device, check_name
 from .engine import ENGINES, hands_of, run
 from .plan import library, matching
-from .row import Row
+from .result import Row
 from .settings import Settings
 from .store import Footer, Header, Store
 
@@ -24,10 +24,10 @@ JUDGE = "shiftproof.harness.sweep.judge:judge"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.
+    """The request of the user.
 
     Raises:
-        UsageError: for what cannot be done.
+        UsageError: if the request is impossible.
     """
 
     package: str
@@ -52,12 +52,12 @@ class Request:
             raise UsageError(f"--processes is {self.processes}; expected a number from 1 up")
         check_name("engine", [self.engine], ENGINES)
         if self.address is not None and self.engine != "ray":
-            raise UsageError("--ray-address is of a Ray cluster; add --engine ray, or leave it out")
+            raise UsageError("--ray-address needs a Ray cluster; add --engine ray, or leave it out")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is to be done: the classes, and the header of their rows."""
+    """The job: the classes, and the header of their rows."""
 
     request: Request
     targets: tuple[str, ...]
@@ -70,7 +70,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Swept:
-    """What was found: the rows in the order of the classes, and how it ended; ``interrupt`` is what ended it early."""
+    """The findings: the rows in the order of the classes, and the end. ``interrupt`` is what ended it early."""
 
     path: Path
     header: Header
@@ -80,10 +80,10 @@ class Swept:
 
 
 def plan(request: Request) -> Sweep:
-    """List the classes and choose those that are meant.
+    """List the classes and select the requested ones.
 
     Raises:
-        UsageError: as :func:`library` and :func:`matching`.
+        UsageError: see :func:`library` and :func:`matching`.
     """
     settings = request.settings
     found = library(request.package, settings.python, settings.deadline)
@@ -102,13 +102,14 @@ def plan(request: Request) -> Sweep:
 
 
 def sweep(planned: Sweep, tick: Callable[[int, Counter[str]], None] = lambda done, counts: None) -> Swept:
-    """Judge what the file has no row of. An interrupt ends it early; what was judged is kept, and the footer says so.
+    """Judge every class that has no row in the file.
 
-    ``tick`` is told how many classes are done, those of an earlier run among them, and how many came to which outcome.
+    An interrupt ends the sweep early. The judged rows are kept, and the footer records the interrupt. ``tick`` gets the
+    number of finished classes, including those of an earlier run, and the number of rows per outcome.
 
     Raises:
-        UsageError: for a file that is another sweep's, or an engine that is not there.
-        NotStarted: as :func:`run`.
+        UsageError: if the file belongs to another sweep, or the engine does not exist.
+        NotStarted: see :func:`run`.
     """
     request, targets = planned.request, planned.targets
     started = time.perf_counter()

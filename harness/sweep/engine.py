@@ -1,4 +1,4 @@
-"""Have every class judged by some hands, and keep what they say. Knows nothing of what a class is."""
+"""Give every class to some hands for judgement, and keep their answers. This file does not know what a class is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from .hands import Ended, Hands, NotStarted, Ready
+from .executor import Ended, Hands, NotStarted, Ready
 from .processes import Processes
-from .row import Row, not_judged
+from .result import Row, not_judged
 from .settings import Settings
 from .store import Store
 
@@ -20,10 +20,10 @@ ENGINES = ("local", "ray")
 def hands_of(
     engine: str, judge: str, settings: Settings, most: int, processes: int | None = None, address: str | None = None
 ) -> Hands:
-    """The hands of one of ``ENGINES``: ``processes`` of them, or one a core; no more than ``most``, the classes.
+    """Return the hands of one of ``ENGINES``: ``processes`` of them, or one per core; at most ``most``, the classes.
 
     Raises:
-        UsageError: as :class:`Cluster`.
+        UsageError: see :class:`Cluster`.
     """
     if engine == "local":
         return Processes(judge, settings, min(processes or os.cpu_count() or 1, most))
@@ -35,17 +35,17 @@ def hands_of(
 def run(
     targets: Sequence[str], hands: Hands, settings: Settings, store: Store, tick: Callable[[Row], None] = lambda _: None
 ) -> None:
-    """Judge some targets, and store each as it is judged; then ``tick`` is told.
+    """Judge some targets. Store each row at once, and then pass it to ``tick``.
 
-    A class that ends its process, or is not judged by ``settings.deadline``, gets a row that says so; the others go on
-    in a new process.
+    A class that ends its process, or that is not judged within ``settings.deadline``, gets a row that states this. The
+    others continue in a new process.
 
     Raises:
-        NotStarted: the judge cannot be had.
+        NotStarted: if the judge cannot start.
     """
     waiting = deque(targets)
-    on_trial: dict[int, tuple[str, float]] = {}  # place -> its class, and since when
-    started: set[int] = set()  # places whose process has been ready
+    on_trial: dict[int, tuple[str, float]] = {}  # place -> its class and start time
+    started: set[int] = set()  # places whose process was ready at least once
 
     def keep(row: Row) -> None:
         store.append(row)
@@ -58,7 +58,7 @@ def run(
                 target, since = on_trial.pop(place, ("", 0.0))
                 if isinstance(answer, Ended):
                     if place not in started:
-                        raise NotStarted(f"a process of the sweep {answer.how}, before it was given any class")
+                        raise NotStarted(f"a process of the sweep {answer.how}, before it got any class")
                     if target:
                         seconds = time.monotonic() - since
                         keep(not_judged(target, f"its process {answer.how}", seconds, settings.seed))

@@ -1,4 +1,4 @@
-"""What a sweep asks of one class of a library, and the row that comes of it."""
+"""The judge of one class of a library, and the row that it returns."""
 
 from __future__ import annotations
 
@@ -7,36 +7,35 @@ from dataclasses import replace
 
 import torch
 
-from ..candidate import Candidate, UsageError
-from ..docket import Hearing, Options, enter
-from ..judge import PROFILES
-from ..verdict import Overall, Verdict
-from ..worker.client import Worker
-from ..worker.settings import WorkerSettings
+from ..candidates.declaration import Candidate, UsageError
+from ..isolation.client import Worker
+from ..isolation.settings import WorkerSettings
+from ..judge.ask import PROFILES
+from ..judge.loading import LoadedCandidate, Options, jobs_of
+from ..results import Overall, Verdict
 from ..worker.target import LoadFailure
-from .reading import CAUSAL, Reading, read_model
-from .row import Documentation, Outcome, Row, not_judged
+from .read_model import CAUSAL, Reading, read_model
+from .result import Documentation, Outcome, Row, not_judged
 from .settings import Settings
 
 _CALL_DEADLINE = 20.0  # seconds
 
 _workers: dict[Settings, Worker] = {}
-"""One a process of the sweep: it has the library imported, and is turned to one class after the other."""
+"""One worker per process of the sweep. It has the library imported, and gets one class after the other."""
 
 
 def judge(target: str, settings: Settings) -> Row:
-    """The row of the class that ``target`` names: built tiny, read, and judged under the spec that it is found to
-    follow."""
+    """Return the row of the class ``target``: it is built tiny, read, and judged under the spec that it follows."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     name = target.rpartition(":")[2]
     candidate = Candidate(name, target, CAUSAL, (settings.dtype,), (settings.device,), python=settings.python)
-    hearing = Hearing(enter([candidate])[0], Options(deadline=_CALL_DEADLINE), _worker(target, settings))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(deadline=_CALL_DEADLINE), _worker(target, settings))
     row = Row(target, Outcome.NOT_JUDGED, "no answer came", seed=settings.seed)
     try:
-        found = read_model(hearing, settings.seed, PROFILES[settings.profile])
-        row = _row(row, found, hearing.describe().documentation)
-        row = replace(row, environment=dict(hearing.environment()))
+        found = read_model(loaded, settings.seed, PROFILES[settings.profile])
+        row = _row(row, found, loaded.describe().documentation)
+        row = replace(row, environment=dict(loaded.environment()))
     except LoadFailure as failure:
         outcome = Outcome.NOT_BUILT if failure.reason == "not built" else Outcome.NOT_JUDGED
         row = replace(row, outcome=outcome, reason=_line(failure.message))
@@ -55,14 +54,14 @@ def _worker(target: str, settings: Settings) -> Worker:
 
 
 def _row(row: Row, found: Reading, documentation: str) -> Row:
-    """``row`` with what was found."""
+    """Return ``row`` with the findings."""
     if found.verdict not in (Overall.CONFORMS, Overall.FAILS):
         undecided = (
             [found.doubt]
             if found.doubt
             else [f"{law.id} {law.verdict}: {law.message}" for law in found.laws if law.verdict is not Verdict.PASS]
         )
-        return not_judged(row.target, next(iter(undecided), "no law had anything to ask"), seed=row.seed)
+        return not_judged(row.target, next(iter(undecided), "no law had a case to judge"), seed=row.seed)
     failed = found.failed
     reasons = [f"{failed[0].id}: {failed[0].message}"] if failed else []
     outcome, kept, sentence = Outcome(str(found.verdict)), Documentation.SILENT, ""

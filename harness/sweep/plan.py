@@ -1,4 +1,4 @@
-"""What is to be swept: which classes the library has under the interpreter asked for, and which of them are meant."""
+"""The plan of a sweep: which classes the library has under the chosen interpreter, and which of them are selected."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ..candidate import UsageError
-from ..worker.client import Worker
+from ..candidates.declaration import UsageError
+from ..isolation.client import Worker
+from ..isolation.settings import WorkerSettings
 from ..worker.exchange import Outcome
-from ..worker.settings import WorkerSettings
 from ..worker.target import LoadFailure
 
 _SOMETHING = "torch.nn.functional:cross_entropy"
-"""A worker loads a candidate before it answers any other question; this one is always there."""
+"""A worker loads a candidate before it answers any other question. This candidate always exists."""
 
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class Library:
-    """An installed model library: its language models as targets, and versions, its own and torch's among them."""
+    """An installed model library: its language models as targets, and versions, with its own and torch's."""
 
     package: str
     targets: tuple[str, ...]
@@ -29,10 +29,11 @@ class Library:
 
 
 def library(package: str, python: str | None, deadline: float) -> Library:
-    """The library that ``package`` is under an interpreter (None: this one), which is asked for it.
+    """List the library ``package`` under an interpreter (None: this one), by asking that interpreter.
 
     Raises:
-        UsageError: the interpreter is none, or lacks torch, or the package; or the package has no language models.
+        UsageError: if the interpreter does not work or does not have torch or the package, or if the package has no
+            language models.
     """
     try:
         with Worker(_SOMETHING, WorkerSettings(python, call_deadline=deadline)) as worker:
@@ -45,18 +46,18 @@ def library(package: str, python: str | None, deadline: float) -> Library:
     if verb == "failed" and body.get("reason") == "no such module":
         raise UsageError(f"{body.get('message')}; install it for {python or 'this interpreter'}, or name another")
     if verb != "models":
-        told = body.get("message", f"it answered {verb!r}")
-        raise UsageError(f"the models of {package} could not be listed: the process failed: {told}")
+        message = body.get("message", f"it answered {verb!r}")
+        raise UsageError(f"the models of {package} could not be listed: the process failed: {message}")
     if not body["targets"]:
-        raise UsageError(f"{package} has no class with a language-model loss; name a library that has, as transformers")
+        raise UsageError(f"{package} has no class with a language-model loss; name another, such as transformers")
     return Library(package, tuple(body["targets"]), body["versions"])
 
 
 def matching(targets: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The targets whose class any of the globs matches; all of them where there is none.
+    """Return the targets whose class matches any of the globs, or all targets if there is no glob.
 
     Raises:
-        UsageError: for a pattern that matches nothing, with the nearest names.
+        UsageError: for a pattern that matches nothing; the message has the nearest names.
     """
     names = [target.rpartition(":")[2] for target in targets]
     for pattern in patterns:
@@ -70,7 +71,7 @@ def matching(targets: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _near(pattern: str, names: Sequence[str]) -> str:
-    """The nearest names: those that have the pattern's letters within, or else are spelt like it."""
+    """Return the nearest names: those that contain the pattern's letters, or else those with similar spelling."""
     letters = pattern.strip("*?").lower()
     by_lower = {name.lower(): name for name in names}
     near = [lower for lower in by_lower if letters and letters in lower]

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from .hands import Answer, Ended, Ready, find, judged
+from .executor import Answer, Ended, Ready, find, judged
 from .settings import Settings
 
-_SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as torch's, may hang
-_LEAST_MEMORY = 4 << 30  # bytes: what torch and a library take before anything is judged is well below
+_SPAWN = multiprocessing.get_context("spawn")  # forking a process with threads, such as torch's, can hang
+_LEAST_MEMORY = 4 << 30  # bytes; torch and a library take much less before anything is judged
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Process:
 
 
 class Processes:
-    """Hands that are processes of this machine; each may allocate ``memory`` bytes, or its share of what there is."""
+    """Hands that are processes of this machine. Each may allocate ``memory`` bytes, or its share of the memory."""
 
     def __init__(self, judge: str, settings: Settings, count: int, memory: int | None = None) -> None:
         self.count = count
@@ -48,7 +48,7 @@ class Processes:
             each.connection.close()
 
     def give(self, place: int, target: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died since its last answer: the next one will say so
+        with contextlib.suppress(BrokenPipeError):  # it died since its last answer; its next answer reports that
             self._processes[place].connection.send(target)
 
     def answers(self, seconds: float) -> Sequence[tuple[int, Answer]]:
@@ -85,10 +85,10 @@ class Processes:
 
 
 def _serve(judge: str, settings: Settings, connection: Connection, memory: int) -> None:
-    """What such a process does: judge one class after the other, until the sweep is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from the keyboard is for the sweep, which ends us
+    """Run such a process: judge one class after the other, until the sweep is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a keyboard interrupt is for the sweep, which ends this process
     threading.Thread(target=_end_with_parent, name="shiftproof-parent", daemon=True).start()
-    if settings.device == "cpu":  # a GPU's driver maps more than there is
+    if settings.device == "cpu":  # a GPU driver maps more memory than exists
         _limit_memory(memory)
     function = find(judge)
     connection.send(Ready())
@@ -98,7 +98,7 @@ def _serve(judge: str, settings: Settings, connection: Connection, memory: int) 
 
 
 def _end_with_parent() -> None:
-    """A class may hang while the sweep is killed: then nobody is left to end this process."""
+    """End this process if the sweep is killed. A class can hang at that time, and nobody else would end the process."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -110,6 +110,6 @@ def _physical_memory() -> int:
 
 
 def _limit_memory(limit: int) -> None:
-    """Let an allocation beyond ``limit`` bytes fail here, before the kernel looks for somebody to kill."""
+    """Make an allocation beyond ``limit`` bytes fail here, before the kernel chooses a process to kill."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

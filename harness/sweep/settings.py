@@ -1,4 +1,4 @@
-"""How the classes of a sweep are judged: what a judge is told besides the class."""
+"""How the classes of a sweep are judged: the settings that a judge gets beside the class."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """The same for every class of a sweep, and small, since it goes to other processes. `command.py` checks it.
+    """The same for every class of a sweep. Small, because they go to other processes. `command.py` checks them.
 
     Attributes:
-        python: the interpreter that the library is installed for; None is this one.
-        seed: what cases are drawn from.
-        profile: how many: ``brief``, ``quick``, ``ci`` or ``deep``.
-        deadline: seconds for one class, all its cases together; kept by the engine.
+        python: the interpreter that has the library; None is this one.
+        seed: the seed that cases are drawn from.
+        profile: the number of cases: ``brief``, ``quick``, ``ci`` or ``deep``.
+        deadline: seconds for one class with all its cases. The engine enforces it.
         device, dtype: what it is judged on.
     """
 

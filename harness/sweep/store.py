@@ -1,6 +1,6 @@
-"""The file of a sweep: JSON lines, a header, one row a class as it is judged, and a footer.
+"""The file of a sweep: JSON lines with a header, one row per judged class, and a footer.
 
-A line is written at once, so that whatever ends a sweep costs no more than the classes then on trial.
+Each line is written at once. So an interrupted sweep loses only the classes that were on trial.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..candidate import UsageError
-from ..recipe import digest
-from .row import Outcome, Row
+from ..candidates.declaration import UsageError
+from ..cases.recipe import digest
+from .result import Outcome, Row
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Header:
-    """What was swept, and how: rows under another header are other rows.
+    """What was swept, and how. Rows under another header are not comparable.
 
     Attributes:
-        shiftproof: its version.
-        package: the library; ``versions`` has its own, torch's and Python's.
+        shiftproof: the version of shiftproof.
+        package: the library. ``versions`` has its version, torch's and Python's.
         python: the interpreter; "" is the judge's own.
-        patterns: the classes asked for, as globs; none is all.
+        patterns: the requested classes, as globs; empty means all.
         seed, profile, device, dtype: as in Settings.
     """
 
@@ -44,7 +44,7 @@ class Header:
 
     @property
     def default_path(self) -> Path:
-        """Where a sweep goes that is given no file: the same place for the same header."""
+        """The default file of a sweep: the same path for the same header."""
         version = self.versions.get(self.package, "unknown")
         return (
             Path(".shiftproof") / "sweeps" / f"{self.package}-{version}-{digest(_line('header', self.to_json()))}.jsonl"
@@ -54,14 +54,14 @@ class Header:
         return {"schema": VERSION, **asdict(self), "patterns": list(self.patterns)}
 
     def other_than(self, data: Mapping[str, Any]) -> list[str]:
-        """In what the header that ``data`` was read from differs, in words."""
+        """Describe how this header differs from the header in ``data``."""
         mine = self.to_json()
         return [f"{name} {data.get(name)!r}, not {mine[name]!r}" for name in mine if data.get(name) != mine[name]]
 
 
 @dataclass(frozen=True)
 class Footer:
-    """How a sweep ended: how many classes came to what, the seconds that its last run took, whether none was left."""
+    """How a sweep ended: the number of classes per outcome, the seconds of its last run, and whether all are done."""
 
     counts: Mapping[str, int]
     seconds: float
@@ -69,11 +69,11 @@ class Footer:
 
 
 class Store:
-    """A sweep's file, open. ``rows`` has what is known so far, by target; closed by leaving the context.
+    """The open file of a sweep. ``rows`` has the known rows by target. Leaving the context closes it.
 
     Raises:
-        UsageError: the file cannot be written, another sweep is at it, or it holds something else than the beginning of
-            this sweep.
+        UsageError: if the file cannot be written, if another sweep is writing to it, or if it holds anything other than
+            the beginning of this sweep.
     """
 
     def __init__(self, path: Path, header: Header, fresh: bool = False) -> None:
@@ -104,7 +104,7 @@ class Store:
         self._file.close()
 
     def append(self, row: Row) -> None:
-        """Keep a row, on disk before anything else happens."""
+        """Store a row. It is on disk before anything else happens."""
         self.rows[row.target] = row
         self._write("row", row.to_json())
 
@@ -119,8 +119,10 @@ class Store:
         self._file.flush()
 
     def _read(self) -> int:
-        """Read the rows that are there, and say at which byte the file goes on: a footer, or a line that was torn when
-        the sweep was killed, is written over."""
+        """Read the existing rows, and return the byte at which new lines start.
+
+        A footer, and a line that was torn when the sweep was killed, are overwritten.
+        """
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         end = 0
@@ -138,7 +140,7 @@ class Store:
                 elif kind != "header" or number > 1:
                     raise ValueError
             except (ValueError, KeyError, TypeError, AttributeError):
-                what = f"line {number} of {self.path} is none of a sweep's"
+                what = f"line {number} of {self.path} is not a line of a sweep"
                 raise UsageError(f"{what}; name another file, or start it anew with --fresh") from None
             if number == 1 and (differ := self.header.other_than(data)):
                 raise UsageError(
@@ -150,7 +152,7 @@ class Store:
 
 
 def counted(rows: Iterable[Row]) -> dict[str, int]:
-    """How many rows came to each outcome."""
+    """Count the rows per outcome."""
     counts = Counter(row.outcome for row in rows)
     return {str(outcome): counts[outcome] for outcome in Outcome}
 

@@ -14,22 +14,22 @@ from .tensors import same_bits
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arguments:
-    """The tensors of one call on their device, twice: as they were, and as they are handed over."""
+    """The tensors of one call on their device, twice: the originals, and the copies for the candidate."""
 
     originals: dict[str, torch.Tensor]
-    """Argument name -> contiguous tensor; those whose gradient is wanted are leaves, and collect it in `.grad`."""
+    """Argument name -> contiguous tensor. Those whose gradient is wanted are leaves, and collect it in `.grad`."""
 
     handed: dict[str, torch.Tensor]
-    """Argument name -> what the candidate gets."""
+    """Argument name -> the tensor that the candidate gets."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of storage behind both."""
+        """Bytes of storage of both."""
         tensors = (*self.originals.values(), *self.handed.values())
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     def mutated(self) -> tuple[str, ...]:
-        """The names of the arguments that no longer hold what was handed over."""
+        """The names of the arguments whose values have changed."""
         return tuple(name for name in self.handed if not same_bits(self.handed[name], self.originals[name]))
 
 
@@ -39,17 +39,17 @@ def prepare(
     gradients: tuple[str, ...],
     device: torch.device,
 ) -> Arguments:
-    """Put the tensors on `device` in their layouts, differentiably, under the grad mode that is set now.
+    """Put the tensors on `device` in their layouts, differentiably, under the current grad mode.
 
-    What is handed over is never the leaf itself: real logits come out of a model, and writing to a leaf in place fails
-    where writing to them is a bug that goes unseen.
+    The candidate never gets the leaf itself. Real logits are the output of a model, and writing to them in place is a
+    bug that raises no error. Writing to a leaf in place would raise one.
     """
     originals: dict[str, torch.Tensor] = {}
     handed: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         original = tensor.to(device).contiguous()
         if name in gradients:
-            # Detached, so that no tensor of the caller's is made to collect gradients.
+            # Detached, so that the caller's tensors do not collect gradients.
             original = original.detach().requires_grad_()
         originals[name] = original
         handed[name] = lay_out(original, layouts.get(name, "contiguous"))
@@ -57,18 +57,18 @@ def prepare(
 
 
 def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
-    """A differentiable copy of `tensor` with the same values in another place.
+    """Make a differentiable copy of `tensor` with the same values in another memory layout.
 
     - "contiguous": a plain copy.
-    - "transposed": the last two dimensions lie the other way round in memory; a plain copy below two dimensions.
-    - "strided": every second element of a storage twice as wide along the last dimension; a plain copy of a scalar.
-      Between them lie NaN (floating point) or the elements in reverse order (labels): wrong, but in range.
-    - "offset": the storage begins one element earlier, so that nothing is aligned to more than the element.
-    - "expanded": the first row stands for all, with stride 0 along the first dimension; where rows differ, a plain
-      copy. The gradient comes back for each row by itself all the same.
+    - "transposed": the last two dimensions are swapped in memory. A plain copy below two dimensions.
+    - "strided": every second element of a storage twice as wide along the last dimension. A plain copy of a scalar.
+      Between the elements are NaN (floating point) or the elements in reverse order (labels): wrong, but in range.
+    - "offset": the storage begins one element earlier, so that the data is aligned only to the element size.
+    - "expanded": the first row stands for all rows, with stride 0 along the first dimension. A plain copy if rows
+      differ. Each row still gets its own gradient.
     """
     if layout == "transposed" and tensor.dim() >= 2:
-        # clone, since contiguous() returns the tensor itself where a dimension is 1, and that would alias the leaf
+        # clone, because contiguous() returns the tensor itself if a dimension is 1, and that would alias the leaf
         return tensor.transpose(-1, -2).clone(memory_format=torch.contiguous_format).transpose(-1, -2)
     if layout == "strided" and tensor.dim() >= 1:
         return torch.stack((tensor, _decoy(tensor)), dim=-1).flatten(-2)[..., ::2]
@@ -82,7 +82,7 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 class _Expanded(torch.autograd.Function):
-    """All rows as the first one, stride 0; the gradient goes to the rows as if each had been there itself."""
+    """Show the first row as all rows, with stride 0. In the backward, each row gets its own gradient."""
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -96,10 +96,10 @@ class _Expanded(torch.autograd.Function):
 def bind(
     parameters: tuple[Parameter, ...], values: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Values by name -> the positional and the keyword arguments of a call.
+    """Turn values by name into the positional and the keyword arguments of a call.
 
-    Everything goes by keyword except to positional-only parameters. A name that the function lacks is passed on all the
-    same: Python's own complaint about it is the one a candidate's author knows.
+    Only positional-only parameters are passed by position. A name that the function does not have is still passed,
+    because a candidate's author knows Python's own error message for it.
 
     Raises:
         TypeError: a positional-only parameter is given while an earlier, required one is not.
@@ -119,7 +119,7 @@ def bind(
 
 
 def _decoy(tensor: torch.Tensor) -> torch.Tensor:
-    """Values of the same shape and dtype that spoil the result of whoever reads them."""
+    """Values of the same shape and dtype that spoil the result of a candidate that reads them."""
     values = tensor.detach()
     if tensor.is_floating_point() or tensor.is_complex():
         return torch.full_like(values, float("nan"))

@@ -1,6 +1,6 @@
-"""Two losses in one process, called in turn on inputs that nobody has seen before. Runs in the candidate's process.
+"""Time two losses in one process, in turn, on inputs that neither has seen before. Runs in the candidate's process.
 
-In one process, because two have another layout of memory and other neighbours, which alone comes to several percent.
+In one process, because two processes differ in memory layout and in neighbours. That alone makes several percent.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .tensors import write_tensors
 from .wire import decode_call
 
 _REFERENCE = "_shiftproof_reference"
-_EARLY = 256  # elements of each gradient that are looked at the moment the clock has stopped
+_EARLY = 256  # elements of each gradient that are read as soon as the clock has stopped
 
 Function = Callable[..., Any]
 
 
 class _Handed(torch.autograd.Function):
-    """The leaf itself under another name, without a copy: real logits are no leaves, and may be written to."""
+    """The leaf as a non-leaf, without a copy: real logits are not leaves, and can be written to."""
 
     @staticmethod
     def forward(ctx: Any, leaf: torch.Tensor) -> torch.Tensor:
@@ -45,11 +45,11 @@ class _Handed(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timed:
-    """What one call took and gave.
+    """The times and the results of one call.
 
     Attributes:
-        fields: of the message: windows in nanoseconds, and what was odd.
-        tensors: `value`, and for each logits `sketch.NAME` [rows] float32.
+        fields: the fields of the message: windows in nanoseconds, and signs of cheating.
+        tensors: `value`, and for each array of logits `sketch.NAME` [rows] float32.
     """
 
     fields: dict[str, Any]
@@ -57,7 +57,7 @@ class Timed:
 
 
 class Bench:
-    """The losses by their parts, and the memory that they take turns with."""
+    """The losses by part, and the memory that they use in turn."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -67,13 +67,13 @@ class Bench:
         self._cached = device_of(device)
 
     def seat(self, part: str, loaded: Loaded) -> None:
-        """From now on `part` is this one's."""
+        """Let `loaded` play `part` from now on."""
         self._seated[part] = loaded
 
     def time(self, body: dict[str, Any]) -> Timed:
-        """One call of `body["part"]`, forward and backward, on the tensors and the fresh logits that `body` names.
+        """Time one call of `body["part"]`, forward and backward, on the tensors and the fresh logits that `body` names.
 
-        Whatever the contender raises is raised.
+        Exceptions of the contender pass through.
         """
         contender = self._seated[body["part"]]
         with shielded():
@@ -112,7 +112,7 @@ class Bench:
         kept = {"value": value.detach().float().cpu()}
         del result, value
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # so that nobody else is at work on our behalf
+        torch.set_num_threads(1)  # so that no other thread works for us
         before = self._clock.start()
         with shielded():
             for name, leaf in leaves.items():
@@ -131,7 +131,10 @@ class Bench:
         return Timed(fields, kept)
 
     def copy_seconds(self, elements: int, times: int) -> list[int]:
-        """Nanoseconds of processor time (on CUDA of wall time) that copying so many float32 takes, `times` over."""
+        """Measure copying `elements` float32, `times` times. Return nanoseconds.
+
+        It is processor time on a CPU with one thread, and wall time otherwise.
+        """
         source = torch.ones(elements, device=self._device)
         target = torch.zeros_like(source)
         found = []
@@ -144,7 +147,7 @@ class Bench:
         return found
 
     def _leaves(self, wanted: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Fresh logits at the same addresses as the last call's, as leaves."""
+        """Fresh logits, as leaves, at the same addresses as in the last call."""
         leaves, used = {}, 0
         for name, how in wanted.items():
             dtype = getattr(torch, how["dtype"])
@@ -161,8 +164,10 @@ class Bench:
 
 
 def of_reference(folder: str, kind: str, spec: str) -> Function:
-    """The loss `kind` of the reference for the profile `spec`: the folder is imported under a private name, since the
-    interpreter need not have this project."""
+    """Return the loss `kind` of the reference for the profile `spec`.
+
+    The folder is imported under a private name, because the interpreter may not have this project installed.
+    """
     if _REFERENCE not in sys.modules:
         package = types.ModuleType(_REFERENCE)
         package.__path__ = [folder]
@@ -174,7 +179,7 @@ def of_reference(folder: str, kind: str, spec: str) -> Function:
 
 
 def write_timed(timed: Timed, path: str) -> dict[str, Any]:
-    """Write what a call gave to `path`; return the fields of the message."""
+    """Write the tensors of a call to `path`. Return the fields of the message."""
     write_tensors(path, timed.tensors)
     return timed.fields
 

@@ -1,7 +1,7 @@
 """The first file of the candidate's process: `python -u …/bootstrap.py`, under any interpreter.
 
-It takes the protocol's streams out of the candidate's reach, makes this folder importable under a private name, so that
-nothing called harness, load or call of ours can be seen by the candidate, and hands over to `runner.py`.
+It moves the protocol's streams out of the candidate's reach. It makes this folder importable under a private name, so
+that the candidate cannot import our harness, load or call by accident. Then it runs `runner.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
-# Python puts a script's own folder first, where our siblings would shadow the candidate's modules.
+# Python puts a script's own folder first on sys.path, where our files would shadow the candidate's modules.
 if sys.path and os.path.realpath(sys.path[0] or ".") == os.path.realpath(_FOLDER):
     del sys.path[0]
 
@@ -23,7 +23,7 @@ from typing import Any  # noqa: E402
 PACKAGE = "_shiftproof_worker"
 
 _FIRST_PRIVATE_FD = 200
-"""High, so that a candidate that closes or reopens the usual low numbers does not hit ours."""
+"""A high number, so that a candidate that closes or reopens the usual low numbers does not hit ours."""
 
 
 def main() -> None:
@@ -34,12 +34,12 @@ def main() -> None:
     sys.modules[PACKAGE] = package
     protocol = importlib.import_module(PACKAGE + ".protocol")
 
-    # Before any candidate's folder is on sys.path: a candidate may live beside a torch.py.
+    # Before any candidate's folder is on sys.path: it may hold a torch.py.
     hello: dict[str, Any] = {protocol.HELLO: protocol.PROTOCOL_VERSION, "python": platform.python_version()}
     for name in ("torch", "safetensors.torch"):
         try:
             importlib.import_module(name)
-        except Exception as error:  # a broken torch raises OSError, RuntimeError, whatever its libraries like
+        except Exception as error:  # a broken torch may raise OSError, RuntimeError or anything else
             hello["missing"] = name.partition(".")[0]
             hello["problem"] = f"{type(error).__name__}: {error}"
             break
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _take_streams() -> tuple[int, int]:
-    """Private copies of standard input and output; the public ones become /dev/null and standard error."""
+    """Make private copies of standard input and output. The public ones become /dev/null and standard error."""
     requests = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE_FD)
     replies = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE_FD)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -61,7 +61,7 @@ def _take_streams() -> tuple[int, int]:
     os.close(nothing)
     os.dup2(2, 1)
     for stream in (sys.stdout, sys.stderr):
-        # What a candidate prints is nobody's business; a locale that cannot spell it must not raise.
+        # A candidate's output is not used. A locale that cannot encode it must not raise.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     return requests, replies
 

@@ -24,31 +24,31 @@ from .watching import Watch
 _EXPECTED = (
     'a tensor, a number, a tuple or list that begins with one, a dict with "loss" or "labels", or an object with .loss'
 )
-_KEYS = ("loss", "labels")  # of a mapping, in the order in which they are looked for
+_KEYS = ("loss", "labels")  # the keys of a mapping that may hold the answer, in this order
 
-_NO_LOSS: tuple[torch.Tensor, ValueKind] = (torch.tensor(torch.nan, dtype=torch.float64), "none")  # of a trainer
+_NO_LOSS: tuple[torch.Tensor, ValueKind] = (torch.tensor(torch.nan, dtype=torch.float64), "none")  # for a trainer
 
-_LARGER = 1 << 20  # bytes by which a value may be larger than all that the candidate was given
+_LARGER = 1 << 20  # bytes by which a value may be larger than all arguments of the candidate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What came of one call."""
+    """The answer of one call."""
 
     outcome: Outcome
     seconds: float
     """Wall time spent in the candidate and its backward."""
 
     spoiled: bool = False
-    """Whether this process is no longer fit for another call: out of memory, or a CUDA context that is lost."""
+    """Whether this process cannot take another call: it ran out of memory, or its CUDA context is lost."""
 
 
 class _NotALoss(Exception):
-    """A candidate returned something that no loss can be read from."""
+    """A candidate returned something from which no loss can be read."""
 
 
 class _Stopwatch:
-    """Adds up the wall time of what runs within it, the device synchronised at both ends."""
+    """Adds up the wall time of the code that runs within it. Synchronises the device at both ends."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device_of(device)
@@ -60,17 +60,17 @@ class _Stopwatch:
         self._started = perf_counter()
 
     def __exit__(self, kind: object, error: object, frames: object) -> None:
-        # After an exception the device may be lost, and synchronising it would raise a second one.
+        # After an exception the device may be lost, and synchronising it would raise another exception.
         if error is None:
             self._device.settle()
         self.seconds += perf_counter() - self._started
 
 
 def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimit | None = None) -> Answer:
-    """Call a candidate with the arguments of `call`, and go backward from its value if gradients are asked for.
+    """Call a candidate with the arguments of `call`, and run backward from its value if gradients are asked for.
 
     Raises:
-        SystemExit, KeyboardInterrupt: as the candidate raises them; anything else of its own is an outcome.
+        SystemExit, KeyboardInterrupt: the candidate raised it. Its other exceptions are outcomes.
     """
     watch = _Stopwatch(device)
     phase: Phase = "call"
@@ -94,7 +94,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             with watch, watched or nullcontext():
                 return loaded.function(*positional, **keywords)
 
-        # Only what is the candidate's own doing: an exception elsewhere is a fault of ours, and has to stay one.
+        # Only the candidate's own code: an exception elsewhere is our fault, and must not become an outcome.
         try:
             with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
                 if rehearsal is None:
@@ -108,13 +108,13 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                             windows.append(rehearsal.report(_plain(value), kind))
                 with _reading("what it returned"):
                     outputs = {name: _output_in(result, name) for name in call.outputs}
-                    # A copy, taken now: the backward may write to the memory that the value lies in.
+                    # A copy, made now: the backward may write to the memory of the value.
                     snapshot = _plain(value, arguments.nbytes + _LARGER)
                     shown = {name: _plain(output) for name, output in outputs.items()}
                     attached = bool(value.requires_grad)
                     goes_backward = call.grad_mode == "enabled" and (call.gradients or outputs) and rehearsal is None
                     if goes_backward and attached:
-                        upstream = _upstream(call.upstream, value)
+                        grad_output = _upstream(call.grad_output, value)
                         for output in outputs.values():
                             if output.requires_grad:
                                 output.retain_grad()
@@ -123,8 +123,8 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                 if goes_backward and attached:
                     phase = "backward"
                     with watch:
-                        for left in reversed(range(call.backwards)):
-                            torch.autograd.backward((value,), (upstream,), retain_graph=left > 0)
+                        for left in reversed(range(call.n_backward)):
+                            torch.autograd.backward((value,), (grad_output,), retain_graph=left > 0)
                     if watched is not None and call.nudge:
                         phase = "call"
                         again = prepare(call.tensors, call.layouts, (), device)
@@ -144,18 +144,18 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                 watched.close()
         with shielded():
             mutated = arguments.mutated()
-            seen = {} if watched is None else watched.report()
+            found = {} if watched is None else watched.report()
         returned = Returned(
             value=snapshot,
             kind=kind,
             requires_grad=attached,
             gradients=gradients,
-            # By repr, since a candidate may have put things into a list that cannot be compared.
+            # By repr, because a candidate may have put objects into a list that cannot be compared.
             mutated=(*mutated, *(name for name in lists if repr(lists[name]) != repr(call.scalars[name]))),
             seconds=watch.seconds,
             outputs=shown,
             output_gradients=output_gradients,
-            watched=seen,
+            watched=found,
             windows=tuple(windows),
         )
     return Answer(returned, watch.seconds)
@@ -163,7 +163,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
 
 @contextmanager
 def _mode(grad_mode: str) -> Iterator[None]:
-    """The grad mode of a call, whatever the candidate has left switched on."""
+    """Set the grad mode of a call, whatever mode the candidate has left on."""
     with torch.inference_mode(grad_mode == "inference"):
         if grad_mode == "inference":
             yield
@@ -174,10 +174,13 @@ def _mode(grad_mode: str) -> Iterator[None]:
 
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Read tensors of the candidate's, which may be of a class of its own: whatever that raises is no answer.
+    """Read tensors of the candidate, which may be of its own class. An exception here means that there is no answer.
 
-    Not `Raised`: a candidate says that it lacks something by raising while it is called, and not when it is read.
-    Raises _NotALoss, and what says that memory ran out.
+    It is not `Raised`: a candidate reports that it does not support something by raising while it is called, not while
+    its answer is read.
+
+    Raises:
+        _NotALoss: reading failed. Out-of-memory and CUDA errors pass through.
     """
     try:
         with shielded():
@@ -187,14 +190,14 @@ def _reading(what: str) -> Iterator[None]:
     except BaseException as error:
         if is_out_of_memory(error) or _is_cuda_error(error):
             raise
-        told = f"{exception_name(error)}: {exception_message(error)}"
-        raise _NotALoss(f"could not be read: {what} raises {told}") from None
+        reason = f"{exception_name(error)}: {exception_message(error)}"
+        raise _NotALoss(f"could not be read: {what} raises {reason}") from None
 
 
 def _rehearse(
     rehearsal: Rehearsal, ask: Callable[[Mapping[str, Any]], Any]
 ) -> Iterator[tuple[torch.Tensor, ValueKind]]:
-    """The loss that a trainer returns in each window, after it. Raises _NotALoss."""
+    """Run the windows of a trainer, and yield the loss of each after it. Raises _NotALoss."""
     for window in range(rehearsal.windows):
         with shielded():
             handed = rehearsal.handed(window)
@@ -208,7 +211,7 @@ def _rehearse(
 def failure(
     error: BaseException, phase: Phase, seconds: float, device: torch.device, memory: MemoryLimit | None
 ) -> Answer:
-    """What an exception from a candidate means."""
+    """Turn an exception from a candidate into an answer."""
     if is_out_of_memory(error):
         if device.type == "cuda":
             limit = device_of(device).total_memory()
@@ -220,7 +223,7 @@ def failure(
 
 
 def _is_cuda_error(error: BaseException) -> bool:
-    """Whether CUDA itself failed: such an error comes back from every later call in the same process."""
+    """Whether CUDA itself failed. Then every later call in the same process fails with the same error."""
     accelerator_error = getattr(torch, "AcceleratorError", None)  # since torch 2.8
     if accelerator_error is not None and issubclass(type(error), accelerator_error):
         return True
@@ -228,7 +231,7 @@ def _is_cuda_error(error: BaseException) -> bool:
 
 
 def loss_in(result: Any) -> tuple[torch.Tensor, ValueKind]:
-    """The loss, or the labels, in what a candidate returned. Raises _NotALoss."""
+    """Find the loss, or the labels, in the result of a candidate. Raises _NotALoss."""
     found, place = result, ""
     if not isinstance(result, torch.Tensor) and _number(result) is None:
         found, place = _unwrap(result)
@@ -242,7 +245,7 @@ def loss_in(result: Any) -> tuple[torch.Tensor, ValueKind]:
 
 
 def _unwrap(result: Any) -> tuple[Any, str]:
-    """What lies where an answer is looked for in a composite result, and words for that place. Raises _NotALoss."""
+    """Find the answer in a composite result. Return it, and words for its place. Raises _NotALoss."""
     if isinstance(result, Mapping):
         for key in _KEYS:
             if key in result:
@@ -258,7 +261,7 @@ def _unwrap(result: Any) -> tuple[Any, str]:
 
 
 def _output_in(result: Any, name: str) -> torch.Tensor:
-    """What a candidate returned under `name` beside its loss. Raises _NotALoss."""
+    """Find the output `name` in the result of a candidate, beside its loss. Raises _NotALoss."""
     found = result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
     if isinstance(found, torch.Tensor):
         return found
@@ -267,7 +270,7 @@ def _output_in(result: Any, name: str) -> torch.Tensor:
 
 
 def _number(value: Any) -> float | None:
-    """A plain real number, numpy's included (numpy need not be installed); None for all else, bools among it."""
+    """Return a plain real number, including numpy's (numpy need not be installed). None for all else, bools too."""
     if getattr(value, "shape", None) == () and hasattr(value, "dtype") and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -287,33 +290,36 @@ def _describe(value: Any) -> str:
 
 
 def _plain(value: torch.Tensor, most: int | None = None) -> torch.Tensor:
-    """A dense copy on the CPU with the same shape and dtype. Raises _NotALoss if there is nothing to copy, or more than
-    ``most`` bytes."""
+    """Make a dense copy on the CPU with the same shape and dtype.
+
+    Raises:
+        _NotALoss: there is nothing to copy, or more than ``most`` bytes.
+    """
     if value.device.type == "meta":
         raise _NotALoss(f"returned a {value.dtype} tensor on the meta device, which has no values")
     size = value.numel() * value.element_size()
     if most is not None and size > most:
         raise _NotALoss(
-            f"returned a {value.dtype} tensor of shape {list(value.shape)}, {size} bytes; expected a loss, which is no "
-            f"larger than what it is made of ({most} bytes at most)"
+            f"returned a {value.dtype} tensor of shape {list(value.shape)}, {size} bytes; expected a loss no larger "
+            f"than its inputs ({most} bytes at most)"
         )
     dense = value.detach() if value.layout is torch.strided else value.detach().to_dense()
     copy = dense.to("cpu", copy=True)
     if copy.numel() and not copy.untyped_storage().data_ptr():
-        raise _NotALoss(f"returned a {type(value).__name__}, which has no values of its own")
+        raise _NotALoss(f"returned a {type(value).__name__}, which has no values")
     return copy
 
 
-def _upstream(upstream: float | torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The incoming gradient in the shape, dtype and place of the value. Raises _NotALoss if it does not fit."""
-    if not isinstance(upstream, torch.Tensor):
-        return torch.full_like(value.detach(), upstream)
-    if upstream.numel() != value.numel():
+def _upstream(grad_output: float | torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The incoming gradient in the shape, dtype and device of the value. Raises _NotALoss if it does not fit."""
+    if not isinstance(grad_output, torch.Tensor):
+        return torch.full_like(value.detach(), grad_output)
+    if grad_output.numel() != value.numel():
         raise _NotALoss(
             f"returned a tensor of shape {list(value.shape)} ({value.numel()} elements); "
-            f"expected {upstream.numel()}, one for each element of the incoming gradient"
+            f"expected {grad_output.numel()}, one for each element of the incoming gradient"
         )
-    return upstream.to(device=value.device, dtype=value.dtype).reshape(value.shape)
+    return grad_output.to(device=value.device, dtype=value.dtype).reshape(value.shape)
 
 
 def _gradients(arguments: Arguments, wanted: tuple[str, ...]) -> dict[str, torch.Tensor | None]:

@@ -23,7 +23,7 @@ _ORIGINALS = tuple(getattr(owner, name) for owner, name in _WATCHED)
 
 
 def patched() -> list[str]:
-    """The names of the clocks that somebody has replaced."""
+    """The names of the clocks that have been replaced."""
     return [
         f"{getattr(owner, '__name__', owner)}.{name}"
         for (owner, name), original in zip(_WATCHED, _ORIGINALS, strict=True)
@@ -32,13 +32,13 @@ def patched() -> list[str]:
 
 
 def sleep(seconds: float) -> None:
-    """Let others run."""
+    """Let other threads run."""
     if seconds:
         _SLEEP(seconds)
 
 
 def busy() -> int:
-    """Nanoseconds of processor time that this process has used, in all its threads."""
+    """The processor time of this process, in all its threads, in nanoseconds."""
     return _CPU()
 
 
@@ -47,10 +47,10 @@ class Reading:
     """All clocks at one moment, in nanoseconds.
 
     Attributes:
-        wall: time that passed.
-        cpu, thread: processor time of this process, and of the calling thread alone.
-        waited: how long this thread was ready to run and another ran instead; None where the kernel does not say.
-        event: on CUDA, the device's own mark in the current stream; else None.
+        wall: wall time.
+        cpu, thread: processor time of this process, and of only the calling thread.
+        waited: how long this thread was ready to run while another ran. None if the kernel does not report it.
+        event: on CUDA, the device's own mark in the current stream. Else None.
     """
 
     wall: int
@@ -61,7 +61,7 @@ class Reading:
 
 
 class Clock:
-    """Reads all clocks, the device synchronised first."""
+    """Reads all clocks, after it has synchronised the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = devices.device_of(device)
@@ -72,21 +72,21 @@ class Clock:
             self._scheduled = False
 
     def start(self) -> Reading:
-        """The beginning of a window. What is slow to read is read before what must not be spoiled by it."""
+        """Read the clocks at the beginning of a window: slow ones first, so that they do not count in the others."""
         self._device.settle()
         event = self._mark()
         waited = self._waited()
         return Reading(_WALL(), _CPU(), _OF_THREAD(), waited, event)
 
     def stop(self) -> Reading:
-        """The end of a window: in the opposite order."""
+        """Read the clocks at the end of a window, in the opposite order."""
         event = self._mark()
         self._device.settle()
         thread, cpu, wall = _OF_THREAD(), _CPU(), _WALL()
         return Reading(wall, cpu, thread, self._waited(), event)
 
     def window(self, start: Reading, stop: Reading) -> dict[str, int | None]:
-        """What lies between two readings, as the fields of a message, in nanoseconds."""
+        """The times between two readings, as the fields of a message, in nanoseconds."""
         both = start.waited is not None and stop.waited is not None
         return {
             "wall": stop.wall - start.wall,

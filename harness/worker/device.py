@@ -1,7 +1,7 @@
-"""All that is asked of a device: to wait, to mark a moment, its memory, its name. Runs in the candidate's process.
+"""The interface to a device: waiting, time marks, memory, name. Runs in the candidate's process.
 
-What CUDA offers for that is taken here, when this is imported: before a candidate is loaded, which could replace it. No
-other module of the project calls ``torch.cuda``, so that a CPU can stand in for a GPU wherever code is tried out.
+CUDA's functions for this are taken when this module is imported, before a candidate is loaded that could replace them.
+No other module of the project calls ``torch.cuda``, so that a CPU can stand in for a GPU in tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WATCHED: tuple[tuple[Any, str], ...] = (
     (torch.cuda.Event, "elapsed_time"),
     (torch.cuda.Event, "synchronize"),
 )
-"""The clocks among it, as owners and names: nobody else may replace them."""
+"""CUDA's clocks, as owners and names. No candidate may replace them."""
 
 _Event = torch.cuda.Event
 _synchronize = torch.cuda.synchronize
@@ -35,55 +35,55 @@ _count = torch.cuda.device_count
 
 _now = time.perf_counter_ns
 _RESET, _STATUS, _PROCESSOR = "/proc/self/clear_refs", "/proc/self/status", "/proc/cpuinfo"
-_FLUSHED = 256 << 20  # bytes that are written to empty an L2 cache: more than any holds
+_FLUSHED = 256 << 20  # bytes that are written to empty an L2 cache: more than any L2 cache has
 
 
 class Device:
-    """A CPU. A call has done its work when it returns, so there is nothing to wait for."""
+    """A CPU. A call has finished its work when it returns, so there is nothing to wait for."""
 
     has_stream = False
-    """Whether work is done in a stream that has marks of its own."""
+    """Whether work is done in a stream with its own time marks."""
 
     def __init__(self, device: torch.device) -> None:
         self.torch = device
 
     def settle(self) -> None:
-        """Wait until all work that was handed to the device is done."""
+        """Wait until all submitted work of the device is done."""
 
     def mark(self) -> Any:
-        """This moment in the current stream, for :meth:`between`."""
+        """Mark this moment in the current stream, for :meth:`between`."""
         return _now()
 
     def between(self, start: Any, stop: Any) -> int:
-        """Nanoseconds between two marks; where there is a stream, it has been settled since."""
+        """Nanoseconds between two marks. If there is a stream, call :meth:`settle` first."""
         return int(stop - start)
 
     def flush(self) -> None:
-        """Empty the cache that lies before the device's memory. The work is handed over, not waited for."""
+        """Empty the cache of the device's memory. Does not wait for it."""
 
     def reset_peak(self) -> None:
-        """From now on :meth:`most_in_use` counts anew. Raises OSError where the system does not do it."""
+        """Restart the count of :meth:`most_in_use`. Raises OSError if the system does not support it."""
         with open(_RESET, "w", encoding="ascii") as file:
-            file.write("5")  # the peak begins anew from what is resident now
+            file.write("5")  # reset the peak to the current resident memory
 
     def in_use(self) -> int:
-        """Bytes: of torch's allocator on CUDA, of resident pages on a CPU. Raises OSError where nobody says."""
+        """Bytes in use: of torch's allocator on CUDA, of resident pages on a CPU. Raises OSError if not available."""
         return _resident("VmRSS")
 
     def most_in_use(self) -> int:
-        """Bytes at the worst moment. Raises OSError where nobody says."""
+        """The peak of the bytes in use. Raises OSError if not available."""
         return _resident("VmHWM")
 
     def free_memory(self) -> int:
-        """Bytes that nobody uses."""
+        """Free bytes."""
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def total_memory(self) -> int:
-        """Bytes that there are."""
+        """All bytes of memory."""
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def name(self) -> str:
-        """What its maker calls it."""
+        """The product name."""
         try:
             with open(_PROCESSOR, encoding="utf-8", errors="replace") as file:
                 for line in file:
@@ -95,7 +95,7 @@ class Device:
 
 
 class Cuda(Device):
-    """A GPU. Calls return at once, and their work is done in a stream."""
+    """A GPU. Calls return at once, and their work runs in a stream."""
 
     has_stream = True
 
@@ -141,13 +141,13 @@ class Cuda(Device):
 
 
 def device_of(device: torch.device | str) -> Device:
-    """The device that torch calls so. Nothing is asked of it yet."""
+    """The device with this torch name. Does not access it yet."""
     device = torch.device(device)
     return Cuda(device) if device.type == "cuda" else Device(device)
 
 
 def cuda_devices() -> int:
-    """How many CUDA devices torch can use."""
+    """The number of CUDA devices that torch can use."""
     return _count() if _is_available() else 0
 
 

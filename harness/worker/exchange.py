@@ -1,4 +1,4 @@
-"""One call of a candidate, and the ways it may end."""
+"""One call of a candidate, and its possible outcomes."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ Side = Literal["candidate", "judge"]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """That the candidate is a trainer, and what is made of its tensors: a model that holds ``logits``, and the rows of
-    all the others, and of ids for the model, cut into micro-batches."""
+    """How to call a trainer. The worker makes a model that holds ``logits``, and input ids for it. It cuts the rows of
+    the ids and of all other tensors into micro-batches."""
 
     model: str
-    """The argument that is given the model."""
+    """The name of the argument for the model."""
 
     micro_batches: str
-    """The argument that is given the list of micro-batches."""
+    """The name of the argument for the list of micro-batches."""
 
     parts: int
-    """Into how many the rows of a window are cut, as torch.chunk does."""
+    """The number of micro-batches that torch.chunk cuts the rows of a window into."""
 
     shift: int
     """The model's loss scores the logits at t on the label at t + shift."""
 
     ignore_index: int
-    """The label that it ignores."""
+    """The label that the model's loss ignores."""
 
     logits: str = "logits"
-    """The tensor of which the model is made."""
+    """The tensor from which the model is made."""
 
     windows: int = 1
-    """How often the trainer is called, each time with the same model and with micro-batches of its own: the rows are
-    cut into so many windows first, as torch.chunk does."""
+    """The number of calls of the trainer, each with the same model and with other micro-batches. First, torch.chunk
+    cuts the rows into so many windows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One invocation of a candidate. Compared by identity, since tensors have no truth value.
+    """One call of a candidate. Compared by identity, because the comparison of tensors has no truth value.
 
     Raises:
-        ValueError: a name, a layout or a mode that does not fit; said at once, here, and not in the other process.
+        ValueError: a name, a layout or a mode does not fit. Raised here, and not later in the other process.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -64,34 +64,34 @@ class Call:
     """Argument name -> plain number, string, bool, list of integers or None."""
 
     layouts: Mapping[str, str] = field(default_factory=dict)
-    """Argument name -> how the tensor lies in memory (`arguments.py` has the four ways); "contiguous" where not named.
-    A tensor with too few dimensions for its layout is handed over contiguous."""
+    """Argument name -> memory layout (see `lay_out` in `arguments.py`). The default is "contiguous". A tensor with too
+    few dimensions for its layout is passed contiguous."""
 
     gradients: tuple[str, ...] = ()
     """The floating-point tensor arguments whose gradient is wanted."""
 
-    upstream: float | torch.Tensor = 1.0
-    """The incoming gradient: one number for every element of the output, or a tensor of as many elements."""
+    grad_output: float | torch.Tensor = 1.0
+    """The incoming gradient: one number for every element of the output, or a tensor with as many elements."""
 
     grad_mode: str = "enabled"
-    """"enabled", "no_grad" or "inference"; only the first has a backward."""
+    """"enabled", "no_grad" or "inference". Only the first has a backward."""
 
-    backwards: int = 1
-    """How many times to go backward from the value; what comes of it is added up, as autograd does."""
+    n_backward: int = 1
+    """How many times to run backward from the value. The gradients add up, as in autograd."""
 
     outputs: tuple[str, ...] = ()
-    """What is wanted of the result besides the loss, by name (`.logits`, or `["logits"]` of a mapping), each with the
-    gradient of the loss at it."""
+    """The parts of the result that are wanted besides the loss, by name (`.logits`, or `["logits"]` of a mapping), each
+    with the gradient of the loss at it."""
 
     watch: bool = False
-    """Whether the candidate is a model that is watched while it is called, for what its loss is really made of; its
-    `outputs` then have its logits."""
+    """Whether to watch the candidate, a model, to find the tensors from which its loss is computed. Then `outputs` must
+    have its logits."""
 
     nudge: float = 0.0
-    """How far, other than 0, the parameters of a model that is watched are moved to see how its logits move."""
+    """If not 0, how far to move the parameters of a watched model to see how its logits move."""
 
     training: Training | None = None
-    """How the candidate is called if it is a trainer; its gradient is then the one that its optimizer used."""
+    """How to call the candidate if it is a trainer. Then its gradient is the one that its optimizer used."""
 
     def __post_init__(self) -> None:
         both = sorted(set(self.tensors) & set(self.scalars))
@@ -102,48 +102,48 @@ class Call:
                 raise ValueError(f"tensor {name!r} must be on the cpu, got {tensor.device}")
         for name, layout in self.layouts.items():
             if name not in self.tensors:
-                raise ValueError(f"layout given for {name!r}, which is no tensor of this call")
+                raise ValueError(f"layout given for {name!r}, which is not a tensor of this call")
             if layout not in LAYOUTS:
                 raise ValueError(f"layout of {name!r} must be one of {', '.join(LAYOUTS)}, got {layout!r}")
         for name in self.gradients:
             if name not in self.tensors:
-                raise ValueError(f"gradient wanted for {name!r}, which is no tensor of this call")
+                raise ValueError(f"gradient wanted for {name!r}, which is not a tensor of this call")
             if not self.tensors[name].is_floating_point():
                 raise ValueError(f"gradient wanted for {name!r}, whose dtype {self.tensors[name].dtype} has none")
-        if self.backwards < 1:
-            raise ValueError(f"backwards must be at least 1, got {self.backwards}")
+        if self.n_backward < 1:
+            raise ValueError(f"n_backward must be at least 1, got {self.n_backward}")
         if self.grad_mode not in GRAD_MODES:
             raise ValueError(f"grad_mode must be one of {', '.join(GRAD_MODES)}, got {self.grad_mode!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call ended: one of the classes below, and nothing else."""
+    """The end of a call: always one of the classes below."""
 
     def describe(self) -> str:
-        """What happened, as the end of a sentence that begins with the candidate."""
+        """What happened, as the end of a sentence whose subject is the candidate."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """What one call of a trainer did with the model. The tensors are on the CPU, in the shape of the logits of the
-    whole case, those of other windows included."""
+    """The effect of one call of a trainer on the model. The tensors are on the CPU, in the shape of the logits of the
+    whole case, including those of other windows."""
 
     value: torch.Tensor
     kind: ValueKind
 
     steps: int
-    """How often an optimizer stepped that has the model's table."""
+    """The number of steps of optimizers that have the model's table."""
 
     others: int
-    """How often one stepped that does not have it."""
+    """The number of steps of optimizers that do not have it."""
 
-    backwards: int
+    n_backward: int
     """How often a backward added to the table's gradient."""
 
     late: int
-    """How many of these came after the last step."""
+    """How many of these backwards came after the last step."""
 
     before: torch.Tensor
     """The table when the window began."""
@@ -152,48 +152,48 @@ class Window:
     """The table when the trainer returned."""
 
     gradient: torch.Tensor | None = None
-    """The gradient at the table as an optimizer last stepped; where none stepped, as a backward last left it."""
+    """The gradient at the table in the last step of an optimizer. If none stepped, the one that the last backward
+    left."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Returned(Outcome):
-    """The candidate gave a value, and a backward where one was asked for and possible."""
+    """The candidate returned a value, and ran a backward if one was asked for and possible."""
 
     value: torch.Tensor
-    """On the CPU, any shape, the dtype it came in; a plain number as a float64 scalar."""
+    """On the CPU, any shape, the dtype as returned. A plain number becomes a float64 scalar."""
 
     kind: ValueKind
-    """Whether it came as a "tensor", as a plain "number", or, from a trainer alone, not at all: "none", and NaN."""
+    """Whether the value was a "tensor" or a plain "number". "none" if a trainer returned nothing; then it is NaN."""
 
     requires_grad: bool
     """Whether a backward could have started from the value."""
 
     gradients: dict[str, torch.Tensor | None]
-    """Each argument of `Call.gradients` -> its gradient on the CPU in the argument's shape and dtype; None where the
-    value does not depend on it, and everywhere if there was no backward."""
+    """Each argument of `Call.gradients` -> its gradient on the CPU, in the argument's shape and dtype. None if the
+    value does not depend on the argument, or if there was no backward."""
 
     mutated: tuple[str, ...]
-    """The tensors, compared bit by bit, and the lists among the arguments that the candidate or its backward wrote
-    to."""
+    """The arguments that the candidate or its backward changed: tensors, compared bit by bit, and lists."""
 
     seconds: float
-    """Wall time of call and backward in the candidate's process, the device synchronised, transport excluded."""
+    """Wall time of call and backward in the candidate's process, with the device synchronised, without transport."""
 
     outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Each of `Call.outputs` on the CPU, in its own shape and dtype."""
 
     output_gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """The gradient of the loss at each of them that it flows through."""
+    """The gradient of the loss at each of the outputs through which it flows."""
 
     watched: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Of a model that is watched: `logits`, the tensor in its graph that the returned logits are a copy of; `hidden`,
-    `weight` and `bias`, of which they are the product; each where it was found, and `X_gradient` where a gradient came
-    to X; at a weight that is not frozen, zeros where none came. Of one whose parameters are nudged: `nudged`, its
-    logits at +1, −1, +½, −½ of that length along a direction, and `slope`, what its gradients say that the loss rises
-    by along it."""
+    """Tensors found in a watched model. `logits` is the tensor in its graph of which the returned logits are a copy.
+    `hidden`, `weight` and `bias` are the head, whose product the logits are. Each is there only if it was found.
+    `X_gradient` is there if X got a gradient; a weight that is not frozen has zeros if it got none. If parameters are
+    nudged: `nudged` has the logits at +1, −1, +½, −½ of that length along a direction, and `slope` is the slope of the
+    loss along it, by the gradients."""
 
     windows: tuple[Window, ...] = ()
-    """What a trainer did in each of its windows; value, kind and gradients are those of the last one."""
+    """The windows of a trainer. Value, kind and gradients are those of the last one."""
 
     def describe(self) -> str:
         shape = (
@@ -204,10 +204,10 @@ class Returned(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Unusable(Outcome):
-    """The candidate returned something that is no loss, or a loss that the incoming gradient does not fit."""
+    """The candidate returned something that is not a loss, or a loss that the incoming gradient does not fit."""
 
     description: str
-    """What came, and what was expected."""
+    """What it returned, and what was expected."""
 
     def describe(self) -> str:
         return self.description
@@ -222,7 +222,7 @@ class Raised(Outcome):
 
     message: str
     traceback: str
-    """The candidate's own frames only."""
+    """Only the candidate's own frames."""
 
     during: Phase
 
@@ -240,10 +240,10 @@ class Died(Outcome):
     """None if it was killed by a signal."""
 
     signal: str | None
-    """Such as "SIGSEGV"; None if it exited."""
+    """For example "SIGSEGV". None if it exited."""
 
     stderr: str
-    """The last of what it wrote to stdout and stderr, 64 KiB at most."""
+    """The end of its stdout and stderr, at most 64 KiB."""
 
     def describe(self) -> str:
         return f"was killed by {self.signal}" if self.signal is not None else f"exited with code {self.exit_code}"
@@ -251,17 +251,17 @@ class Died(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class NotAnswered(Outcome):
-    """The candidate could not be asked, or its answer could not be had. Of its loss nothing is known."""
+    """The candidate could not be asked, or its answer could not be obtained. Nothing is known of its loss."""
 
     side: Side
-    """Whose process failed: the one that the candidate runs in and may have spoilt, or the judge's own."""
+    """The process that failed: the candidate's, which the candidate may have broken, or the judge's."""
 
     message: str
-    """What failed there."""
+    """What failed in that process."""
 
     def describe(self) -> str:
         where = "its own process" if self.side == "candidate" else "the judge's process"
-        return f"could not be judged, since {where} failed: {self.message}"
+        return f"could not be judged, because {where} failed: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +276,10 @@ class TimedOut(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory(Outcome):
-    """The candidate wanted more memory than it may have."""
+    """The candidate needed more memory than is allowed."""
 
     limit: int
-    """Bytes: what it was allowed, or all that the GPU has; 0 where the limit was the machine's own."""
+    """Bytes: the memory limit, or all memory of the GPU. 0 if the machine ran out of memory."""
 
     message: str
 

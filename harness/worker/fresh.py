@@ -6,17 +6,17 @@ from functools import lru_cache
 
 import torch
 
-_PERIOD = 1_000_003  # numbers in the table; a prime, so that no stride meets itself
+_PERIOD = 1_000_003  # numbers in the table; a prime, so that no stride divides it
 BLOCK = 16  # rows that are written at once
 _STRIDES = 997
 _LEAST_SCALE, _MORE_SCALE = 2.0, 2.0
 
 
 class Fresh:
-    """The numbers [rows, classes] of `seed`, floating, as many of them at once as are wanted.
+    """The numbers [rows, classes] of `seed`, floating point, written in parts of any size.
 
-    Rows are stretches of one table of normal numbers, each from a place and times a scale in [2, 4) of its own: what a
-    softmax of one call needs cannot be had from another call, and probabilities are far from uniform.
+    Each row is a stretch of one table of normal numbers, times the row's own scale in [2, 4). So no call can reuse the
+    softmax of another call, and probabilities are far from uniform.
     """
 
     def __init__(self, seed: int, rows: int, classes: int, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class Fresh:
         self._table = _table(classes, str(device))
 
     def write(self, out: torch.Tensor, first: int = 0) -> None:
-        """Write the rows from `first` on, a multiple of BLOCK, to all of `out` [m, classes]."""
+        """Fill `out` [m, classes] with the rows from `first` on. `first` is a multiple of BLOCK."""
         for at in range(0, len(out), BLOCK):
             part, block = out[at : at + BLOCK], (first + at) // BLOCK
             source = self._table.as_strided(part.shape, (self._strides[block], 1), self._starts[block])
@@ -36,15 +36,15 @@ class Fresh:
 
 
 def fill(out: torch.Tensor, seed: int) -> None:
-    """Write all numbers of `seed` to `out`, contiguous, whose last dimension is the classes."""
+    """Fill `out` with the numbers of `seed`. `out` is contiguous, and its last dimension is the classes."""
     rows = out.view(-1, out.shape[-1])
     Fresh(seed, len(rows), rows.shape[1], out.device).write(rows)
 
 
 def sketch(seed: int, classes: int, device: torch.device) -> torch.Tensor:
-    """[V] float32 of 0 and 2: what a gradient is multiplied by, so that each row of it becomes one number.
+    """A vector [V] float32 of 0 and 2. Multiplied by it, each row of a gradient becomes one number.
 
-    Its mean is 1, so a gradient that is nothing, or nothing but the target's, does not pass for p − onehot.
+    Its mean is 1, so that a gradient that is zero, or zero except at the target, differs from p − onehot.
     """
     generator = torch.Generator().manual_seed(seed)
     return (torch.randint(0, 2, (classes,), generator=generator) * 2.0).to(device)

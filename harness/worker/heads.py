@@ -1,4 +1,4 @@
-"""How a model's logits come of the product of hidden states and a weight: as it is, with a bias, scaled, or capped."""
+"""How a model makes logits from the product of hidden states and a weight: unchanged, biased, scaled, or capped."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-_CLOSE = 5e-3  # of the logits, in norm: a cast to bfloat16 leaves half of it
-_MASKED = -1e4  # a model writes this, or less, over the classes that it forbids
-_ROWS = 4  # from so many rows on, what is the same in all of them is a bias
-_CAPS = 60  # halvings of the interval in which a cap is looked for
+_CLOSE = 5e-3  # the largest error, in norm, relative to the logits: twice that of a cast to bfloat16
+_MASKED = -1e4  # a model writes this, or less, into the classes that it forbids
+_ROWS = 4  # with at least so many rows, a difference that all rows share is a bias
+_CAPS = 60  # bisection steps in the search for a cap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,14 +17,14 @@ class Link:
     """Logits as a function of a product, element by element, float64 in the shape of both."""
 
     slope: torch.Tensor
-    """Its derivative; 0 where the model wrote something else over the product."""
+    """Its derivative. 0 where the model replaced the product by another value."""
 
     left: torch.Tensor
-    """What of the logits it leaves unexplained, such as rounding."""
+    """The part of the logits that it does not explain, such as rounding."""
 
 
 def link(product: torch.Tensor, logits: torch.Tensor) -> Link | None:
-    """How float64 `logits` [rows, V] come of a `product` of that shape; None where they do not."""
+    """Find how float64 `logits` [rows, V] are made from a `product` of that shape. None if they are not."""
     shown = logits.isfinite() & (logits > _MASKED)
     right, given = logits.where(shown, 0.0), product.where(shown, 0.0)
     size = float(right.norm())
@@ -43,14 +43,14 @@ def link(product: torch.Tensor, logits: torch.Tensor) -> Link | None:
         ways.append((1 - (right / cap).square().clamp(max=1.0), cap * torch.tanh(given / cap)))
     for slope, made in ways:
         left = (right - made.where(shown, 0.0)).abs()
-        # A bias of so many classes would explain a little of anything: each way has to explain all.
+        # A bias has as many values as there are classes, so it explains part of anything. Each way must explain all.
         if float(left.norm()) <= _CLOSE * size and (slope is one or scale > 0):
             return Link(slope.where(shown, 0.0), left)
     return None
 
 
 def _cap(given: torch.Tensor, right: torch.Tensor) -> float | None:
-    """The c for which c·tanh(x / c) of the largest product is its logit."""
+    """The c for which c·tanh(x / c) turns the largest product into its logit."""
     at = int(given.abs().argmax())
     x, y = abs(float(given.flatten()[at])), abs(float(right.flatten()[at]))
     if not 0 < y < x * (1 - 1e-6):

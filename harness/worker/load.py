@@ -30,19 +30,18 @@ class Loaded:
     function: Callable[..., Any]
     description: TargetDescription
     defaults: dict[str, Any]
-    """Parameter name -> default value, where there is one."""
+    """Parameter name -> default value, for the parameters that have one."""
 
 
 def load(target: str, cwd: str, device: torch.device) -> Loaded:
     """Import `target` with `cwd` first on `sys.path`, and describe it.
 
-    A class derived from torch.nn.Module is instantiated without arguments; any module is moved to `device`.
-
-    Of a class of transformers a tiny model is made.
+    A class derived from torch.nn.Module is instantiated without arguments. For a model class of transformers, a tiny
+    model is built. Any module is moved to `device`.
 
     Raises:
-        LoadFailure: with every reason except "died", "timed out" and those of "interpreter" that keep us from running.
-        SystemExit, KeyboardInterrupt: as the candidate's module raises them.
+        LoadFailure: with any reason except "died" and "timed out". "interpreter" means that the device is missing.
+        SystemExit, KeyboardInterrupt: the candidate's module raised it.
     """
     check_device(device)
     path, colon, attribute = target.rpartition(":")
@@ -65,10 +64,10 @@ def describe_function(
     file: str | None = None,
     package: str | None = None,
 ) -> Loaded:
-    """A function as a candidate; `package` is the top-level one that it came with.
+    """Describe a function as a candidate. `package` is the top-level package that it belongs to.
 
     Raises:
-        LoadFailure: it does not tell the names of its arguments.
+        LoadFailure: the names of its arguments are unknown.
     """
     signature = _signature(function, target)
     return Loaded(
@@ -76,7 +75,7 @@ def describe_function(
         description=TargetDescription(
             target=target,
             parameters=tuple(_parameters(signature)),
-            # A transformers model may say that it takes **kwargs and yet no num_items_in_batch.
+            # A transformers model may declare **kwargs and yet not take num_items_in_batch.
             accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
             and bool(getattr(function, "accepts_loss_kwargs", True)),
             file=file,
@@ -89,10 +88,10 @@ def describe_function(
 
 
 def check_device(device: torch.device) -> None:
-    """Make sure that `device` is there.
+    """Check that `device` exists.
 
     Raises:
-        LoadFailure: for the reason "interpreter", since it is that interpreter's torch which does not see it.
+        LoadFailure: with the reason "interpreter", because the torch of that interpreter does not see the device.
     """
     if device.type != "cuda":
         return
@@ -114,7 +113,7 @@ def _load_file(path: str, cwd: str) -> ModuleType:
     _put_first_on_path(os.path.dirname(file), cwd)
     name = os.path.splitext(os.path.basename(file))[0]
     if name in sys.modules:
-        # A candidate in torch.py must not replace torch, on which it probably stands.
+        # A candidate in torch.py must not replace torch, which it probably imports.
         name = f"_shiftproof_candidate_{name}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -134,7 +133,7 @@ def _load_module(name: str, cwd: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # The target itself, or a package on the way to it. Any other missing module is a fault inside the target.
+        # The target itself, or a parent package of it. Any other missing module is a fault inside the target.
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise _import_failed(name, error) from error
         parent = error.name.rpartition(".")[0]
@@ -151,7 +150,7 @@ def _load_module(name: str, cwd: str) -> ModuleType:
 
 
 def _import_failed(what: str, error: BaseException) -> BaseException:
-    """What to raise for an exception from a candidate's module: itself, if it is one that ends a process."""
+    """The exception to raise for an exception from a candidate's module. One that ends a process stays as it is."""
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         return error
     return LoadFailure(
@@ -170,7 +169,7 @@ def _attribute(module: ModuleType, dotted: str, where: str) -> Any:
         except AttributeError:
             guess = _did_you_mean(name, (known for known in dir(found) if not known.startswith("__")))
             raise LoadFailure("no such attribute", f"{where} has no attribute {name!r}{guess}") from None
-        except Exception as error:  # a lazy package imports what it offers when it is first asked for it
+        except Exception as error:  # a lazy package imports an attribute when it is first read
             raise _import_failed(f"{where}{separator}{name}", error) from error
         where, separator = f"{where}{separator}{name}", "."
     return found
@@ -186,7 +185,7 @@ def _callable(found: Any, target: str, device: torch.device) -> Callable[..., An
     if isinstance(found, type) and issubclass(found, torch.nn.Module):
         found = _instance(found, target) if getattr(found, "config_class", None) is None else _tiny(found)
     if isinstance(found, torch.nn.Module):
-        # In a model dropout is noise; a loss may have a reason to ask whether it is training.
+        # In a model, dropout is noise. A loss may depend on whether it is training.
         return (found.eval() if "input_ids" in _signature(found, target).parameters else found).to(device)
     if not callable(found):
         raise LoadFailure("not callable", f"{target} is of type {type(found).__name__}, which cannot be called")
@@ -194,8 +193,8 @@ def _callable(found: Any, target: str, device: torch.device) -> Callable[..., An
 
 
 def _tiny(model_class: type[torch.nn.Module]) -> torch.nn.Module:
-    """A transformers class as a model of next to no size."""
-    from .tiny import CannotBuild, build_tiny
+    """Build a tiny model of a transformers class."""
+    from .tiny.build import CannotBuild, build_tiny
 
     try:
         return build_tiny(model_class)
@@ -226,7 +225,7 @@ def _signature(function: Callable[..., Any], target: str) -> inspect.Signature:
         return inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
     except (ValueError, TypeError):
         raise LoadFailure(
-            "no signature", f"{target} does not tell the names of its arguments: wrap it in a function"
+            "no signature", f"the names of the arguments of {target} are unknown: wrap it in a function"
         ) from None
 
 
@@ -242,7 +241,7 @@ def _parameters(signature: inspect.Signature) -> Iterable[Parameter]:
 
 
 def _documentation(function: Callable[..., Any]) -> str:
-    """What a candidate says of itself; a tiny model keeps what its class says."""
+    """The docstring of a candidate. A tiny model keeps the documentation of its class."""
     kept = getattr(function, "documentation", None)
     if isinstance(kept, str):
         return kept
@@ -261,7 +260,7 @@ def _source_file(function: Any, module: ModuleType) -> str | None:
 
 
 def versions_of(package: str | None) -> dict[str, str]:
-    """Of Python, torch and the platform, and of a package, if its version can be told."""
+    """The versions of Python, torch and the platform, and of a package if its version is known."""
     versions = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -275,7 +274,7 @@ def versions_of(package: str | None) -> dict[str, str]:
 
 
 def _package_version(package: str) -> str | None:
-    """The version of the distribution that a top-level package came with, or else what the package says itself."""
+    """The version of the distribution of a top-level package, or else the package's own `__version__`."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -283,7 +282,7 @@ def _package_version(package: str) -> str | None:
     own = getattr(sys.modules.get(package), "__version__", None)
     if isinstance(own, str):
         return own
-    # Last, since it reads the file list of every distribution there is.
+    # Last, because it reads the file list of every installed distribution.
     distributions = importlib.metadata.packages_distributions().get(package, [])
     return importlib.metadata.version(distributions[0]) if distributions else None
 
@@ -295,14 +294,14 @@ def _put_first_on_path(*folders: str) -> None:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the nearest known name, whatever its case; nothing if none is near."""
+    """The text "; did you mean …?" with the most similar known name, ignoring case, or "" if none is similar."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     nearest = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f"; did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
 
 
 def _module_names(package: str) -> list[str]:
-    """Full names of the modules in `package`, or of all top-level ones if it is empty."""
+    """Full names of the modules in `package`, or of all top-level modules if `package` is empty."""
     if not package:
         return [module.name for module in pkgutil.iter_modules()]
     search = getattr(sys.modules.get(package), "__path__", None)

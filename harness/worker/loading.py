@@ -1,8 +1,7 @@
-"""Whether a candidate is still loading while it is called: compiling what it calls, or importing something.
+"""Whether a candidate is still loading during a call: compiling, or importing something.
 
-It is seen in the stacks of the process, so that it needs neither the candidate's word nor any version of torch's hooks.
-The stacks are those that faulthandler prints: it reads them without making frame objects, which another thread may be
-about to free.
+This is read from the stacks of the process. So it needs neither the candidate's help nor a version of torch's hooks.
+faulthandler prints the stacks. It reads them without making frame objects, which another thread may be about to free.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ _COMPILES = tuple(
         ("_dynamo", "convert_frame.py"),
         ("_dynamo", "symbolic_convert.py"),
         ("_dynamo", "output_graph.py"),
-        ("_inductor", "compile_fx.py"),  # a backward is compiled when it is first run, outside of dynamo
+        ("_inductor", "compile_fx.py"),  # a backward is compiled when it first runs, outside of dynamo
         ("_inductor", "graph.py"),
         ("_inductor", "scheduler.py"),
         ("_inductor", "lowering.py"),
         ("utils", "cpp_extension.py"),
     )
 )
-"""Files of torch, by their ends. Of a deep stack only the innermost hundred frames are printed, so they are several."""
+"""Files of torch, by the ends of their paths. Several, because only the innermost hundred frames are printed."""
 
 _WITHIN = (os.path.join("torch", "_inductor", "codegen", ""), os.path.join("triton", "compiler", ""))
 _IMPORT = "<frozen importlib._bootstrap>"
@@ -34,13 +33,13 @@ _FILE = re.compile(r'^  File "(.*)", line ', re.MULTILINE)
 
 
 class Stacks:
-    """The stacks of all threads of this process but the one that asks."""
+    """The stacks of all threads of this process except the calling one."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as this does
 
     def is_loading(self) -> bool:
-        """Whether any of them is within a compiler or an import."""
+        """Whether any of these threads is inside a compiler or an import."""
         self._file.seek(0)
         self._file.truncate()
         faulthandler.dump_traceback(self._file, all_threads=True)

@@ -1,4 +1,4 @@
-"""A limit on what a candidate may allocate, kept by the kernel. Linux only; elsewhere there is none."""
+"""A limit on the memory of a candidate, enforced by the kernel. On Linux only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ except ImportError:  # not a POSIX system
 
 
 class MemoryLimit:
-    """The limit of one process, counted from its usage at the moment of construction."""
+    """The limit of one process, counted from its usage at construction."""
 
     def __init__(self, limit: int | None) -> None:
-        """`limit`: bytes beyond the present usage, or None for no limit."""
+        """`limit`: bytes beyond the present usage. None means no limit."""
         self.limit = limit if sys.platform.startswith("linux") else None
         if self.limit is not None:
             _start_threads()
@@ -29,10 +29,10 @@ class MemoryLimit:
 
     @contextmanager
     def applied(self, arguments: int) -> Iterator[None]:
-        """Hold the limit, counting `arguments` bytes of tensors as not the candidate's.
+        """Apply the limit. `arguments` bytes of tensors do not count.
 
-        It is lifted afterwards, so that there is room to say what happened. Within, an allocation that would pass it
-        fails: MemoryError in Python, RuntimeError in torch, and in C whatever the caller of malloc makes of it.
+        Within it, an allocation beyond the limit fails: MemoryError in Python, RuntimeError in torch, and in C as the
+        caller of malloc handles it. Afterwards the limit is lifted, so that there is memory to report what happened.
         """
         if self.limit is None:
             yield
@@ -50,8 +50,8 @@ class MemoryLimit:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of the machine or of the GPU, ran out."""
-    # By the class: `isinstance` asks the error too, and a candidate's may raise.
+    """Whether an exception means that memory, of the machine or of the GPU, ran out."""
+    # By the class: `isinstance` also asks the error object, and a candidate's may raise.
     if issubclass(type(error), (MemoryError, torch.OutOfMemoryError)):
         return True
     signs = ("can't allocate memory", "not enough memory", "std::bad_alloc", "CUDA out of memory")
@@ -59,13 +59,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _data_bytes() -> int:
-    """Private writable memory of this process, in bytes: what RLIMIT_DATA limits, touched or not."""
-    # The sixth field is data and stack together; the stack is some 100 KiB, in the candidate's favour.
+    """Private writable memory of this process, in bytes, touched or not: the memory that RLIMIT_DATA limits."""
+    # The sixth field is data and stack together. The stack is about 100 KiB, in the candidate's favour.
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[5]) * resource.getpagesize()
 
 
 def _start_threads() -> None:
-    """Let torch start its threads now: their stacks, 8 MiB each, are not the candidate's doing."""
+    """Make torch start its threads now, so that their stacks, 8 MiB each, do not count as the candidate's memory."""
     with shielded(), torch.inference_mode(False), torch.enable_grad():
         torch.autograd.backward((torch.ones(1 << 17, requires_grad=True, device="cpu").exp().sum(),))

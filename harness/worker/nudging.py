@@ -1,4 +1,4 @@
-"""How a model's logits move with its parameters, whatever lies between: what its gradient is then held against."""
+"""How a model's logits move with its parameters. The model's gradient is compared with that."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 
 STEPS = (1.0, -1.0, 0.5, -0.5)
-"""Where the parameters are put along the direction, in steps of its length."""
+"""The positions of the parameters along the direction, in units of the step length."""
 
 _SEED = 11
 
 
 def directions(parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
-    """A direction of length 1, float32: half along the gradient, where there is one, and half at random."""
+    """A direction of length 1, float32: half along the gradient, if there is one, and half random."""
     generator = torch.Generator().manual_seed(_SEED)
     drawn = [torch.randn(each.shape, generator=generator).to(each.device) for each in parameters]
     along = _unit([torch.zeros_like(each) if g is None else g for each, g in zip(drawn, gradients, strict=True)])
@@ -21,7 +21,7 @@ def directions(parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Ten
 
 
 def slope(gradients: Sequence[torch.Tensor | None], direction: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What the gradients say that the loss rises by along the direction, float64."""
+    """The slope of the loss along the direction by the gradients, float64."""
     parts = [(g.double() * d.double()).sum() for g, d in zip(gradients, direction, strict=True) if g is not None]
     return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
 
@@ -32,7 +32,7 @@ def nudged(
     length: float,
     logits: Callable[[], torch.Tensor],
 ) -> torch.Tensor:
-    """The logits at each of STEPS · `length` along the direction, stacked; the parameters are then as they were."""
+    """The logits at each of STEPS · `length` along the direction, stacked. The parameters are restored afterwards."""
     kept = [each.detach().clone() for each in parameters]
     found = []
     try:

@@ -1,4 +1,4 @@
-"""How much more memory is in use at the worst moment than at the first. Runs in the candidate's process."""
+"""The peak of memory use above its value at the start. Runs in the candidate's process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .device import device_of
 
 
 class Peak:
-    """Counts from its construction: by torch's allocator on CUDA, by resident pages on the CPU (Linux only)."""
+    """Measures from its construction on: by torch's allocator on CUDA, by resident pages on the CPU (Linux only)."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device_of(device)
@@ -20,5 +20,5 @@ class Peak:
             pass
 
     def bytes(self) -> int | None:
-        """Bytes above the beginning at the worst moment since; None where the system does not say."""
+        """The peak since construction, in bytes above the start. None if the system does not report it."""
         return None if self._before is None else max(self._device.most_in_use() - self._before, 0)

@@ -1,7 +1,7 @@
-"""What the two processes say to each other: one JSON line each way, numbered. Standard library only.
+"""The protocol between the two processes: one numbered JSON line each way. Standard library only.
 
-The whole protocol, with examples, is in docs/protocol.md. This file holds its version, its words, and how one line is
-written and read; what a call or an outcome looks like inside a line is in `wire.py`.
+The whole protocol, with examples, is in docs/protocol.md. This file has its version and its words, and writes and reads
+one line. `wire.py` has the form of a call and of an outcome inside a line.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import json
 import math
 from typing import Any
 
-PROTOCOL_VERSION = 1
-"""Raised whenever a worker of the older version would misunderstand a harness of the newer one, or the reverse."""
+PROTOCOL_VERSION = 2
+"""To be increased when a worker of the older version would misunderstand a harness of the newer one, or vice versa."""
 
 HELLO = "shiftproof_worker"
-"""The key of the first message a worker sends; its value is the protocol's version."""
+"""The key of the first message of a worker. Its value is the protocol's version."""
 
 LONGEST_LINE = 16 << 20
-"""Bytes. A longer line is no message of ours, and reading on would let a broken worker fill the harness's memory."""
+"""Bytes. A longer line is not our message. Reading on would let a broken worker fill the harness's memory."""
 
 LOADING = "loading"
 """The verb of the notice, before an answer, that the candidate is compiling or importing."""
 
 UNANSWERED = 74
-"""The exit code of a worker that has lost its pipes: it can neither be asked nor answer. EX_IOERR of sysexits.h."""
+"""The exit code of a worker that has lost its pipes and can no longer answer. EX_IOERR of sysexits.h."""
 
 Scalar = int | float | str | bool | list[int] | None
 
@@ -36,13 +36,13 @@ def encode_line(message: dict[str, Any]) -> bytes:
     """One message as one line of ASCII JSON, newline included.
 
     Raises:
-        ValueError: a float is not finite. Arguments that may be so go through `encode_scalar` first.
+        ValueError: a float is not finite. Pass arguments that may not be finite through `encode_scalar` first.
     """
     return json.dumps(message, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
-    """The message of one line.
+    """Read the message of one line.
 
     Raises:
         ProtocolError: the line is not a JSON object.
@@ -60,7 +60,7 @@ def check_answer(message: dict[str, Any], seq: int) -> tuple[str, dict[str, Any]
     """The verb and the body of an answer to question `seq`.
 
     Raises:
-        ProtocolError: it answers another question, or is not `{"seq": …, verb: {…}}`.
+        ProtocolError: the message answers another question, or is not `{"seq": …, verb: {…}}`.
     """
     if message.get("seq") != seq:
         raise ProtocolError(f"expected the answer to message {seq}, got one with seq={message.get('seq')!r}")
@@ -71,14 +71,14 @@ def check_answer(message: dict[str, Any], seq: int) -> tuple[str, dict[str, Any]
 
 
 def encode_scalar(value: Scalar) -> Any:
-    """A scalar argument as JSON. JSON has no NaN and no infinity: those become {"float": "nan" | "inf" | "-inf"}."""
+    """Encode a scalar argument for JSON, which has no NaN or infinity: {"float": "nan" | "inf" | "-inf"}."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
     return value
 
 
 def decode_scalar(value: Any) -> Scalar:
-    """The inverse of `encode_scalar`.
+    """Invert `encode_scalar`.
 
     Raises:
         ProtocolError: `value` is neither a JSON scalar, nor an array of integers, nor such an object.

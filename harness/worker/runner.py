@@ -19,7 +19,6 @@ import torch
 
 from .bench import Bench, of_reference, write_timed
 from .call import failure, perform
-from .language_models import language_models
 from .load import Loaded, describe_function, load, versions_of
 from .loading import Stacks
 from .memory import MemoryLimit
@@ -27,28 +26,29 @@ from .protocol import LOADING, UNANSWERED, ProtocolError, decode_line, encode_li
 from .scratch import remove_orphan
 from .shield import shielded
 from .target import LoadFailure
+from .tiny.find import language_models
 from .tracebacks import exception_message, exception_name, exception_traceback
 from .wire import decode_call, encode_description, encode_failure, encode_outcome
 
 _GRACE = 0.5
-"""Seconds between the harness's end and ours, while a call is running."""
+"""Seconds between the harness's end and ours, if a call is running."""
 
 _LOOK_EVERY = 0.1
-"""Seconds between looks at whether a call that is running is still loading."""
+"""Seconds between checks whether a running call is still loading."""
 
 _WHY = {
     errno.EMFILE: "its process has used up its file descriptors",
     errno.ENFILE: "the machine has used up its file descriptors",
-    errno.EFBIG: "a limit on the size of files, RLIMIT_FSIZE, holds in its process",
-    errno.ENOSPC: "no room is left in memory shared by processes, or on the disk",
-    errno.EDQUOT: "no room is left in memory shared by processes, or on the disk",
+    errno.EFBIG: "its process has a limit on file size, RLIMIT_FSIZE",
+    errno.ENOSPC: "no space is left in shared memory or on the disk",
+    errno.EDQUOT: "no space is left in shared memory or on the disk",
     errno.ENOENT: "the judge's files were removed",
 }
 
 
 def serve(requests: int, replies: int) -> NoReturn:
-    """Answer messages from the file descriptor `requests` on `replies` until the harness is gone; then end."""
-    faulthandler.enable(sys.stderr)  # a segmentation fault then says where
+    """Answer messages from the file descriptor `requests` on `replies` until the harness is gone. Then end."""
+    faulthandler.enable(sys.stderr)  # then a segmentation fault prints its place
     server = _Server(replies)
     threading.Thread(target=_watch, args=(requests, server), name="shiftproof-watch", daemon=True).start()
     try:
@@ -56,14 +56,17 @@ def serve(requests: int, replies: int) -> NoReturn:
             for line in _lines(lines, os.fstat(requests)):
                 server.answer(line)
     except SystemExit as exit_request:
-        # At once, since threads of the candidate's could keep an orderly exit from ever ending.
+        # At once, because threads of the candidate could block an orderly exit for ever.
         _exit(exit_request)
     server.vanish()
 
 
 def _lines(file: IO[bytes], pipe: os.stat_result) -> Iterator[bytes]:
-    """The lines of the harness. Raises SystemExit where the candidate has closed or replaced the pipe that they come
-    by, which is not to be taken for the harness's end."""
+    """Yield the lines of the harness, until it ends.
+
+    Raises:
+        SystemExit: the candidate has closed or replaced the pipe. This must not be taken for the harness's end.
+    """
     while True:
         try:
             line = file.readline()
@@ -77,11 +80,11 @@ def _lines(file: IO[bytes], pipe: os.stat_result) -> Iterator[bytes]:
 
 
 class _Lost(SystemExit):
-    """A pipe to the harness is gone, by the candidate's doing."""
+    """The candidate has closed or replaced a pipe to the harness."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(UNANSWERED)
-        with contextlib.suppress(Exception):  # standard error may be gone as well
+        with contextlib.suppress(Exception):  # standard error may be gone too
             print(f"the pipe to the judge was closed or replaced: {error}", file=sys.stderr)
 
 
@@ -95,13 +98,13 @@ class _Server:
         self._memory = MemoryLimit(None)
         self._case = ""
         self._on_bench: Bench | None = None
-        self._asked: int | None = None  # the call that is running
+        self._asked: int | None = None  # the number of the running call
         self._sending = threading.Lock()
         self._called = threading.Event()
         threading.Thread(target=self._tell_of_loading, name="shiftproof-loading", daemon=True).start()
 
     def answer(self, line: bytes) -> None:
-        """Answer one message. Raises SystemExit if the candidate does, or if it left this process unfit."""
+        """Answer one message. Raises SystemExit if the candidate does, or if this process cannot take another call."""
         message = decode_line(line)
         seq = message.get("seq")
         spoiled = False
@@ -124,9 +127,9 @@ class _Server:
                 raise ProtocolError(f"expected load, call, seat, time, copy or models, got the keys {sorted(message)}")
             answer = encode_line({"seq": seq, verb: body})
         except Exception as error:
-            # Ours, not the candidate's: those are outcomes by now. Said as such, lest the candidate be blamed.
-            told = {"reason": "worker", "message": _told(error), "traceback": exception_traceback(error)}
-            answer = encode_line({"seq": seq, "failed": told})
+            # Ours: the candidate's exceptions are already outcomes. Reported as ours, so that it is not blamed.
+            failed = {"reason": "worker", "message": _told(error), "traceback": exception_traceback(error)}
+            answer = encode_line({"seq": seq, "failed": failed})
         with self._sending:
             self._asked = None
             try:
@@ -137,7 +140,7 @@ class _Server:
             raise SystemExit(0)
 
     def vanish(self) -> NoReturn:
-        """End this process and all it started, and remove the files of a harness that did not live to do so."""
+        """End this process and its group, and remove the files of a harness that died before it could do so."""
         if self._case:
             remove_orphan(self._case)
         if os.getpgrp() == os.getpid():
@@ -151,7 +154,7 @@ class _Server:
         except LoadFailure as load_failure:
             return "failed", encode_failure(load_failure)
         self._memory = MemoryLimit(body["memory_limit"] if self._device.type == "cpu" else None)
-        gc.freeze()  # what is loaded stays: trainers that collect garbage at every step need not look through it
+        gc.freeze()  # trainers that collect garbage at every step then skip the loaded objects
         return "loaded", encode_description(self._loaded.description)
 
     def _call(self, body: dict[str, Any]) -> tuple[str, dict[str, Any], bool]:
@@ -162,7 +165,7 @@ class _Server:
             call = decode_call(body)
         try:
             answer = perform(self._loaded, call, self._device, self._memory)
-        except KeyboardInterrupt as error:  # nobody can interrupt this process from a keyboard: the candidate raised it
+        except KeyboardInterrupt as error:  # no keyboard can interrupt this process: the candidate raised it
             answer = failure(error, "call", 0.0, self._device, self._memory)
         with _saying("cannot write its answer"), shielded():
             verb, fields = encode_outcome(answer.outcome, answer.seconds, body["result"])
@@ -172,7 +175,7 @@ class _Server:
 
     def _bench(self) -> Bench:
         if self._loaded is None:
-            raise ProtocolError("a question of speed before load")
+            raise ProtocolError("a question about speed before load")
         if self._on_bench is None:
             self._on_bench = Bench(self._device)
         return self._on_bench
@@ -207,9 +210,11 @@ class _Server:
             rest = rest[os.write(self._replies, rest) :]
 
     def _tell_of_loading(self) -> None:
-        """While a call runs, say so as often as it is seen to be loading. Nothing is looked at in a process that only
-        times losses."""
-        stacks = Stacks()  # before a candidate can use up what it takes
+        """While a call runs, send a notice at each check that finds it loading.
+
+        A process that only times losses makes no checks.
+        """
+        stacks = Stacks()  # made before a candidate can use up the file descriptors
         self._called.wait()
         while True:
             sleep(_LOOK_EVERY)
@@ -219,12 +224,12 @@ class _Server:
                 try:
                     self._send(encode_line({"seq": self._asked, LOADING: {}}))
                 except OSError:
-                    return  # the answer will meet the same, and say so
+                    return  # sending the answer will fail too, and report it
 
 
 @contextlib.contextmanager
 def _saying(what: str) -> Iterator[None]:
-    """Say of a failure what could not be done."""
+    """Add to a failure what could not be done."""
     try:
         yield
     except Exception as error:
@@ -232,11 +237,11 @@ def _saying(what: str) -> Iterator[None]:
 
 
 class _Failed(Exception):
-    """What this process could not do, in words."""
+    """This process could not do something. The message says what."""
 
 
 def _told(error: Exception) -> str:
-    """What failed and, where that can be known, why."""
+    """What failed and, if that is known, why."""
     if isinstance(error, _Failed):
         return str(error)
     why = _WHY.get(error.errno or 0) if isinstance(error, OSError) else None
@@ -251,17 +256,17 @@ def _models(package: str) -> tuple[str, dict[str, Any]]:
 
 
 def _watch(requests: int, server: _Server) -> None:
-    """End a call that outlives the harness: when that dies by SIGKILL, nobody is left to keep the deadline."""
+    """End a call that outlives the harness. If the harness dies by SIGKILL, nothing else enforces the deadline."""
     poll = select.poll()
-    poll.register(requests, 0)  # hang-up and error are reported always
+    poll.register(requests, 0)  # hang-up and error are always reported
     if any(event & select.POLLNVAL for _, event in poll.poll()):
-        return  # the candidate closed it: whoever reads from it says so
+        return  # the candidate closed it: the code that reads from it reports that
     sleep(_GRACE)
     server.vanish()
 
 
 def _exit(request: SystemExit) -> NoReturn:
-    """End with the code that Python would end with."""
+    """End with the exit code that Python would use."""
     code = request.code
     if code is None:
         code = 0

@@ -13,9 +13,9 @@ RESULT_FILE = "result.safetensors"
 
 
 class ScratchFolder:
-    """A folder in shared memory, and one on disk for whatever does not fit there; each made when first needed.
+    """A folder in shared memory, and one on disk for files that do not fit there. Each is made when first needed.
 
-    A container often has 64 MiB of shared memory only.
+    A container often has only 64 MiB of shared memory.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,8 @@ class ScratchFolder:
         self._on_disk: str | None = None
 
     def for_bytes(self, size: int) -> str:
-        """The path of a folder with room for `size` bytes, if shared memory or the disk has that much."""
-        # A folder may be gone: the candidate's process can remove it.
+        """The path of a folder in shared memory, if it has room for `size` bytes, and else on disk."""
+        # A folder may have vanished: the candidate's process can remove it.
         if _free_bytes(SHARED_MEMORY) >= size:
             if self._in_memory is None or not os.path.isdir(self._in_memory):
                 self._in_memory = tempfile.mkdtemp(prefix=PREFIX, dir=SHARED_MEMORY)
@@ -34,7 +34,7 @@ class ScratchFolder:
         return self._on_disk
 
     def remove(self) -> None:
-        """Remove what was made. May be called again."""
+        """Remove both folders. May be called again."""
         for folder in (self._in_memory, self._on_disk):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -42,14 +42,14 @@ class ScratchFolder:
 
 
 def remove_orphan(file: str) -> None:
-    """Remove the scratch folder that `file` lies in, on behalf of a harness that vanished; any other folder stays."""
+    """Remove the scratch folder of `file`, in place of a harness that vanished. Any other folder stays."""
     folder = os.path.dirname(file)
     if os.path.basename(folder).startswith(PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_bytes(folder: str) -> int:
-    """Bytes that may be written in `folder`; -1 if it is not there or not ours to write in."""
+    """The free bytes in `folder`, or -1 if it does not exist or we may not write to it."""
     if not os.access(folder, os.W_OK | os.X_OK):
         return -1
     usage = os.statvfs(folder)

@@ -1,4 +1,4 @@
-"""What is known of a candidate once it is loaded, and why it could not be."""
+"""The description of a loaded candidate, and the reasons why one could not be loaded."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LoadReason = Literal[
 ]
 
 USAGE_REASONS = frozenset({"no such file", "no such module", "no such attribute", "not callable", "no signature"})
-"""The reasons that are a mistake in how the candidate was named, as opposed to something that went wrong in it."""
+"""The reasons that are a mistake of the user in naming the candidate, and not a failure inside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One named parameter of a candidate. `*args` and `**kwargs` are none."""
+    """One named parameter of a candidate. `*args` and `**kwargs` do not count."""
 
     name: str
     required: bool
     kind: ParameterKind
-    """How it may be passed: "positional" only, "keyword" only, or "either"."""
+    """How it can be passed: only "positional", only "keyword", or "either"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class TargetDescription:
     """A loaded candidate."""
 
     target: str
-    """As it was named: `package.module:attribute` or `path/file.py:attribute`."""
+    """The name that the user gave: `package.module:attribute` or `path/file.py:attribute`."""
 
     parameters: tuple[Parameter, ...]
     """In the order of the signature."""
@@ -49,16 +49,16 @@ class TargetDescription:
     """Whether the signature has `**kwargs`."""
 
     file: str | None
-    """The file that defines it, where that is known."""
+    """The file that defines it, or None if that is unknown."""
 
     versions: dict[str, str]
-    """Of "python", "torch", "platform", and of the candidate's own distribution where it has one."""
+    """The versions of "python", "torch", "platform", and of the candidate's own distribution if it has one."""
 
     documentation: str
-    """What the candidate says of itself: its docstring, or that of a model's forward; empty where it has none."""
+    """The candidate's docstring, or that of a model's forward. Empty if there is none."""
 
     device_name: str
-    """The processor or GPU it runs on, as the machine calls it."""
+    """The product name of the processor or GPU on which it runs."""
 
 
 class LoadFailure(Exception):
@@ -66,8 +66,8 @@ class LoadFailure(Exception):
 
     Attributes:
         reason: one of `LoadReason`.
-        message: one sentence for whoever named the candidate, with the nearest right spelling where there is one.
-        traceback: the candidate's own traceback or last words on stderr; empty where there are none.
+        message: one sentence for the user who named the candidate, with the most similar known name if there is one.
+        traceback: the candidate's own traceback, or the end of its stderr. Empty if there is none.
     """
 
     def __init__(self, reason: LoadReason, message: str, traceback: str = "") -> None:
@@ -82,5 +82,5 @@ class LoadFailure(Exception):
 
     @property
     def is_usage(self) -> bool:
-        """Whether the mistake lies in how the candidate was named."""
+        """Whether the user made a mistake in naming the candidate."""
         return self.reason in USAGE_REASONS

@@ -29,23 +29,23 @@ _NAMES = {
     torch.bool: "BOOL",
     torch.complex64: "C64",
 }
-"""The format's names of the dtypes it has."""
+"""dtype -> its name in the format."""
 
-_WORTH_MAPPING = 1 << 20  # bytes; a small file is read in a third of the time that it takes to map it
+_WORTH_MAPPING = 1 << 20  # bytes; reading a smaller file takes a third of the time of mapping it
 
 
 def write_tensors(path: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors of any shape, device and memory layout to `path`.
 
-    Not by safetensors.torch.save_file, which imports numpy (as of 0.8), and refuses tensors that share memory, as
-    labels and a slice of them do.
+    It does not use safetensors.torch.save_file, which imports numpy (as of 0.8) and refuses tensors that share memory,
+    such as labels and a slice of them.
 
     Raises:
-        ValueError: a tensor cannot be written: it has no dense storage, or a dtype that the format lacks.
-        OSError: the file cannot be written, for want of room for example.
+        ValueError: a tensor cannot be written: it has no dense storage, or the format does not support its dtype.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     plain = {name: _plain(name, tensor) for name, tensor in tensors.items()}
-    # The format wants each tensor aligned to its element: largest elements first, without gaps between.
+    # The format needs each tensor aligned to its element size: largest elements first, without gaps.
     order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
     header: dict[str, object] = {}
     end = 0
@@ -58,7 +58,7 @@ def write_tensors(path: str, tensors: Mapping[str, torch.Tensor]) -> None:
         }
     head = json.dumps(header, separators=(",", ":")).encode("utf-8")
     head += b" " * (-len(head) % 8)
-    # A new file each time: whoever still has the old one open keeps what they read.
+    # A new file each time: a process that still has the old file open keeps its data.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     with open(path, "wb") as file:
@@ -69,10 +69,10 @@ def write_tensors(path: str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def read_tensors(path: str, *, mapped: bool = False) -> dict[str, torch.Tensor]:
-    """The tensors of `path`, contiguous, on the CPU.
+    """Read the tensors of `path`, contiguous, on the CPU.
 
-    Mapped, large ones lie in the file itself, which costs nothing but must then not be written to: neither they nor the
-    file by whoever made it (`write_tensors` makes a new one). Otherwise they have memory of their own.
+    If `mapped`, large tensors stay in the file, which costs nothing. Then neither they nor the file may be written to
+    (`write_tensors` makes a new file). If not, they have their own memory.
 
     Raises:
         OSError: the file cannot be read.
@@ -85,28 +85,28 @@ def read_tensors(path: str, *, mapped: bool = False) -> dict[str, torch.Tensor]:
         tensors = safetensors.torch.load_file(path)
     except OSError:
         raise
-    except Exception as error:  # safetensors has an exception class of its own, which derives from Exception alone
+    except Exception as error:  # safetensors has its own exception class, derived from Exception
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     return tensors if mapped else {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether shape, dtype and bits are the same: NaN then equals itself, and 0.0 is not -0.0."""
+    """Whether shape, dtype and bits are the same. So NaN equals itself, and 0.0 differs from -0.0."""
     if left.shape != right.shape or left.dtype != right.dtype or left.device != right.device:
         return False
     if left.layout is not torch.strided or (left.numel() and not left.untyped_storage().nbytes()):
-        return False  # a candidate replaced the tensor's data, or gave its memory back
+        return False  # a candidate replaced the tensor's data, or freed its memory
     return torch.equal(_bytes(left), _bytes(right))
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     flat = tensor.detach().reshape(-1).contiguous()
-    # Of one element, every stride is contiguous, but only 1 can be viewed as bytes.
+    # With one element, every stride is contiguous, but only stride 1 can be viewed as bytes.
     return flat.as_strided((flat.numel(),), (1,)).view(torch.uint8)
 
 
 def _plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous tensor on the CPU with the same values; raises ValueError if that or its dtype cannot be had."""
+    """Return a contiguous tensor on the CPU with the same values. Raises ValueError if that cannot be written."""
     if tensor.dtype not in _NAMES:
         raise ValueError(f"cannot write {name!r}: a safetensors file has no dtype {tensor.dtype}")
     if tensor.layout is not torch.strided or tensor.device.type == "meta":

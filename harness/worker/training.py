@@ -1,8 +1,8 @@
-"""What a trainer is given: a model that is a table of logits, and its rows cut into micro-batches.
+"""The arguments of a trainer: a model that is a table of logits, and rows cut into micro-batches.
 
-The token at each place of a case has an id of its own, and the model looks its logits up by that id. However tokens
-are padded, packed or put in another order, every one finds its logits; and the gradient at the table, when the
-optimizer steps, is the gradient at the logits that the trainer really used.
+The token at each place of a case has its own id, and the model looks up its logits by that id. So every token finds its
+logits, however the trainer pads, packs or reorders tokens. And the gradient at the table, when the optimizer steps, is
+the gradient at the logits that the trainer really used.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .arguments import Arguments
 from .exchange import Training, ValueKind, Window
 from .shield import shielded
 
-_PAD = 0  # the id of no place: padding that a collator adds may have it
+_PAD = 0  # the id of no place, for padding that a collator adds
 
 
 class Output(dict[str, Any]):
-    """A mapping whose entries are attributes too, as a model's output is in transformers."""
+    """A mapping whose entries are also attributes, like a model's output in transformers."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -34,10 +34,10 @@ class Output(dict[str, Any]):
 
 
 class TableModel(torch.nn.Module):
-    """A language model whose logits at a token are the table's row of its id; the ids of no two places are the same.
+    """A language model whose logits at a token are the table's row for its id. No two places have the same id.
 
     Its loss is that of transformers' models: cross-entropy in fp32 of the logits at t and the label at t + ``shift``,
-    summed and divided by ``num_items_in_batch`` where that is given, else by the number of labels that count.
+    summed, and divided by ``num_items_in_batch`` if that is given, or else by the number of labels that count.
     """
 
     main_input_name = "input_ids"
@@ -48,7 +48,7 @@ class TableModel(torch.nn.Module):
         self.table = torch.nn.Parameter(table)
         self.shift = shift
         self.ignore_index = ignore_index
-        # By this transformers' Trainer tells whether a loss shifts, which it counts labels by.
+        # transformers' Trainer reads this to know whether the loss shifts, and counts labels accordingly.
         self.loss_type = "ForCausalLM" if shift else None
         self.config = SimpleNamespace(
             model_type="table", vocab_size=table.shape[-1], pad_token_id=_PAD, use_cache=False, is_encoder_decoder=False
@@ -68,9 +68,9 @@ class TableModel(torch.nn.Module):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **loss_kwargs: Any,  # by this very name transformers 4.46 tells who takes a count
+        **loss_kwargs: Any,  # by this name transformers 4.46 knows that the model takes a count
     ) -> Output:
-        """``input_ids`` and ``labels`` [B, S] -> ``loss`` (where there are labels) and ``logits`` [B, S, V]."""
+        """``input_ids`` and ``labels`` [B, S] -> ``loss`` (if there are labels) and ``logits`` [B, S, V]."""
         logits = F.embedding(input_ids, self.table)
         if labels is None:
             return Output(logits=logits)
@@ -85,12 +85,13 @@ class TableModel(torch.nn.Module):
 
 
 class Rehearsal:
-    """A trainer's windows, one call of it each, with one model that lives through them; and within a window, what its
-    optimizer is about to use at every step.
+    """The windows of a trainer: one call per window, with the same model in all of them.
+
+    In each window, it records the gradient that the optimizer uses at every step.
 
     Attributes:
-        windows: how many.
-        trains_padding: whether the token that is none of the case's had a gradient.
+        windows: the number of windows.
+        trains_padding: whether the padding token, which is not in the case, had a gradient.
     """
 
     def __init__(self, training: Training, arguments: Arguments) -> None:
@@ -104,14 +105,14 @@ class Rehearsal:
         self._leaf = arguments.originals[training.logits]
         table = torch.cat([rows.new_zeros(1, rows.shape[-1]), rows])
         self._model = TableModel(table, training.shift, training.ignore_index)
-        self._table = self._model.table  # a trainer may put another in its place, which is then not the one to train
+        self._table = self._model.table  # a trainer may replace it by another, which then is not the one to train
         self._used: torch.Tensor | None = None
         self._before = self._logits(self._table)
         self._steps = self._others = self._backwards = self._late = 0
         self.trains_padding = False
 
     def handed(self, window: int) -> dict[str, Any]:
-        """The arguments of one window, made of the call's tensors."""
+        """The arguments of one window, made from the call's tensors."""
         of_window = {name: tensor.chunk(self.windows)[window] for name, tensor in self._whole.items()}
         cut = {name: tensor.chunk(self._training.parts) for name, tensor in of_window.items()}
         return {
@@ -123,7 +124,7 @@ class Rehearsal:
 
     @contextmanager
     def window(self) -> Iterator[None]:
-        """Within it the trainer is called, once."""
+        """Record one window. The trainer is called once within it."""
         self._used = None
         self._before = self._logits(self._table)
         self._steps = self._others = self._backwards = self._late = 0
@@ -144,13 +145,13 @@ class Rehearsal:
                 self._leaf.grad = self._used[1:].reshape(self._leaf.shape).to(self._leaf)
 
     def report(self, value: torch.Tensor, kind: ValueKind) -> Window:
-        """What the trainer did in the window that just ended, in which it returned this value."""
+        """Report the window that just ended, in which the trainer returned ``value``."""
         return Window(
             value=value,
             kind=kind,
             steps=self._steps,
             others=self._others,
-            backwards=self._backwards,
+            n_backward=self._backwards,
             late=self._late,
             before=self._before,
             after=self._logits(self._table),
@@ -158,7 +159,7 @@ class Rehearsal:
         )
 
     def _logits(self, table: torch.Tensor) -> torch.Tensor:
-        """A copy of the rows of the case's places, in the shape of its logits."""
+        """A copy of the table's rows for the case's places, in the shape of the case's logits."""
         with shielded():
             return table.detach()[1:].reshape(self._leaf.shape).to("cpu", copy=True)
 
@@ -172,7 +173,7 @@ class Rehearsal:
             self._look()
             return None
 
-        def and_look() -> Any:  # the backward is still to come: the closure runs it, as Lightning's does
+        def and_look() -> Any:  # the backward is still to come: the closure runs it, as in Lightning
             value = closure()
             self._look()
             return value
@@ -180,7 +181,7 @@ class Rehearsal:
         return args[:1], {**kwargs, "closure": and_look}
 
     def _look(self) -> None:
-        """What a step uses."""
+        """Record the gradient that a step uses."""
         self._late = 0
         with shielded():
             self._used = None if self._table.grad is None else self._table.grad.detach().clone()
@@ -188,7 +189,7 @@ class Rehearsal:
     def _after_backward(self, table: torch.Tensor) -> None:
         self._backwards += 1
         self._late += 1
-        # A trainer that steps by hand may have thrown the gradient away when it returns.
+        # A trainer that steps by hand may have deleted the gradient by the time it returns.
         if not self._steps:
             with shielded():
                 self._used = None if table.grad is None else table.grad.detach().clone()

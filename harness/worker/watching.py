@@ -1,8 +1,8 @@
-"""What a model's loss is really made of, found by value among the tensors that torch made while the model was called.
+"""Find the tensors from which a model's loss is computed, among the tensors that torch made during the model's call.
 
-The logits that a model returns may be a copy that no gradient reaches. Then the tensor that it is a copy of has the
-same values, and the gradient; or, where a fused loss makes no logits, the hidden states and the weight whose product
-the returned logits are. Both are looked for by value, whatever the model's modules are called.
+The logits that a model returns may be a copy that no gradient reaches. Then the original of that copy has the same
+values, and gets the gradient. If a fused loss makes no logits, the hidden states and the weight whose product the
+returned logits are get the gradient. Both are found by their values, whatever the names of the model's modules.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from torch.utils.hooks import RemovableHandle
 from .heads import link
 from .nudging import directions, nudged, slope
 
-_SAME = 1e-5  # of the largest logit: what the same arithmetic in another order may come to
+_SAME = 1e-5  # of the largest logit: how much the same arithmetic in another order may differ
 _NARROW = (torch.bfloat16, torch.float16)
 
 
 class Watch:
-    """Within it a model is called; between its call and its backward it is told what to look at."""
+    """Watches a model that is called within it. Call :meth:`aim` between the model's call and its backward."""
 
     def __init__(self, model: Any) -> None:
-        # Those of a model that is a module, else of the modules that it calls; and all that the loss came of.
+        # The parameters of the model, if it is a module, or else of the modules that it calls; and the loss's leaves.
         self._parameters: dict[int, torch.Tensor] = {}
         self._is_module = isinstance(model, torch.nn.Module)
         if self._is_module:
             self._add_parameters(model.parameters())
         self._seen: dict[int, torch.Tensor] = {}
         self._found: dict[str, torch.Tensor] = {}
-        self._gradients: dict[str | int, torch.Tensor] = {}  # at what was found by name, at parameters by id
+        self._gradients: dict[str | int, torch.Tensor] = {}  # key: the name of a found tensor, or the id of a parameter
         self._mode = _Listener(self._note)
         self._hooks: list[RemovableHandle] = []
 
@@ -50,8 +50,10 @@ class Watch:
         self._listening.remove()
 
     def aim(self, loss: torch.Tensor, logits: torch.Tensor, nudges: bool = False) -> None:
-        """Look at what `logits` [B, L, V] are a copy of, and at the head that makes them, in the backward of `loss`;
-        and at all parameters, where these will be nudged."""
+        """Collect gradients in the backward of `loss`: at the original of `logits` [B, L, V] and at their head.
+
+        If the parameters will be nudged, also at all parameters.
+        """
         self._note(logits)
         seen, self._seen = list(self._seen.values()), {}
         if logits.dim() != 3 or not logits.is_floating_point() or loss.grad_fn is None:
@@ -65,7 +67,7 @@ class Watch:
         self._aim_at_head(seen, logits, graph)
 
     def nudge(self, length: float, logits: Callable[[], torch.Tensor]) -> None:
-        """See how the logits move with the parameters; `logits` calls the model."""
+        """Find how the logits move with the parameters. `logits` calls the model."""
         parameters = list(self._parameters.values())
         gradients = [self._gradients.get(key) for key in self._parameters]
         if parameters:
@@ -74,13 +76,13 @@ class Watch:
             self._found["nudged"] = nudged(parameters, direction, length, logits)
 
     def close(self) -> None:
-        """Take the hooks off: parameters outlive a call."""
+        """Remove the hooks, because parameters outlive a call."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
     def report(self) -> dict[str, torch.Tensor]:
-        """`logits`, `hidden`, `weight` and `bias` where they were found, and `X_gradient` where one came to X."""
+        """`logits`, `hidden`, `weight` and `bias`, if they were found, and `X_gradient`, if X got a gradient."""
         given = {f"{name}_gradient": each for name, each in self._gradients.items() if isinstance(name, str)}
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in {**self._found, **given}.items()}
 
@@ -126,7 +128,7 @@ class Watch:
         rows: torch.Tensor,
         logits: torch.Tensor,
     ) -> list[tuple[torch.Tensor, Way]]:
-        """The tensors that are the hidden states of a weight [V, H] and a bias [V], all of the same values."""
+        """Find the tensors that are the hidden states for a weight [V, H] and a bias [V]. All have the same values."""
         found: list[tuple[torch.Tensor, Way]] = []
         shape = (*logits.shape[:-1], weight.shape[1])
         for tensor in reversed(seen):
@@ -170,7 +172,7 @@ class Watch:
 
 
 Way = Callable[[torch.Tensor], torch.Tensor]
-"""From a tensor to the shape in which it is looked for."""
+"""A function that brings a tensor into the shape in which it is compared."""
 
 
 def _turned(tensor: torch.Tensor) -> torch.Tensor:
@@ -182,7 +184,7 @@ def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Listener(TorchFunctionMode):
-    """Notes what goes into a function of torch, and what comes out."""
+    """Notes the inputs and the outputs of torch functions."""
 
     def __init__(self, note: Callable[[Any], None]) -> None:
         super().__init__()
@@ -197,7 +199,7 @@ class _Listener(TorchFunctionMode):
 
 
 class _Graph:
-    """The graph of a loss."""
+    """The autograd graph of a loss."""
 
     def __init__(self, root: Any) -> None:
         self._nodes = list(_above(root))
@@ -208,8 +210,11 @@ class _Graph:
                 yield node.variable
 
     def hook_uses(self, weight: torch.Tensor, take: Callable[[torch.Tensor], None]) -> bool:
-        """Hand to `take` the gradient that comes to a tied weight from all but the lookups of tokens in it; whether it
-        is one. Where it is none, some of its gradient may come by no edge of this graph, as from a checkpoint."""
+        """Pass to `take` the gradient of a tied weight, without the part from the lookups of tokens in it.
+
+        Return whether the weight is tied. If it is not, nothing is hooked: part of its gradient may come by no edge of
+        this graph, for example from a checkpoint.
+        """
         edges = [
             (node, index)
             for node in self._nodes
@@ -225,7 +230,7 @@ class _Graph:
 
 
 def _above(root: Any, end: Any = None) -> Iterator[Any]:
-    """A node of a graph and all that it came of, but for what the node `end` came of."""
+    """Yield a node of a graph and all its ancestors. Do not go past the node `end`."""
     known, waiting = {root}, [root]
     while waiting:
         node = waiting.pop()
@@ -239,10 +244,10 @@ def _above(root: Any, end: Any = None) -> Iterator[Any]:
 
 
 def _first(found: list[tuple[torch.Tensor, Way]]) -> list[tuple[torch.Tensor, Way]]:
-    """Those of the tensors that came of none of the others: what flows through the others flows through them.
+    """Keep the tensors that are not computed from any of the others. The gradient of the others flows through them.
 
-    Where one came of another by a normalisation, which leaves what is normalised as it is and its gradient not, the
-    later one counts.
+    If one was computed from another by a normalisation, the later one counts. A normalisation leaves a normalised
+    tensor unchanged, but not its gradient.
     """
     by_node = {tensor.grad_fn: (tensor, way) for tensor, way in found if tensor.grad_fn is not None}
     dropped = set()
@@ -256,14 +261,14 @@ def _first(found: list[tuple[torch.Tensor, Way]]) -> list[tuple[torch.Tensor, Wa
 
 
 def _normalises(nodes: Iterable[Any]) -> bool:
-    """Whether nodes are those of a normalisation: of torch's own functions alone, whose derivatives are right."""
+    """Whether the nodes are a normalisation made only of torch's own functions, whose derivatives are right."""
     names = [node.name() for node in nodes]
     own = any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in nodes)
     return not own and any("Rsqrt" in name or "Norm" in name for name in names)
 
 
 def _ways(tensor: torch.Tensor, like: torch.Tensor) -> Iterable[Way]:
-    """The ways in which a tensor may lie so that it is `like` [B, L, …] another: as that, flat, or places first."""
+    """Yield the ways to bring a tensor into the shape of `like` [B, L, …]: from that shape, flat, or places first."""
     if tensor.shape[-1] != like.shape[-1] or tensor.numel() != like.numel():
         return
     shape = like.shape
@@ -277,7 +282,7 @@ def _ways(tensor: torch.Tensor, like: torch.Tensor) -> Iterable[Way]:
 
 
 def _is_copy(tensor: torch.Tensor, way: Way, logits: torch.Tensor) -> bool:
-    """Whether logits have the values of a tensor with a gradient, but for rounding or a cast to fewer bits."""
+    """Whether logits have the values of a tensor with a gradient, up to rounding or a cast to fewer bits."""
     if not tensor.requires_grad:
         return False
     found, right = way(tensor.detach()), logits.detach()

@@ -17,31 +17,31 @@ from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
 from .tensors import read_tensors, write_tensors
 
 _ARGUMENT = "argument."
-_UPSTREAM = "upstream"
+_UPSTREAM = "grad_output"
 _VALUE = "value"
 _GRADIENT = "gradient."
 _OUTPUT = "output."
 _OUTPUT_GRADIENT = "output_gradient."
 _WATCHED = "watched."
 _WINDOW = "window."
-_OF_WINDOW = ("value", "before", "after")  # and the gradient, where there is one
+_OF_WINDOW = ("value", "before", "after")  # and the gradient, if there is one
 
-_ROOM = 1 << 20  # bytes to spare for headers, and for a value larger than the arguments
-_ROOM_FOR_OUTPUTS = 1 << 30  # a model's logits, and the gradient at them
+_ROOM = 1 << 20  # spare bytes for headers, and for a value larger than the arguments
+_ROOM_FOR_OUTPUTS = 1 << 30  # bytes for a model's logits and the gradient at them
 
 
 def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
-    """Write the tensors of a call to the file `case`; return the body of its message.
+    """Write the tensors of a call to the file `case`. Return the body of its message.
 
     Raises:
         ValueError: a tensor cannot be written.
     """
     tensors = {_ARGUMENT + name: tensor for name, tensor in call.tensors.items()}
-    upstream: Any = None
-    if isinstance(call.upstream, torch.Tensor):
-        tensors[_UPSTREAM] = call.upstream
+    grad_output: Any = None
+    if isinstance(call.grad_output, torch.Tensor):
+        tensors[_UPSTREAM] = call.grad_output
     else:
-        upstream = encode_scalar(float(call.upstream))
+        grad_output = encode_scalar(float(call.grad_output))
     write_tensors(case, tensors)
     return {
         "case": case,
@@ -49,9 +49,9 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         "scalars": {name: encode_scalar(value) for name, value in call.scalars.items()},
         "layouts": dict(call.layouts),
         "gradients": list(call.gradients),
-        "upstream": upstream,
+        "grad_output": grad_output,
         "grad_mode": call.grad_mode,
-        "backwards": call.backwards,
+        "n_backward": call.n_backward,
         "outputs": list(call.outputs),
         "watch": call.watch,
         "nudge": call.nudge,
@@ -60,22 +60,22 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
 
 
 def decode_call(body: Mapping[str, Any]) -> Call:
-    """The call of a message.
+    """Read the call of a message.
 
     Raises:
         ProtocolError: a field is missing or of the wrong kind.
         OSError, ValueError: its tensors cannot be read.
     """
-    tensors = read_tensors(body["case"], mapped=True)  # what the candidate gets are copies in any case
-    upstream: Any = tensors[_UPSTREAM] if body["upstream"] is None else decode_scalar(body["upstream"])
+    tensors = read_tensors(body["case"], mapped=True)  # the candidate always gets copies
+    grad_output: Any = tensors[_UPSTREAM] if body["grad_output"] is None else decode_scalar(body["grad_output"])
     return Call(
         tensors={name.removeprefix(_ARGUMENT): tensors[name] for name in tensors if name.startswith(_ARGUMENT)},
         scalars={name: decode_scalar(value) for name, value in body["scalars"].items()},
         layouts=body["layouts"],
         gradients=tuple(body["gradients"]),
-        upstream=upstream,
+        grad_output=grad_output,
         grad_mode=body["grad_mode"],
-        backwards=int(body.get("backwards", 1)),
+        n_backward=int(body.get("n_backward", 1)),
         outputs=tuple(body.get("outputs", ())),
         watch=bool(body.get("watch", False)),
         nudge=float(body.get("nudge", 0.0)),
@@ -84,7 +84,7 @@ def decode_call(body: Mapping[str, Any]) -> Call:
 
 
 def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, dict[str, Any]]:
-    """Write the tensors of an outcome to the file `result`; return the verb and the body of its message."""
+    """Write the tensors of an outcome to the file `result`. Return the verb and the body of its message."""
     if isinstance(outcome, Returned):
         tensors = {_VALUE: outcome.value}
         tensors |= {_GRADIENT + name: grad for name, grad in outcome.gradients.items() if grad is not None}
@@ -98,14 +98,14 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
         try:
             write_tensors(result, tensors)
         except ValueError as error:
-            return "unusable", {"description": f"returned what cannot be handed back: {error}", "seconds": seconds}
+            return "unusable", {"description": f"returned a value that cannot be sent: {error}", "seconds": seconds}
         return "returned", {
             "kind": outcome.kind,
             "requires_grad": outcome.requires_grad,
             "gradients": [name for name, grad in outcome.gradients.items() if grad is not None],
             "mutated": list(outcome.mutated),
             "windows": [
-                {name: getattr(window, name) for name in ("kind", "steps", "others", "backwards", "late")}
+                {name: getattr(window, name) for name in ("kind", "steps", "others", "n_backward", "late")}
                 for window in outcome.windows
             ],
             "seconds": seconds,
@@ -126,25 +126,27 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
 
 
 def room_for(call: Call) -> int:
-    """Bytes that the two files of a call may take: what it is given, and gradients and a value that are no larger. How
-    large other outputs are, only the candidate knows."""
-    given = [*call.tensors.values(), *([call.upstream] if isinstance(call.upstream, torch.Tensor) else [])]
+    """The largest size of the two files of a call, in bytes: arguments, and gradients and a value that are no larger.
+
+    The size of other outputs is unknown, so they get a fixed amount.
+    """
+    given = [*call.tensors.values(), *([call.grad_output] if isinstance(call.grad_output, torch.Tensor) else [])]
     size = sum(tensor.numel() * tensor.element_size() for tensor in given)
     return 2 * size + _ROOM + (_ROOM_FOR_OUTPUTS if call.outputs else 0)
 
 
 def decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str) -> tuple[Outcome, float]:
-    """The outcome of a message, and the seconds that the worker says were spent in the candidate.
+    """Read the outcome of a message, and the seconds that the worker reports for the candidate.
 
-    A message or a result file that is not as the protocol has it is an outcome too: the candidate is `NotAnswered`.
+    If the message or the result file does not follow the protocol, the outcome is `NotAnswered`.
     """
     if verb == "failed":
-        return NotAnswered("candidate", str(body.get("message", "it does not say why"))), 0.0
+        return NotAnswered("candidate", str(body.get("message", "it gives no reason"))), 0.0
     try:
         return _decode_outcome(verb, body, call, result)
     except (KeyError, TypeError, ValueError, AttributeError, FileNotFoundError) as error:
-        told = f"its answer {verb!r} is not as the protocol has it: {type(error).__name__}: {error}"
-        return NotAnswered("candidate", told), 0.0
+        message = f"its answer {verb!r} does not follow the protocol: {type(error).__name__}: {error}"
+        return NotAnswered("candidate", message), 0.0
     except (OSError, MemoryError, RuntimeError) as error:
         if not isinstance(error, OSError) and not is_out_of_memory(error):
             raise
@@ -157,7 +159,7 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
         raise ValueError(f"seconds {seconds}")
     if verb == "returned":
         size, room = os.path.getsize(result), room_for(call)
-        if size > room:  # not read, lest it be more than this process has memory for
+        if size > room:  # not read, because it may need more memory than this process has
             raise ValueError(f"a result file of {size} bytes; expected {room} at most")
         tensors = read_tensors(result)
         gradients: dict[str, torch.Tensor | None] = dict.fromkeys(call.gradients)
@@ -200,7 +202,7 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
 def _decode_windows(bodies: Any, tensors: Mapping[str, torch.Tensor], call: Call) -> tuple[Window, ...]:
     wanted = 0 if call.training is None else call.training.windows
     if len(bodies) != wanted:
-        raise ValueError(f"{len(bodies)} windows of a trainer where {wanted} were asked for")
+        raise ValueError(f"{len(bodies)} windows of a trainer; expected {wanted}")
     windows = []
     for index, body in enumerate(bodies):
         if body["kind"] not in ("tensor", "number", "none"):
@@ -211,7 +213,7 @@ def _decode_windows(bodies: Any, tensors: Mapping[str, torch.Tensor], call: Call
                 kind=body["kind"],
                 steps=int(body["steps"]),
                 others=int(body["others"]),
-                backwards=int(body["backwards"]),
+                n_backward=int(body["n_backward"]),
                 late=int(body["late"]),
                 before=tensors[f"{_WINDOW}{index}.before"],
                 after=tensors[f"{_WINDOW}{index}.after"],
@@ -237,7 +239,7 @@ def encode_description(description: TargetDescription) -> dict[str, Any]:
 
 
 def decode_description(body: Mapping[str, Any], target: str) -> TargetDescription:
-    """The inverse of `encode_description`.
+    """Invert `encode_description`.
 
     Raises:
         LoadFailure: a field is missing or of the wrong kind: the candidate's process is broken.
@@ -257,8 +259,8 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
             device_name=str(body["device_name"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        told = f"loading {target} got no answer as the protocol has it: {type(error).__name__}: {error}"
-        raise LoadFailure("broken", told) from None
+        message = f"loading {target} got an answer that does not follow the protocol: {type(error).__name__}: {error}"
+        raise LoadFailure("broken", message) from None
 
 
 def encode_failure(failure: LoadFailure) -> dict[str, Any]:
@@ -267,8 +269,8 @@ def encode_failure(failure: LoadFailure) -> dict[str, Any]:
 
 
 def decode_failure(body: Mapping[str, Any]) -> LoadFailure:
-    """The inverse of `encode_failure`; any reason that is none of a candidate's own says that its process is broken."""
+    """Invert `encode_failure`. An unknown reason means that the candidate's process is broken."""
     reason, message, traceback = body.get("reason"), str(body.get("message", "")), str(body.get("traceback", ""))
     if reason in USAGE_REASONS or reason in ("import failed", "not built", "interpreter"):
         return LoadFailure(reason, message, traceback)
-    return LoadFailure("broken", f"the candidate's own process failed while it loaded it: {message}", traceback)
+    return LoadFailure("broken", f"the candidate's own process failed while loading it: {message}", traceback)

@@ -1,8 +1,8 @@
-"""One pass over rows of logits, block by block, each block small enough to stay in the cache: scores and gradient.
+"""Scores and gradient in one pass over rows of logits, in blocks that are small enough to stay in the cache.
 
-To find the largest logit of a row and to subtract it would be two more passes, and logits seldom need them: they are
-exponentiated as they are, in a gradient of 16 bits by way of a buffer of one block in float32, and again, with
-something subtracted, where the sums show that they did.
+Finding the largest logit of a row and subtracting it would be two more passes, and logits seldom need them. So logits
+are exponentiated unchanged. If the sums show that they needed it, they are exponentiated again, after a subtraction. A
+16-bit gradient is computed in a float32 buffer of one block.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..spec import Score
 from .scorer import Less, Rows, Scorer, accumulator, check_targets, rows_at_once
 
-_TOGETHER = 16  # blocks after which it is asked whether their sums can be trusted
+_TOGETHER = 16  # the number of blocks whose sums are checked together
 
 
 def score_rows(
@@ -27,23 +27,23 @@ def score_rows(
     class_weights: Tensor | None = None,
     gradient: Tensor | None = None,
 ) -> Tensor:
-    """Score ``logits`` [n, V], each row on its class in ``targets`` [n]; 0 for rows that are NOT_SCORED.
+    """Score ``logits`` [n, V], each row on its class in ``targets`` [n]. Rows that are NOT_SCORED score 0.
 
-    The gradient at the logits of the sum of all scores times ``weights`` [n] is written to ``gradient`` [n, V], of the
-    logits' dtype, which may be the logits themselves; exactly 0 in rows that are NOT_SCORED, whatever stands there.
+    The gradient of Σ weights · ℓ at the logits is written to ``gradient`` [n, V], of the logits' dtype. ``gradient``
+    may be the logits themselves. It is exactly 0 in rows that are NOT_SCORED, whatever their logits are.
 
     Returns:
         ℓ [n], unweighted, in the accumulator's dtype.
 
     Raises:
-        IndexError: for a target that is no class. Off the CPU the device reports it.
+        IndexError: a target is not a class. On other devices than the CPU, the device reports it.
     """
     count, classes = logits.shape
     dtype, device = accumulator(logits.dtype), logits.device
     check_targets(targets, classes)
     if not count:
         return torch.zeros(0, dtype=dtype, device=device)
-    # There is no second try on logits that are gone, and off the CPU none without waiting for the device.
+    # No second try is possible on overwritten logits. On other devices than the CPU, it would wait for the device.
     less = Less.LARGEST if gradient is logits or device.type != "cpu" else Less.NOTHING
     scorer = Scorer(how, class_weights, classes, dtype, device, less)
     fits = gradient is not None and gradient.dtype == dtype
@@ -51,7 +51,7 @@ def score_rows(
     buffer = None if fits else torch.empty((step, classes), dtype=dtype, device=device)
     rows, targeted = scorer.rows(logits.gather(1, targets.clamp(min=0)[:, None]), targets, weights)
     skipped = rows.skipped.squeeze(1)
-    # Asked once and not block by block: off the CPU, each answer would be waited for.
+    # Read once, and not block by block: on other devices than the CPU, each read waits for the device.
     skips = F.pad(skipped, (0, -count % step)).view(-1, step).sum(1).tolist()
     sizes = _group_sizes(count, step)
     gradients = [None] * len(sizes) if gradient is None else gradient.split(sizes)
@@ -64,14 +64,14 @@ def score_rows(
                 break
     if gradient is not None:
         at_targets = scorer.at_targets(rows, targeted).squeeze(1).masked_fill_(skipped, 0.0)
-        # Not scatter_: for 16 bits on a CPU that copies all of the gradient.
+        # Not scatter_: for 16 bits on a CPU, it copies the whole gradient.
         gradient[torch.arange(count, device=device), targeted.at.squeeze(1)] = at_targets.to(gradient.dtype)
     return scorer.losses(rows, targeted).masked_fill_(skipped, 0.0)
 
 
 def _group_sizes(count: int, step: int) -> list[int]:
-    """How many rows each group has. The first is one block: where all logits are large, that shows at once, and an exp
-    that overflows takes sixty times as long."""
+    """The number of rows of each group. The first group is one block, so that large logits show early: an exp that
+    overflows takes sixty times as long."""
     whole, rest = divmod(count - step, _TOGETHER * step)
     return [step, *[_TOGETHER * step] * whole] + [rest] * bool(rest)
 
@@ -83,8 +83,10 @@ def _score_blocks(
     gradient: Tensor | None,
     buffer: Tensor | None,
 ) -> None:
-    """Score blocks and their logits, so many rows of which are skipped, in a ``buffer``, or else in their
-    ``gradient``."""
+    """Score blocks, each with its logits, in a ``buffer`` or else in their ``gradient``.
+
+    ``skips`` is the number of skipped rows in each block.
+    """
     step = len(blocks[0][1])
     gradients = [None] * len(blocks) if gradient is None else gradient.split(step)
     for (block, logits), out, skipped in zip(blocks, gradients, skips, strict=True):

@@ -1,9 +1,9 @@
-"""The logits of a linear layer, some classes of all rows at a time: scores, and the gradients of the layer.
+"""The scores of a linear layer's logits and the gradients of the layer, with some classes of all rows at a time.
 
-The gradient of the weight is a sum over rows. With some rows at a time it has to be kept between matrix products, in
-float32, and no product of 16 bits gives that on a CPU. With all rows at a time a class's gradient is one product, which
-keeps its sum in float32 and rounds it once, and V·H floats are spared. In return the logits are made twice, as no row
-has its softmax before its last class.
+The gradient of the weight is a sum over rows. With some rows at a time, it must be kept in float32 between matrix
+products, and on a CPU no 16-bit product gives float32. With all rows at a time, a class's gradient is one product,
+which keeps its sum in float32 and rounds it once. This saves V·H floats. But the logits are made twice, because the
+softmax of a row needs its last class.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor
 from ..spec import Score
 from .scorer import Less, Rows, Scorer, Sums, accumulator, check_targets, rows_at_once
 
-_LOGITS = 1 << 22  # at a time
+_LOGITS = 1 << 22  # logits at a time
 _LEAST = 256  # classes at a time: fewer would make matrix products slow
-_MULTIPLE = 32  # that classes at a time are one of: tiles have as many
+_MULTIPLE = 32  # the number of classes at a time is a multiple of this, the size of a tile
 _TILES = {torch.bfloat16: "amx_bf16", torch.float16: "amx_fp16"}
 
 
 def suits(hidden: Tensor) -> bool:
-    """Whether products of the dtype of ``hidden`` are so quick where it lies that logits are better made twice.
+    """Whether products of ``hidden``'s dtype are so fast on its device that it pays to make the logits twice.
 
-    In bfloat16 this took half as long as some rows at a time with AMX, and 1.3 to 1.6 times as long without.
+    In bfloat16, this took half as long as some rows at a time with AMX, and 1.3 to 1.6 times as long without AMX.
     """
     if hidden.device.type != "cpu" or hidden.dtype not in _TILES or not hasattr(torch.cpu, "get_capabilities"):
-        return False  # or, of the last, an older torch does not tell
+        return False  # older versions of torch have no get_capabilities
     return bool(torch.cpu.get_capabilities().get(_TILES[hidden.dtype]))
 
 
@@ -42,13 +42,13 @@ def score_classes(
     class_weights: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor, Tensor | None]]:
-    """As :func:`.linear.score_linear`, of rows that are all scored, and with the gradient of the weight at any rate.
+    """Score as :func:`.linear.score_linear` does. All rows must be scored. The weight always gets its gradient.
 
-    The gradient of ``hidden`` is summed in float32 of products that are rounded, one for some classes: as exact as the
-    gradient of the logits, which is rounded too.
+    The gradient of ``hidden`` is a float32 sum of rounded products, one product per part of the classes. This is as
+    exact as the gradient of the logits, which is rounded too.
 
     Raises:
-        IndexError: for a target that is no class.
+        IndexError: a target is not a class.
     """
     check_targets(targets, len(weight))
     dtype, device, count = accumulator(hidden.dtype), hidden.device, len(hidden)
@@ -90,7 +90,7 @@ def score_classes(
 
 
 def _parts(count: int, classes: int) -> list[slice]:
-    """Equal parts of the classes, of as many each as so many rows leave room for."""
+    """Split the classes into parts of about equal size, as large as the number of rows allows."""
     most = max(_LOGITS // max(count, 1), _LEAST)
     each = -(-classes // -(-classes // most))
     each += -each % _MULTIPLE
@@ -98,7 +98,7 @@ def _parts(count: int, classes: int) -> list[slice]:
 
 
 def _targets_in(classes: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows have their target among some classes, and where there."""
+    """The rows whose target is in a part of the classes, and the target's index in that part."""
     rows = ((targets >= classes.start) & (targets < classes.stop)).nonzero().squeeze(1)
     return rows, targets[rows] - classes.start
 
@@ -120,6 +120,6 @@ def _grade(scorer: Scorer, rows: Rows, logits: Tensor, classes: slice) -> Tensor
 
 
 def _buffer(scorer: Scorer, logits: Tensor) -> tuple[int, Tensor]:
-    """How many rows a block has, and where they are scored."""
+    """The number of rows of a block, and the buffer in which a block is scored."""
     step = min(rows_at_once(logits, 1), max(len(logits), 1))
     return step, torch.empty((step, logits.shape[1]), dtype=scorer.dtype, device=logits.device)

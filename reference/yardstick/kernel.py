@@ -1,8 +1,8 @@
-"""The pass over rows of logits as Triton kernels, for CUDA: read once from memory and written once.
+"""The pass over rows of logits as Triton kernels, for CUDA. Memory is read once and written once.
 
-A row that fits in one block stays in registers. A longer one is swept twice, the second time backwards, so that what
-was read last is read again first; and no more rows are under way at once than the L2 cache holds, so that the second
-sweep is served from there. Offsets have 64 bits. Importing this needs Triton.
+A row that fits in one block stays in registers. A longer row is read twice, the second time backwards, so that the end
+is read again first. No more rows are processed at once than the L2 cache holds, so that the second read comes from the
+cache. Offsets have 64 bits. Importing this module needs Triton.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from ..score import charge
 from ..spec import Score
 
-_LONGEST_BLOCK = 16384  # elements; with 32 warps 16 float32 registers a thread
+_LONGEST_BLOCK = 16384  # elements; with 32 warps, 16 float32 registers per thread
 _SWEPT_BLOCK = 8192
-_L2_SHARE = 0.5  # of the L2 cache for rows to be read again; the rest is for what is written meanwhile
+_L2_SHARE = 0.5  # the share of the L2 cache for rows that are read again; the rest is for writes
 
 
 @triton.jit
 def _tanh(x):
-    """tanh to the last places where x is small too: the polynomial of Cephes' tanhf below 5/8, else by exp(−2|x|)."""
+    """tanh, accurate for small x too: the polynomial of Cephes' tanhf below 5/8, else by exp(−2|x|)."""
     squared = x * x
     series = -5.70498872745e-3 * squared + 2.06390887954e-2
     series = series * squared - 5.37397155531e-2
@@ -39,7 +39,7 @@ def _tanh(x):
 
 @triton.jit
 def _load(start, at, classes, SCALE: tl.constexpr, SOFTCAP: tl.constexpr):
-    """x and z of one block of a row, −inf past the end."""
+    """Load x and z of one block of a row. Past the end they are −inf."""
     inside = at < classes
     x = tl.load(start + at, mask=inside, other=-float("inf")).to(tl.float32)
     z = x
@@ -61,8 +61,8 @@ def _score_kernel(
     rows,
     classes,
     row_stride,
-    hard_share,  # of a target's class weight that it is charged on top
-    every_share,  # of each class's class weight, whichever the target is
+    hard_share,  # the target's additional share of its class weight
+    every_share,  # each class's share of its class weight, whichever class is the target
     z_loss,
     SCALE: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -73,7 +73,7 @@ def _score_kernel(
     ONE_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Each program takes every so many rows. Without ``WRITES`` no gradient is written."""
+    """Each program takes every n-th row, with n programs. Without ``WRITES``, no gradient is written."""
     lanes = tl.arange(0, BLOCK)
     blocks = tl.cdiv(classes, BLOCK)
     row = tl.program_id(0).to(tl.int64)
@@ -116,7 +116,7 @@ def _score_kernel(
             loss = hard * nll + z_loss * lse * lse
             mass = hard + 2.0 * z_loss * lse
             if SMOOTHED:
-                # Σ every_v · (lse − z_v): the row once more, which for long rows is in the cache.
+                # Σ every_v · (lse − z_v): reads the row once more. A long row is in the cache.
                 charged = tl.zeros([BLOCK], tl.float32)
                 charges = tl.zeros([BLOCK], tl.float32)
                 for block in range(blocks):
@@ -134,7 +134,7 @@ def _score_kernel(
                 p_target = tl.exp(-nll)
                 loss = loss * p_target
                 weight = weight * p_target
-            # A label that is no class: the loss says so, since the device cannot.
+            # A label that is not a class makes the loss NaN, because the device cannot raise.
             tl.store(scores + row, tl.where(known, loss, float("nan")))
             if WRITES:
                 for back in range(blocks):
@@ -149,7 +149,7 @@ def _score_kernel(
                     every = tl.where(at == target, every + hard, every)
                     found = weight * (mass * tl.exp(z - lse) - every)
                     if SOFTCAP > 0:
-                        # 1 − tanh² as 4·e/(1 + e)², which does not cancel where the cap is reached.
+                        # 1 − tanh² as 4·e/(1 + e)², which does not cancel near the cap.
                         decay = tl.exp(-2.0 * tl.abs(x * (SCALE / SOFTCAP)))
                         found = found * (SCALE * 4.0 * decay / ((1.0 + decay) * (1.0 + decay)))
                     elif SCALE != 1:
@@ -160,7 +160,7 @@ def _score_kernel(
 
 @triton.jit
 def _scale_kernel(gradient, factors, rows, classes, BLOCK: tl.constexpr):
-    """Each program takes every so many rows, and leaves those alone whose factor is 1."""
+    """Each program takes every n-th row, with n programs. Rows with factor 1 are not touched."""
     row = tl.program_id(0).to(tl.int64)
     while row < rows:
         factor = tl.load(factors + row)
@@ -181,7 +181,7 @@ def score_rows(
     class_weights: Tensor | None = None,
     gradient: Tensor | None = None,
 ) -> Tensor:
-    """As :func:`.blocks.score_rows`, in float32 whatever the logits' dtype; a target that is no class scores NaN."""
+    """Score as :func:`.blocks.score_rows` does, always in float32. A target that is not a class scores NaN."""
     rows, classes = logits.shape
     scores = torch.empty(rows, dtype=torch.float32, device=logits.device)
     if not rows:
@@ -217,7 +217,7 @@ def score_rows(
 
 
 def scale_rows(gradient: Tensor, factors: Tensor) -> None:
-    """Multiply each row of ``gradient`` [n, V] by its factor [n] in place, but where that is 1."""
+    """Multiply each row of ``gradient`` [n, V] by its factor [n] in place, except where the factor is 1."""
     rows, classes = gradient.shape
     if rows:
         block = min(triton.next_power_of_2(classes), _SWEPT_BLOCK)
@@ -225,9 +225,9 @@ def scale_rows(gradient: Tensor, factors: Tensor) -> None:
 
 
 def _programs(logits: Tensor, one_block: bool) -> int:
-    """How many rows are under way at once: all, or, where they are read again, as many as the L2 cache holds.
+    """The number of rows to process at once: all, or, if they are read again, as many as the L2 cache holds.
 
-    Half as many as there are multiprocessors keep the memory busy: 1024 threads with 16 bytes each under way.
+    At least half the number of multiprocessors, which keeps the memory busy: 1024 threads with 16 bytes each in flight.
     """
     if one_block or not logits.is_cuda:
         return len(logits)

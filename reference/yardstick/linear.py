@@ -1,6 +1,6 @@
-"""A linear layer and the loss of its logits, some at a time, so that there never are all the logits.
+"""A linear layer and the loss of its logits, without all logits in memory at once.
 
-Some rows at a time, that is, or some classes at a time where products of 16 bits are quick (``classes.py``).
+It makes some rows at a time, or some classes at a time if 16-bit products are fast (``classes.py``).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .passes import score_rows
 from .rows import NOT_SCORED
 from .scorer import accumulator
 
-_PARTS = 6  # of the rows: the logits of one part, whose place their gradient takes, are a sixth of all logits
-_LEAST = 32  # rows a part: fewer would make matrix products slow
-_MOST = 512  # more would not make them faster
+_PARTS = 6  # parts of the rows: the logits of one part, overwritten by their gradient, are a sixth of all logits
+_LEAST = 32  # rows per part: fewer would make matrix products slow
+_MOST = 512  # rows per part: more would not make them faster
 
 
 def score_linear(
@@ -33,15 +33,15 @@ def score_linear(
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
     """Score the logits ``hidden`` [n, H] · ``weight`` [V, H]ᵀ + ``bias`` [V], each row on its class in ``targets`` [n].
 
-    Logits have the dtype of ``hidden``. Rows that are NOT_SCORED are not multiplied at all. Gradients of the weight and
-    the bias are summed up in float32 at least. With some rows at a time, 16-bit weights take another V·H floats for it.
+    Logits have the dtype of ``hidden``. Rows that are NOT_SCORED are not multiplied. Gradients of the weight and the
+    bias are summed at least in float32. With some rows at a time, 16-bit weights need V·H more floats for this.
 
     Returns:
-        ℓ [n], unweighted, 0 where NOT_SCORED; and the gradients of their sum times ``weights`` [n] at ``hidden``,
-        ``weight`` and ``bias``, each where it is ``wanted``.
+        ℓ [n], unweighted, 0 where NOT_SCORED; and the gradients of Σ weights · ℓ at ``hidden``, ``weight`` and
+        ``bias``, each only if it is ``wanted``.
 
     Raises:
-        IndexError: for a target that is no class. Off the CPU the device reports it.
+        IndexError: a target is not a class. On other devices than the CPU, the device reports it.
     """
     dtype, device = accumulator(hidden.dtype), hidden.device
     scores = torch.zeros(len(hidden), dtype=dtype, device=device)
@@ -69,7 +69,7 @@ def score_linear(
                 _add_product(at_weight, gradient, part)
             if at_bias is not None:
                 at_bias += gradient.sum(0, dtype=dtype)
-        del logits, gradient  # before there are those of the next part
+        del logits, gradient  # freed before the next part is made
     return scores, (
         at_hidden,
         None if at_weight is None else at_weight.to(weight.dtype),
@@ -78,7 +78,7 @@ def score_linear(
 
 
 def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """Add ``gradient`` [m, V]ᵀ · ``hidden`` [m, H] to ``total`` [V, H], rounded to no fewer bits than that has."""
+    """Add ``gradient`` [m, V]ᵀ · ``hidden`` [m, H] to ``total`` [V, H], with at least the precision of ``total``."""
     if gradient.dtype == total.dtype:
         total.addmm_(gradient.T, hidden)
     elif gradient.is_cuda:

@@ -1,8 +1,8 @@
 """The yardsticks as functions of the reference's own arguments, differentiable by autograd.
 
-Value and gradient come of one pass in the forward, so that logits are read once and their softmax is kept nowhere. The
-backward multiplies that gradient by what comes in, in its own memory, and hands it over. Going backward again, and
-where the gradient has to wait for what comes in, it is computed afresh from the inputs.
+The forward computes value and gradient in one pass, so that logits are read once and their softmax is not stored. The
+backward multiplies that gradient in place by the incoming gradient, and returns it. In a second backward, or if the
+gradient depends on the incoming gradient, it is computed again from the inputs.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class Unsupported(ValueError):
-    """A spec has no yardstick of the kind that was asked for. The message says why."""
+    """There is no such yardstick for the spec. The message says why."""
 
 
 def yardstick(spec: LossSpec) -> Callable[..., Tensor]:
-    """The loss of ``spec`` as a function of the tensors of a :class:`~shiftproof.reference.batch.Batch`, by name.
+    """Return the loss of ``spec``, a function of the tensors of a :class:`~shiftproof.reference.batch.Batch`, by name.
 
-    Arrays lie as the batch has them, whatever ``spec.layouts`` say. The function returns the loss, [] or one number a
-    label position, in float32 or in the logits' dtype where that is wider. It works for any gradient that comes in, and
-    writes to none of its inputs. Contiguous logits are read where they lie; others are copied first.
+    Arrays have the batch's layouts, not ``spec.layouts``. The function returns the loss, [] or one number per label
+    position, in float32, or in the logits' dtype if that is wider. It supports any incoming gradient, and does not
+    write to its inputs. Contiguous logits are read in place. Others are copied first.
 
-    The function raises BatchError for tensors that do not fit together, and IndexError for labels that are no class;
-    on CUDA, where finding out would mean waiting for the device, those make the loss NaN.
+    The function raises BatchError for tensors that do not fit together, and IndexError for labels that are not classes.
+    On CUDA, such labels make the loss NaN, because a check would wait for the device.
     """
 
     def loss(**arguments: Any) -> Tensor:
@@ -53,11 +53,13 @@ def yardstick(spec: LossSpec) -> Callable[..., Tensor]:
 
 
 def linear_yardstick(spec: LossSpec) -> Callable[..., Tensor]:
-    """The same of a linear layer: ``hidden_states`` [B, L, H], ``lm_head_weight`` [V, H] and, or None, ``lm_head_bias``
-    [V] in the place of ``logits``, which never exist all at once. Its other arguments are those of the batch.
+    """Return the loss of ``spec`` for a linear layer.
+
+    It takes ``hidden_states`` [B, L, H], ``lm_head_weight`` [V, H] and ``lm_head_bias`` [V] or None in place of
+    ``logits``, which never exist all at once. Its other arguments are those of the batch.
 
     Raises:
-        Unsupported: for a spec that scores anything but ``logits`` [B, L, V].
+        Unsupported: the spec scores anything other than ``logits`` [B, L, V], or has several terms.
     """
     heads = [term.heads for term in spec.terms]
     if spec.logits != ("logits",) or not set(heads) <= {Heads.ONE, Heads.FIRST} or len(spec.terms) > 1:
@@ -74,7 +76,7 @@ def linear_yardstick(spec: LossSpec) -> Callable[..., Tensor]:
                 f"hidden_states are {show(hidden_states)} and lm_head_weight is {show(lm_head_weight)}; expected "
                 "[B, L, H] and [V, H]"
             )
-        # What is asked of the logits depends on their shape alone, and expanded they take no memory.
+        # Only the shape of the logits matters here, and an expanded zero takes no memory.
         shape = (*hidden_states.shape[:2], len(lm_head_weight))
         batch = Batch(logits=hidden_states.new_zeros(()).expand(shape), **arguments)
         work = _Linear(spec.terms[0], rows_of(spec.terms[0], batch), batch.class_weights, hidden_states.dtype)
@@ -84,7 +86,7 @@ def linear_yardstick(spec: LossSpec) -> Callable[..., Tensor]:
 
 
 def _answer(spec: LossSpec, batch: Batch, work: _Work, leaves: tuple[Tensor | None, ...]) -> Tensor:
-    """The loss of one term, in the shape that the spec promises."""
+    """Compute the loss of one term, in the shape of the spec."""
     term = work.term
     apply: Callable[..., Tensor] = _Loss.apply
     loss = apply(work, torch.is_grad_enabled(), *leaves)
@@ -95,7 +97,7 @@ def _answer(spec: LossSpec, batch: Batch, work: _Work, leaves: tuple[Tensor | No
 
 
 class _Work(Protocol):
-    """What is done to the inputs of one term, apart from autograd."""
+    """The computation of one term from its inputs, without autograd."""
 
     @property
     def term(self) -> LossTerm: ...
@@ -105,13 +107,13 @@ class _Work(Protocol):
 
     @property
     def early(self) -> bool:
-        """Whether the gradient can be had before it is known what comes in."""
+        """Whether the gradient can be computed before the incoming gradient is known."""
 
     def run(self, leaves: Sequence[Any], weights: Tensor, wanted: Sequence[bool]) -> tuple[Tensor, Gradients]:
-        """ℓ [n] of every row, and the gradients of Σ weights · ℓ at the leaves where they are wanted."""
+        """Compute ℓ [n] of every row, and the gradients of Σ weights · ℓ at the leaves that are wanted."""
 
     def scale(self, gradients: Gradients, upstream: Tensor) -> None:
-        """Multiply gradients by what comes in, in place."""
+        """Multiply gradients by the incoming gradient, in place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,7 @@ class _Logits:
 
     @property
     def early(self) -> bool:
-        # In fp16 a gradient that is not yet multiplied by the trainer's loss scale would underflow.
+        # In fp16, a gradient that is not yet multiplied by the trainer's loss scale would underflow.
         return self.dtype is not torch.float16
 
     def run(self, leaves: Sequence[Any], weights: Tensor, wanted: Sequence[bool]) -> tuple[Tensor, Gradients]:
@@ -148,7 +150,7 @@ class _Linear:
 
     @property
     def early(self) -> bool:
-        # What comes in a token is summed up in the gradient of the weight.
+        # An incoming gradient per token enters the sum of the weight's gradient.
         return self.dtype is not torch.float16 and self.term.reduction is not Reduction.NONE
 
     def run(self, leaves: Sequence[Any], weights: Tensor, wanted: Sequence[bool]) -> tuple[Tensor, Gradients]:
@@ -166,7 +168,7 @@ class _Linear:
 
 
 class _Loss(torch.autograd.Function):
-    """Σ weights · ℓ over the rows of one term, or, under reduction none, weights · ℓ of each."""
+    """Σ weights · ℓ over the rows of one term, or weights · ℓ of each row under reduction none."""
 
     @staticmethod
     def forward(ctx: Any, work: _Work, recorded: bool, *leaves: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The pass over rows of logits, by where they lie: Triton on CUDA, else torch, block by block."""
+"""The pass over rows of logits, by their device: Triton on CUDA, else torch, block by block."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def score_rows(
 
 
 def scale_rows(gradient: Tensor, targets: Tensor, upstream: Tensor) -> None:
-    """Multiply ``gradient`` [n, V] by ``upstream``, one number or one a row [n], in place; not where NOT_SCORED.
+    """Multiply ``gradient`` [n, V] in place by ``upstream``, one number or one per row [n]. Skip rows NOT_SCORED.
 
-    Nothing is read or written where it would be multiplied by 1.
+    On a CPU, an ``upstream`` of 1 reads and writes nothing. The kernels skip each row with the factor 1.
     """
     if upstream.dim() == 0 and not upstream.is_cuda and upstream.item() == 1:
         return
@@ -47,12 +47,15 @@ def scale_rows(gradient: Tensor, targets: Tensor, upstream: Tensor) -> None:
 
 
 def in_triton(rows: Tensor) -> bool:
-    """Whether the kernels take these rows. On a CPU they run under Triton's interpreter alone, where somebody replaces
-    this function, as tests/candidates/interpreted.py does."""
+    """Whether to use the kernels for these rows.
+
+    On a CPU, they run only under Triton's interpreter, if this function is replaced, as in
+    tests/candidates/interpreted.py.
+    """
     return rows.is_cuda and _has_triton()
 
 
 @cache
 def _has_triton() -> bool:
-    """Whether Triton is there: it comes with torch where torch is built for CUDA on Linux."""
+    """Whether Triton is installed. It comes with torch if torch is built for CUDA on Linux."""
     return find_spec("triton") is not None

@@ -1,4 +1,4 @@
-"""What a term of a spec asks of each row of logits: :mod:`..pairing` over whole tensors, without a loop over pairs."""
+"""The target and weight of each row of logits under a term: :mod:`..pairing` on whole tensors, without a loop."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Rows:
     """One term of one batch, its logits flattened to n rows [n, V].
 
     Attributes:
-        targets: [n] int64, the class that each row is scored on; NOT_SCORED where nobody scores it.
-        weights: [n] float64, what each row's score counts in the loss, divided by the denominator; 0 where not scored.
-        empty: float64, what the groups without any pair add to the loss: 0, or NaN.
+        targets: [n] int64, the class that each row is scored on, or NOT_SCORED.
+        weights: [n] float64, the weight of each row's score, divided by the denominator. 0 if it is not scored.
+        empty: float64, the contribution of groups without pairs to the loss: 0, or NaN.
     """
 
     targets: Tensor
@@ -41,10 +41,10 @@ class Rows:
 
 
 def rows_of(term: LossTerm, batch: Batch) -> Rows:
-    """What ``term`` asks of the rows of its logits. Nothing is read of a device, so that no one waits for it.
+    """Find the targets and weights of the rows of ``term``'s logits. It never waits for the device.
 
     Raises:
-        BatchError: as :func:`..pairing.build_pairing` does.
+        BatchError: as :func:`..pairing.build_pairing`.
     """
     check_fit(term, batch)
     labels = _trained(term, batch)
@@ -76,7 +76,7 @@ def rows_of(term: LossTerm, batch: Batch) -> Rows:
 
 
 def _trained(term: LossTerm, batch: Batch) -> Tensor:
-    """The labels of a term, NOT_SCORED where they do not count, and V where no class is meant, which no logits have."""
+    """The labels of a term: NOT_SCORED if they do not count, and V if they are neither ignored nor a class."""
     labels = labels_of(term, batch).long()
     classes = batch.tensor(term.logits).shape[-1]
     never = [*term.ignored_ids, *([] if term.ignore_index is None else [term.ignore_index])]
@@ -94,20 +94,20 @@ def _trained(term: LossTerm, batch: Batch) -> Tensor:
 
 
 def _aligned(term: LossTerm, batch: Batch, labels: Tensor, steps: int) -> Tensor:
-    """The label ``steps`` positions further on, NOT_SCORED past the end and in another document."""
+    """The label ``steps`` positions later. NOT_SCORED past the end and in another document."""
     targets = _ahead(labels, steps, NOT_SCORED)
     if term.documents is Documents.NONE:
         return targets
     documents = document_ids(term, batch)
-    # Labels that the data shifted hold the next token: it is the token's document that counts, not its column's. The
-    # token after the last column goes on with the last document.
+    # Labels shifted by the data hold the next token. Then the document of the token counts, not that of its column. The
+    # token after the last column belongs to the last document.
     tokens = torch.arange(documents.shape[1], device=documents.device) + steps + (term.shifted_by is ShiftedBy.DATA)
     other = (documents != documents[:, tokens.clamp(max=documents.shape[1] - 1)]) | (documents == 0)
     return targets.masked_fill(other if targets.dim() == 2 else other[..., None], NOT_SCORED)
 
 
 def _ahead(values: Tensor, steps: int, fill: float) -> Tensor:
-    """Position t takes the value of t + ``steps``; past the end ``fill``."""
+    """Give position t the value of t + ``steps``, and ``fill`` past the end."""
     length = values.shape[1]
     if steps == 0:
         return values
@@ -118,7 +118,7 @@ def _ahead(values: Tensor, steps: int, fill: float) -> Tensor:
 
 
 def _divided(term: LossTerm, batch: Batch, targets: Tensor, counts: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of what counts over their denominators, and what the groups without a pair add."""
+    """The weights divided by their denominators, and the contribution of groups without pairs."""
     weighing = codebook_weights(term, batch)
     books = None if weighing is None else torch.tensor(weighing, dtype=torch.float64, device=weights.device)
     share: Tensor | float = term.weight
@@ -131,7 +131,7 @@ def _divided(term: LossTerm, batch: Batch, targets: Tensor, counts: Tensor, weig
         denominator = _denominator(term, batch, targets, counts, weights, (0, 1))
         present = torch.ones_like(number, dtype=torch.bool)
         if term.combine is Combine.MEAN_NONEMPTY:
-            # Without any codebook that counts, the term is one empty group.
+            # If no codebook counts, the term is one empty group.
             present = (number > 0) | (number.sum() == 0)
         each = torch.ones_like(denominator) if books is None else books
         share = share * (each if term.combine is Combine.SUM else each / (each * present).sum())
@@ -143,7 +143,7 @@ def _divided(term: LossTerm, batch: Batch, targets: Tensor, counts: Tensor, weig
 def _denominator(
     term: LossTerm, batch: Batch, targets: Tensor, counts: Tensor, weights: Tensor, over: tuple[int, int] | None
 ) -> Tensor:
-    """The denominators of a term's groups, float64: of one, or of each codebook where sums go ``over`` two axes."""
+    """The denominators of a term's groups, float64: of one group, or of each codebook if ``over`` names two axes."""
     each = weights.sum(over)
     match term.denominator:
         case Denominator.VALID:
@@ -161,7 +161,7 @@ def _denominator(
             total = counts.sum(over).double()
         case Denominator.NUM_ITEMS | Denominator.NUM_ITEMS_OR_VALID:
             if batch.num_items_in_batch is None:
-                raise BatchError("this spec divides by num_items_in_batch, and the batch has none; give it one")
+                raise BatchError("this spec divides by num_items_in_batch, but the batch has none; give it one")
             total = torch.full_like(each, batch.num_items_in_batch)
     if term.clamp is not None:
         total = total.clamp(min=term.clamp)
@@ -169,7 +169,7 @@ def _denominator(
 
 
 def _among_logits(term: LossTerm, batch: Batch, values: Tensor, fill: float) -> Tensor:
-    """Values a label position -> a position of the logits, which may have more of them before or after."""
+    """Move values from label positions to logit positions. Logits may have more positions before or after."""
     before = first_logit(term, batch)
     after = batch.tensor(term.logits).shape[1] - values.shape[1] - before
     axes = (0, 0) * (values.dim() - 2)

@@ -1,7 +1,7 @@
-"""What is reckoned of logits that lie in the cache: the sums of a row's exponentials, and from them score and gradient.
+"""The arithmetic on logits in the cache: the sums of a row's exponentials, and from them score and gradient.
 
-The exponentials are written straight into the room that the gradient is to have, and multiplied there by what makes
-them the gradient. Compiled code was no faster on a CPU: torch's own exp is the quicker one.
+The exponentials are written directly into the memory of the gradient, and turned into the gradient there. Compiled code
+was no faster on a CPU, because torch's own exp is faster.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..score import charge, map_logits, slope
 from ..spec import Score
 from .rows import NOT_SCORED
 
-_TRUSTED = (1.0, 1e20)  # of sums: what underflows is then at most 1e-38 of all, and a small weight over a sum does not
-_UNDERFLOWN = 1e4  # times the smallest normal number: below that, a probability is no longer good for its logarithm
-_CACHED = 1 << 20  # bytes that a block keeps, by thread. With twice that, torch itself drops out of the cache
-_ELSEWHERE = 1 << 26  # off the CPU, where what counts is that kernels are few
+_TRUSTED = (1.0, 1e20)  # good sums: underflow then loses at most 1e-38 of a sum, and weight / sum does not underflow
+_UNDERFLOWN = 1e4  # times the smallest normal number: the logarithm of a smaller probability is not accurate
+_CACHED = 1 << 20  # bytes of a block, per thread. With twice that, torch itself no longer fits in the cache
+_ELSEWHERE = 1 << 26  # elements of a block on other devices than the CPU, where few kernels are faster
 
 
 class Less(IntEnum):
-    """What is subtracted from the logits of a row before they are exponentiated."""
+    """The number that is subtracted from the logits of a row before they are exponentiated."""
 
     NOTHING = 0
     TARGET = 1
@@ -31,23 +31,23 @@ class Less(IntEnum):
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that logits of ``dtype`` are scored in: float32, or their own where that is wider."""
+    """The dtype in which logits of ``dtype`` are scored: float32, or their own if that is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def check_targets(targets: Tensor, classes: int) -> None:
-    """Refuse ``targets`` [n] that are no class of so many.
+    """Check that ``targets`` [n] are below ``classes``.
 
     Raises:
-        IndexError: on a CPU. Elsewhere the device reports it, for which nobody waits.
+        IndexError: a target is not a class. Only on a CPU. On other devices, the device reports it later.
     """
     if targets.device.type == "cpu" and len(targets) and int(targets.max()) >= classes:
         wrong = int((targets >= classes).sum())
-        raise IndexError(f"{wrong} labels are no class in [0, {classes}) and not ignored; mark them, or mend them")
+        raise IndexError(f"{wrong} labels are no class in [0, {classes}) and not ignored; mark or correct them")
 
 
 def rows_at_once(logits: Tensor, arrays: int) -> int:
-    """How many rows a block has, of so many arrays like the logits [n, V] as they are scored."""
+    """The number of rows of a block that needs ``arrays`` arrays like the logits [n, V], in the accumulator's dtype."""
     if logits.device.type != "cpu":
         return max(_ELSEWHERE // max(logits.shape[1], 1), 1)
     row = arrays * logits.shape[1] * accumulator(logits.dtype).itemsize
@@ -55,10 +55,11 @@ def rows_at_once(logits: Tensor, arrays: int) -> int:
 
 
 class Sums(NamedTuple):
-    """What has been found of the logits z_v of some rows, [n, 1] each.
+    """Sums over the logits z_v of some rows, [n, 1] each.
 
     Attributes:
-        top, total: what was subtracted from each z_v, and Σ exp(z_v − top).
+        top: the number that was subtracted from each z_v.
+        total: Σ exp(z_v − top).
         spread: under smoothing, Σ every_v · (z_v − z).
     """
 
@@ -67,19 +68,19 @@ class Sums(NamedTuple):
     spread: Tensor
 
     def split(self, sizes: int | list[int]) -> list[Sums]:
-        """Those of blocks of so many rows, which share their memory with these."""
+        """Split into blocks of these sizes. The blocks share memory with these sums."""
         return [Sums(*parts) for parts in zip(*(each.split(sizes) for each in self), strict=True)]
 
 
 class Rows(NamedTuple):
-    """Some rows, all or those of a block, with numbers [n, 1] for each.
+    """All rows, or those of a block, with numbers [n, 1] for each.
 
     Attributes:
-        skipped: which are not scored, bool.
-        z: the target's logit, as it is scored.
-        weights: what the score counts.
-        scale: weights times all that is charged for, as far as that is known before: what p is multiplied by.
-        sums: what has been found of their logits.
+        skipped: whether the row is not scored, bool.
+        z: the target's logit, after scale and softcap.
+        weights: the weight of the score.
+        scale: weights times the sum of all factors of log-probabilities, without z-loss and dft. The factor of p.
+        sums: the sums over the logits.
     """
 
     skipped: Tensor
@@ -89,17 +90,17 @@ class Rows(NamedTuple):
     sums: Sums
 
     def split(self, sizes: int | list[int]) -> list[Rows]:
-        """Blocks of so many rows, which share their memory with these: what is found of a block is found of all."""
+        """Split into blocks of these sizes. They share memory with these rows, so results of a block show here too."""
         return [Rows(*parts) for parts in zip(*(each.split(sizes) for each in self), strict=True)]
 
 
 class Targeted(NamedTuple):
-    """What is asked of the target of each row when its sums are known, [n, 1].
+    """Facts about the target of each row, for use after the sums are known, [n, 1].
 
     Attributes:
-        at: which class it is, int64.
-        hard: what it alone is charged for.
-        bend: the derivative of its z at the logit that is given.
+        at: the target's class, int64.
+        hard: the additional factor of the target's log-probability.
+        bend: the derivative of the target's z at the given logit.
     """
 
     at: Tensor
@@ -110,8 +111,8 @@ class Targeted(NamedTuple):
 class Scorer:
     """Scores blocks of rows that have the same score and the same classes.
 
-    In a block of a few long rows every call into torch takes one percent of the time, however small its tensors are. So
-    what is one number a row is reckoned before or after the pass, for all rows at once, where it can be.
+    In a block of a few long rows, every call into torch takes one percent of the time, even if its tensors are small.
+    So numbers per row are computed before or after the pass, for all rows at once, if possible.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Scorer:
         device: torch.device,
         less: Less,
     ) -> None:
-        """``dtype``: of the accumulator. ``less``: what is subtracted at first; :meth:`trusts` may raise it."""
+        """``dtype`` is the accumulator's. ``less`` is subtracted at first. :meth:`trusts` may increase it."""
         self.how = how
         self.dtype = dtype
         self.maps = how.softcap is not None or how.logit_scale != 1
@@ -139,7 +140,7 @@ class Scorer:
                 self.shared = float(charges.every.sum())
 
     def rows(self, given: Tensor, targets: Tensor, weights: Tensor) -> tuple[Rows, Targeted]:
-        """Rows by the target's logit as it is ``given`` [n, 1], ``targets`` [n] and ``weights`` [n], without sums."""
+        """Make rows without sums from the target's ``given`` logit [n, 1], ``targets`` [n] and ``weights`` [n]."""
         at = targets.clamp(min=0)[:, None]
         given = given.to(self.dtype)
         z = map_logits(given, self.how)
@@ -150,12 +151,14 @@ class Scorer:
         return rows, Targeted(at, hard, slope(given, self.how) * torch.ones_like(z))
 
     def score(self, block: Rows, logits: Tensor, room: Tensor, *, graded: bool) -> None:
-        """Find the sums of a block of all its ``logits`` [m, V]; where it is ``graded``, ``room`` [m, V] is left with
-        the gradient of Σ weights · ℓ, but for what is charged at the target alone."""
+        """Compute the sums of a block from all its ``logits`` [m, V].
+
+        If ``graded``, write the gradient of Σ weights · ℓ into ``room`` [m, V], without the target's additional part.
+        """
         z, bend = self._map(logits, room, graded=graded)
         top, total, spread = block.sums
         if self.every is not None:
-            # Where there is no room for z and p, what is to be summed over z has to be summed before.
+            # There may be no memory for both z and p. So the sum over z comes first.
             torch.mm(z - block.z, self.every[:, None], out=spread)
         if self.less is Less.TARGET:
             top.copy_(block.z)
@@ -167,8 +170,10 @@ class Scorer:
             self._grade(block, p, room, bend, self.every)
 
     def join(self, sums: Sums, logits: Tensor, room: Tensor, classes: slice) -> None:
-        """Add to the sums of some rows what their ``logits`` [m, C] of further ``classes`` have. Until
-        :meth:`joined`, the spread is that of z_v − top."""
+        """Add ``logits`` [m, C] of further ``classes`` to the sums of some rows.
+
+        Until :meth:`joined`, the spread is Σ every_v · (z_v − top).
+        """
         z, _ = self._map(logits, room, graded=False)
         top = torch.maximum(sums.top, z.amax(1, keepdim=True))
         less = sums.top - top
@@ -179,17 +184,20 @@ class Scorer:
         sums.top.copy_(top)
 
     def joined(self, rows: Rows, sums: Sums) -> Rows:
-        """The rows with the sums that all classes have been added to."""
+        """Return the rows with ``sums``, to which all classes have been added."""
         return rows._replace(sums=sums._replace(spread=sums.spread + (sums.top - rows.z) * self.shared))
 
     def grade(self, block: Rows, logits: Tensor, room: Tensor, classes: slice) -> None:
-        """Leave in ``room`` [m, C] what :meth:`score` does for all classes, of a block with sums, for some of them."""
+        """Write the gradient of some ``classes`` into ``room`` [m, C], as :meth:`score` does for all classes.
+
+        The block must have its sums.
+        """
         z, bend = self._map(logits, room, graded=True)
         p = self._exp(z, block.sums.top, room if z is logits else z)
         self._grade(block, p, room, bend, None if self.every is None else self.every[classes])
 
     def trusts(self, rows: Rows) -> bool:
-        """Whether the sums of some rows are in order. If not, they are to be scored again: more is subtracted now."""
+        """Whether the sums of some rows are good. If not, ``less`` is raised, and the rows must be scored again."""
         if self.less is Less.LARGEST:
             return True
         least, most = torch.aminmax(rows.sums.total.masked_fill(rows.skipped, 1.0))
@@ -199,7 +207,7 @@ class Scorer:
         return False
 
     def at_targets(self, rows: Rows, targeted: Targeted) -> Tensor:
-        """The gradient [n, 1] at the targets of rows of which everything has been found."""
+        """The gradient [n, 1] at the targets of rows with complete sums."""
         weights, scale = self._factors(rows)
         found = scale * (-self._nll(rows)).exp() - weights * targeted.hard
         if self.every is not None:
@@ -207,7 +215,7 @@ class Scorer:
         return found * targeted.bend
 
     def losses(self, rows: Rows, targeted: Targeted) -> Tensor:
-        """ℓ [n] of rows of which everything has been found."""
+        """ℓ [n] of rows with complete sums."""
         how, nll = self.how, self._nll(rows)
         loss = nll * targeted.hard
         if self.every is not None:
@@ -219,8 +227,7 @@ class Scorer:
         return loss.squeeze(1)
 
     def _map(self, logits: Tensor, room: Tensor, *, graded: bool) -> tuple[Tensor, Tensor | float | None]:
-        """The logits as they are scored, themselves or in ``room`` or elsewhere; and, where that is wanted and not 1,
-        the derivative of that."""
+        """Return z: the logits themselves, a copy in ``room``, or a new tensor. Also dz/dx, if ``graded`` and not 1."""
         z = logits if logits.dtype == self.dtype else room.copy_(logits)
         if not self.maps:
             return z, None
@@ -228,11 +235,11 @@ class Scorer:
         return map_logits(z, self.how), bend
 
     def _exp(self, z: Tensor, top: Tensor | None, place: Tensor) -> Tensor:
-        """exp(z − top), in ``place``."""
+        """Write exp(z − top) into ``place``."""
         return torch.exp(z if top is None else torch.sub(z, top, out=place), out=place)
 
     def _grade(self, rows: Rows, p: Tensor, room: Tensor, bend: Tensor | float | None, every: Tensor | None) -> None:
-        """Make the gradient of exponentials ``p``."""
+        """Turn exponentials ``p`` into the gradient, in ``room``."""
         weights, scale = self._factors(rows)
         torch.mul(p, scale / rows.sums.total, out=room)
         if every is not None:
@@ -241,7 +248,7 @@ class Scorer:
             room.mul_(bend)
 
     def _factors(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """What the gradient of each row is multiplied by [m, 1], and with it what p is."""
+        """The weight [m, 1] of each row's score, and the factor [m, 1] of p."""
         how, weights, scale = self.how, rows.weights, rows.scale
         if how.z_loss:
             scale = scale + weights * (2 * how.z_loss * (self._nll(rows) + rows.z))
@@ -255,5 +262,5 @@ class Scorer:
         top, total, _ = rows.sums
         p = (rows.z - top).exp() / total
         lost = p < torch.finfo(self.dtype).tiny * _UNDERFLOWN
-        # Not the second everywhere: where little is subtracted, it is the difference of two large numbers.
+        # log total + (top − z) only for lost values: if top is small, it is the difference of two large numbers.
         return torch.where(lost, total.log() + (top - rows.z), -p.clamp(max=1.0).log())

@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from shiftproof.reference.batch import Batch
     from shiftproof.reference.oracle import evaluate
     from shiftproof.reference.pairing import build_pairing
     from shiftproof.reference.profiles import PROFILES
     from shiftproof.reference.spec import LossSpec, LossTerm
 
-__all__ = ["PROFILES", "Batch", "LossSpec", "LossTerm", "build_pairing", "evaluate"]
+__all__ = ["PROFILES", "Batch", "LossSpec", "LossTerm", "__version__", "build_pairing", "evaluate"]
 
 _HOME = {
     "Batch": "batch",
@@ -28,7 +30,11 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load the name's module when it is first asked for: the plugin must not cost every pytest a torch import."""
+    """Load a name when it is first used: the plugin must not cost every run of pytest an import of torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("shiftproof")
     if name not in _HOME:
         raise AttributeError(f"module 'shiftproof' has no attribute {name!r}")
     return getattr(import_module(f"shiftproof.reference.{_HOME[name]}"), name)

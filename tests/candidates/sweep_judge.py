@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from shiftproof.harness.sweep.row import Documentation, Outcome, Row
+from shiftproof.harness.results import Counterexample
+from shiftproof.harness.sweep.result import Documentation, Outcome, Row
 from shiftproof.harness.sweep.settings import Settings
-from shiftproof.harness.verdict import Counterexample
 
 LOG = "JUDGED"
 """The variable that has the name of a file: one line for each class that is begun, with the process that does it."""

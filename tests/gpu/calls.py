@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shiftproof.harness.speed.expected import Answer, Tolerance, difference, expected
+from shiftproof.harness.speed.answers import Answer, Tolerance, difference, expected
 from shiftproof.harness.worker.fresh import sketch
 from shiftproof.reference.spec import Compute
 

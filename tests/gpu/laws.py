@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import product
 
-from shiftproof.harness.candidate import declared_in
+from shiftproof.harness.candidates.declaration import declared_in
 
 from .asked import Asked
 from .findings import Finding, Result

@@ -19,7 +19,7 @@ def look(device: str) -> dict[str, Any]:
     if absent:
         return {"missing": f"{sys.executable} has no {', '.join(absent)}: pip install {' '.join(absent)}"}
     try:
-        from shiftproof.harness import docket, judge, run  # noqa: F401
+        from shiftproof.harness.pytest_plugin import session  # noqa: F401
         from shiftproof.harness.worker.device import cuda_devices, device_of
     except ImportError as error:
         return {"missing": f"{sys.executable} cannot import this project: {error}"}

@@ -1,13 +1,18 @@
-"""The part ``speed``: the command ``shiftproof speed``, of losses whose answers it has to find right and honest."""
+"""The part ``speed``: what ``shiftproof speed`` says of losses whose answers it has to find right and honest."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
+
+from shiftproof.harness.candidates.declaration import UsageError
+from shiftproof.harness.judge.plan import candidates_of
+from shiftproof.harness.report.speed import as_json
+from shiftproof.harness.speed.plan import plan
+from shiftproof.harness.speed.result import Grade, overall
+from shiftproof.harness.speed.run import try_speed
 
 from .asked import Asked, Item, go_through
 from .findings import Finding, Result
@@ -19,24 +24,20 @@ TARGETS = ("examples/torch_losses.py:sliced", "examples/torch_losses.py:padded_l
 def gated(asked: Asked, target: str) -> Finding:
     """The gate without a bound: it fails a loss that is wrong or cheats, and nothing else."""
     started = time.monotonic()
+    shape, deadline = ("1,16,64", 0.5) if asked.is_dry else ("text", 8.0)
+    try:
+        candidates = candidates_of([str(ROOT / target)], spec="hf.causal_lm", devices=[asked.device])
+        plans = plan(candidates, against="yardstick", shapes=[shape], deadline=deadline, times_only=asked.is_dry)
+        trials = [try_speed(each.candidate, each.rival, each.terms, each.asked, tell=print) for each in plans]
+    except UsageError as error:
+        return Finding(asked.part, target, Result.NOT_RUN, str(error)[:300], round(time.monotonic() - started, 1))
     report = Path(asked.out) / f"speed-{target.rpartition(':')[2]}.json"
-    few = (
-        ("--shape", "1,16,64", "--deadline", "0.5", "--times-only")
-        if asked.is_dry
-        else ("--shape", "text", "--deadline", "8")
-    )
-    options = ("--spec", "hf.causal_lm", "--device", asked.device, "--json", str(report))
-    command = [sys.executable, "-m", "shiftproof", "speed", target, *options, *few]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr, sep="\n", flush=True)
+    report.write_text(json.dumps(as_json(trials), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    grade = overall(trials)
+    judged = {Grade.PASSES: Result.PASSED, Grade.FAILS: Result.WRONG}.get(grade, Result.NOT_RUN)
     # How fast a CPU that stands in is, and whether it is quiet enough to be timed, is not the question.
-    judged = {0: Result.PASSED, 1: Result.PASSED if asked.is_dry else Result.WRONG}
-    result = judged.get(done.returncode, Result.PASSED if asked.is_dry and report.exists() else Result.NOT_RUN)
-    if report.exists():
-        said = str(json.loads(report.read_text(encoding="utf-8"))["grade"])
-    else:
-        said = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]
-    return Finding(asked.part, target, result, said, round(time.monotonic() - started, 1))
+    result = Result.PASSED if asked.is_dry else judged
+    return Finding(asked.part, target, result, str(grade), round(time.monotonic() - started, 1))
 
 
 def items(asked: Asked) -> dict[str, Item]:

@@ -235,7 +235,7 @@ def test_laid_out_it_is_as_if_it_were_installed(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )
     assert str(tmp_path) in done.stdout, done.stderr
-    assert "shiftproof.harness.plugin" in done.stdout
+    assert "shiftproof.harness.pytest_plugin.plugin" in done.stdout
 
 
 def test_a_dry_run_in_processes(tmp_path: Path) -> None:

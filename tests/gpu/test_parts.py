@@ -76,6 +76,7 @@ def test_each_declared_loss_is_tried_or_said_to_be_left_out(ask: Ask) -> None:
     assert [each for each in laws.yardsticks(Asked("yardstick", "cuda", "", 1.0)) if isinstance(each, Finding)] == []
 
 
+@pytest.mark.representatives(1)
 @pytest.mark.parametrize("part", ["kernel", "worker"])
 def test_marked_tests(ask: Ask, part: str) -> None:
     assert marked.main(ask(part)) == 0

@@ -12,13 +12,13 @@ from dataclasses import asdict, replace
 
 import torch
 
-from shiftproof.harness.candidate import Candidate
-from shiftproof.harness.diagnose import name_bugs
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.evidence import gather
-from shiftproof.harness.judge import Profile, ask
-from shiftproof.harness.laws import laws_of
-from shiftproof.harness.verdict import Level, Overall, Verdict, overall
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.diagnosis.evidence import gather
+from shiftproof.harness.diagnosis.name import name_bugs
+from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.laws_of import laws_of
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.results import Level, Overall, Verdict, overall
 from shiftproof.reference.spec import LossSpec
 
 from .findings import Finding, Result
@@ -37,19 +37,19 @@ def judge(tried: Tried) -> Finding:
     candidate = Candidate(
         tried.name, tried.call, tried.spec, devices=(tried.device,), dtypes=(tried.dtype,), precision=tried.precision
     )
-    hearing = Hearing(enter([candidate])[0], Options(deadline=_DEADLINE))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(deadline=_DEADLINE))
     try:
-        spec = hearing.entry.spec
+        spec = loaded.job.spec
         if isinstance(spec, LossSpec) and not tried.laid_out:
             spec = replace(spec, layouts=())
-        trial = hearing.trial(spec)
+        trial = loaded.trial(spec)
         results = tuple(ask(law, trial, Profile("gpu", tried.factor), _SEED) for law in laws_of(spec).values())
         found = overall(results)
         named: list[str] = []
         if tried.diagnosis and isinstance(spec, LossSpec):
             named = [bug.mutant for bug in name_bugs(results, trial, *gather(trial))]  # type: ignore[arg-type]
     finally:
-        hearing.close()
+        loaded.close()
     broken = [law for law in results if law.verdict.is_failure and law.level is Level.MUST]
     undecided = [law for law in results if law.verdict in (Verdict.INCONCLUSIVE, Verdict.VACUOUS)]
     said = f"{sum(law.cases for law in results)} cases of {len(results)} laws"

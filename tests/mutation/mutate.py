@@ -3,7 +3,7 @@
     nox -s mutation                                   # reference/, with the tests of tests/reference
     nox -s mutation -- judge                          # the judge: sabotage.py, and its small files with their tests
     nox -s mutation -- --processes 2 --fresh          # in two processes, forgetting what earlier runs found
-    nox -s mutation -- harness/rounding.py --tests tests/harness/test_rounding.py
+    nox -s mutation -- harness/bounds/rounding.py --tests tests/harness/bounds/test_rounding.py
 
 Everything happens in a copy of the tree under ``.mutation/``, in the layout of an installed package, which is where
 mutmut expects a module to be. mutmut mutates the bodies of functions alone, so what else is worth mutating is put into
@@ -43,8 +43,14 @@ PACKAGES: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())[
 FOLDER_OF = {folder: Path("src", *package.split(".")) for package, folder in PACKAGES.items()}
 TESTS = "tests/reference"
 # What of the judge is pure and small enough to be mutated line by line. The rest of it is sabotaged.
-JUDGE = tuple(f"harness/{name}.py" for name in ("verdict", "conclusion", "exit_code", "requires", "allowance"))
-JUDGE_TESTS = tuple(f"tests/harness/test_{Path(file).stem}.py" for file in JUDGE)
+JUDGE = (
+    "harness/results.py",
+    "harness/judge/conclusion.py",
+    "harness/cli/exit_code.py",
+    "harness/candidates/requires.py",
+    "harness/candidates/allowance.py",
+)
+JUDGE_TESTS = tuple(f"tests/{Path(file).parent}/test_{Path(file).stem}.py" for file in JUDGE)
 PARTS = "\n## The judge\n"  # of the report: before it the reference, and after it the judge
 # What is there to be timed is no reference: the laws judge it as any candidate. It is mutated when asked for.
 TIMED = (Path("reference", "yardstick"), Path("reference", "eager.py"))

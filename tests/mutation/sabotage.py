@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_name("sabotages.toml")
 LAWS = "harness/laws"
-BUILDER_LAWS = "harness/laws/builders.py"
+BUILDER_LAWS = "harness/label_builders/laws.py"
 KINDS = (
     "a law that raises",
     "a law missing",
@@ -271,7 +271,7 @@ def run(chosen: Sequence[Sabotage], processes: int = 1) -> Iterator[Outcome]:
 def unsabotaged(chosen: Iterable[Sabotage]) -> list[Sabotage]:
     """One for each file of tests, that edits nothing: its tests have to pass."""
     tests = dict.fromkeys(word for sabotage in chosen for word in sabotage.tests.split() if word.endswith(".py"))
-    return [Sabotage("none", f"none, {each}", "harness/verdict.py", "", "", each) for each in tests]
+    return [Sabotage("none", f"none, {each}", "harness/results.py", "", "", each) for each in tests]
 
 
 # The report -----------------------------------------------------------------------------------------------------------

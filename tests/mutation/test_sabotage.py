@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shiftproof.harness.laws import BUILDER_LAWS, LAWS
+from shiftproof.harness.label_builders.laws import BUILDER_LAWS
+from shiftproof.harness.laws import LAWS
 
 from . import mutate, sabotage
 from .sabotage import Outcome, Sabotage
@@ -44,7 +45,7 @@ def test_every_law_is_sabotaged() -> None:
 
 
 def test_what_is_not_there_once_is_no_sabotage() -> None:
-    each = Sabotage("a verdict swapped", "x", "harness/verdict.py", "a", "b", "")
+    each = Sabotage("a verdict swapped", "x", "harness/results.py", "a", "b", "")
     assert each.edited("bac") == "bbc"
     for source in ("", "aa"):
         with pytest.raises(ValueError, match="times 'a'"):
@@ -72,7 +73,7 @@ def test_sabotages_are_noticed() -> None:
 
 
 def test_what_no_test_notices_survives_and_is_told() -> None:
-    blind = Sabotage("a verdict swapped", "x", "harness/verdict.py", "a", "b", "")
+    blind = Sabotage("a verdict swapped", "x", "harness/results.py", "a", "b", "")
     survived, killed = Outcome(blind, 0, "", 1.0), Outcome(blind, 1, "tests/a/test_b.py::test_c[d]", 1.0)
     lost = Outcome(blind, 5, "", 1.0)
     known = survived._replace(sabotage=blind._replace(survives="Equivalent."))
@@ -82,8 +83,8 @@ def test_what_no_test_notices_survives_and_is_told() -> None:
     assert "1 of 4 sabotages are noticed." in report
     assert "| a verdict swapped | 4 | 1 | 2 |" in report
     assert "`test_b.py::test_c`" in report
-    assert "x (harness/verdict.py): survived. Equivalent." in report
-    assert "x (harness/verdict.py): not run. **Unexplained.**" in report
+    assert "x (harness/results.py): survived. Equivalent." in report
+    assert "x (harness/results.py): not run. **Unexplained.**" in report
 
 
 def test_what_was_found_of_every_law_is_one_line() -> None:

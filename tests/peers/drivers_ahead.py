@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shiftproof.harness.recipe import Regime
+from shiftproof.harness.cases.recipe import Regime
 from shiftproof.reference.batch import Batch
 
 from .packages import load

@@ -11,14 +11,15 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.compare import agreement, derive_bounds
-from shiftproof.harness.liveness import dead_gradient_bound, dead_value_bound
+from shiftproof.harness.bounds.compare import agreement
+from shiftproof.harness.bounds.derive import derive_bounds
+from shiftproof.harness.bounds.liveness import dead_gradient_bound, dead_value_bound
+from shiftproof.harness.cases.build import Case, build_case
+from shiftproof.harness.cases.recipe import Recipe
+from shiftproof.harness.cases.space import hand_made, random_recipes, space
 from shiftproof.harness.mutants import MUTANTS
 from shiftproof.harness.mutants.base import Wrong
 from shiftproof.harness.mutants.views import variants_under
-from shiftproof.harness.recipe import Recipe
-from shiftproof.harness.strategies import killers, plain, space
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing, first_logit
 from shiftproof.reference.spec import Reduction
@@ -97,10 +98,10 @@ def recipes(peer: Peer, dtype: str) -> Iterator[Recipe]:
         choices |= {"rows": (1, 2, 3), "length": (2, 3, 4, 6), "classes": (2, 3, 5, 7, 11, 17, 32)}
     if peer.classes:
         choices |= {"classes": peer.classes}
-    for recipe in killers(choices):
+    for recipe in hand_made(choices):
         if not peer.interpreted or recipe.rows * recipe.length * recipe.classes <= 600:
             yield recipe
-    yield from plain(choices, SEED)
+    yield from random_recipes(choices, SEED)
 
 
 def case_of(peer: Peer, recipe: Recipe) -> Case:

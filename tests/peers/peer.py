@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor, nn
 
-from shiftproof.harness.recipe import Regime
+from shiftproof.harness.cases.recipe import Regime
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Compute, LossSpec, Score

@@ -28,7 +28,8 @@ kernels written in Triton ran in its interpreter. Not to be edited.
 Every row is a function of a published package, called on drawn cases: text or codes of 2 to 17 positions, 2 to 257
 classes, masks of every kind, logits that are calm, ordinary, near one-hot, tied, or ±1e4. Its value and every element
 of every gradient were compared with the float64 reference. *Error / bound* is the worst difference in units of what
-[the derived bounds](../harness/compare.py) allow a right implementation of that arithmetic: above 1 the row fails.
+[the derived bounds](../harness/bounds/compare.py) allow a right implementation of that arithmetic: above 1 the row
+fails.
 *strict* accumulates in fp32, *native* computes in the dtype of the logits. *what* is the function, with settings of
 the package's own in brackets; *profile* is what it was held to, as `shiftproof list profiles` has it, with what was
 changed.

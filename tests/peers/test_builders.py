@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from shiftproof.harness.builder_diagnose import name_builder_bugs
-from shiftproof.harness.builder_trial import BuilderTrial
-from shiftproof.harness.candidate import Candidate
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.judge import PROFILES, ask
-from shiftproof.harness.laws import BUILDER_LAWS
-from shiftproof.harness.verdict import LawResult, Overall, overall
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.judge.ask import PROFILES, ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.label_builders.candidate import BuilderTrial
+from shiftproof.harness.label_builders.diagnosis import name_builder_bugs
+from shiftproof.harness.label_builders.laws import BUILDER_LAWS
+from shiftproof.harness.results import LawResult, Overall, overall
 
 pytestmark = pytest.mark.peers
 pytest.importorskip("transformers")
@@ -48,15 +48,15 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def judged(function: str, spec: str) -> Found:
-    hearing = Hearing(enter([Candidate(function, f"{DRIVERS}:{function}", spec)])[0], Options(in_process=True))
+    loaded = LoadedCandidate(jobs_of([Candidate(function, f"{DRIVERS}:{function}", spec)])[0], Options(in_process=True))
     try:
-        hearing.start()
-        trial = hearing.trial()
+        loaded.start()
+        trial = loaded.trial()
         assert isinstance(trial, BuilderTrial)
         laws = {law.id: ask(law, trial, PROFILES["quick"], 0) for law in BUILDER_LAWS.values()}
         return Found(laws, tuple(bug.mutant for bug in name_builder_bugs(laws.values(), trial)))
     finally:
-        hearing.close()
+        loaded.close()
 
 
 @pytest.mark.parametrize(("function", "spec"), RIGHT.items())

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shiftproof.harness.candidate import Candidate
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.verdict import Verdict
+from shiftproof.harness.results import Verdict
 
 pytestmark = pytest.mark.peers
 
@@ -23,12 +23,12 @@ BRIEF = Profile("brief", 0.06)  # interpreted kernels take a second a case
 
 def failed(candidate: Candidate, asked: tuple[str, ...] = ASKED) -> set[str]:
     """The laws of ``asked`` that fail; each is asked a few cases."""
-    hearing = Hearing(enter([candidate])[0], Options(deadline=60.0))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(deadline=60.0))
     try:
-        trial = hearing.of_loss(hearing.entry.spec)  # type: ignore[arg-type]
+        trial = loaded.of_loss(loaded.job.spec)  # type: ignore[arg-type]
         results = [ask(LAWS[id], trial, BRIEF, seed=0) for id in asked]
     finally:
-        hearing.close()
+        loaded.close()
     assert any(result.verdict is Verdict.PASS for result in results)
     return {result.id for result in results if result.verdict.is_failure}
 

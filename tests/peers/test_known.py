@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from shiftproof.harness.label_builders.mutants import BUILDER_MUTANTS
 from shiftproof.harness.mutants import MUTANTS
 from shiftproof.harness.mutants.behaviours import BEHAVIOURS
-from shiftproof.harness.mutants.builders import BUILDER_MUTANTS
 from shiftproof.reference.builders import BUILDERS
 from shiftproof.reference.profiles import PROFILES
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from shiftproof.harness.kills import subjects
+from shiftproof.harness.kill_table.subjects import subjects
 from shiftproof.harness.mutants.behaviour import Act, answer
 from shiftproof.reference.profiles import PROFILES
 
@@ -43,8 +43,8 @@ def test_an_incoming_gradient_must_be_handed_over(scripts: Any) -> None:
     judge, seen = scripts.comparison.judge, scripts.comparison.Seen
     act = act_of("upstream-ignored")
     assert judge(act, [fixed(scripts)]) is seen.UNSEEN
-    assert judge(act, [fixed(scripts, upstream=3.0)]) is seen.KILLED
-    assert judge(act, [fixed(scripts, upstream=3.0, gradient=False)]) is seen.UNSEEN
+    assert judge(act, [fixed(scripts, grad_output=3.0)]) is seen.KILLED
+    assert judge(act, [fixed(scripts, grad_output=3.0, gradient=False)]) is seen.UNSEEN
 
 
 def test_ignored_labels_must_be_handed_over(scripts: Any) -> None:
@@ -67,7 +67,7 @@ def test_a_real_loss_is_judged_as_a_mutant_is(scripts: Any) -> None:
     compare, right = scripts.comparison, scripts.right_losses
     candidates = right.load("right")
     loss = right.Loss("sliced", candidates.sliced, TEXT)
-    assert compare.judge(compare.answers(loss), [fixed(scripts, upstream=3.0)]) is compare.Seen.UNSEEN
+    assert compare.judge(compare.answers(loss), [fixed(scripts, grad_output=3.0)]) is compare.Seen.UNSEEN
     assert compare.judge(compare.zero, [fixed(scripts)]) is compare.Seen.KILLED
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,6 +30,7 @@ def test_the_loop_in_the_readme_conforms(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_declared_trainers_are_what_they_are_declared_to_be(tmp_path: Path) -> None:
     done = check(tmp_path, "trainer-loop", "trainer-mean-of-means", "--config", str(ROOT / "pyproject.toml"))
     assert done.returncode == 0, done.stdout + done.stderr

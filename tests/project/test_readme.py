@@ -63,6 +63,7 @@ def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.representatives(1)
 @pytest.mark.parametrize("line", [marked(line) for line in commands()])
 def test_a_command(folder: Path, line: str) -> None:
     if "transformers" in line:

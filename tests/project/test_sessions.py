@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MARKERS = {each.partition(":")[0]: each for each in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+del MARKERS["representatives(n)"]  # it makes some tests slow, and chooses none
 SESSIONS = {
     node.name: node
     for node in ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8")).body

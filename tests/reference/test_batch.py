@@ -141,7 +141,7 @@ def test_every_array_may_be_missing():
 def test_an_array_that_is_read_is_there_or_named():
     batch = batch_of()
     assert batch.tensor("labels") is batch.labels
-    message = "this spec reads audio_labels, and the batch has none; give it one"
+    message = "this spec reads audio_labels, but the batch has none; give it one"
     with pytest.raises(BatchError, match=message):
         batch.tensor("audio_labels")
 

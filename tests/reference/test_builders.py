@@ -128,12 +128,12 @@ def test_one_token_has_no_next(name: str) -> None:
 
 
 def test_a_missing_input_is_named() -> None:
-    with pytest.raises(BuilderError, match="reads attention_mask, and the batch has none"):
+    with pytest.raises(BuilderError, match="reads attention_mask, but the batch has none"):
         answer(BUILDERS["mask.padding"].build, BuilderBatch(input_ids=torch.tensor([[1]])))
 
 
 def test_an_input_that_no_batch_has_is_named() -> None:
-    with pytest.raises(BuilderError, match="reads labels, and the batch has none"):
+    with pytest.raises(BuilderError, match="reads labels, but the batch has none"):
         answer(lambda labels: labels, BuilderBatch())
 
 

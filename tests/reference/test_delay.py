@@ -138,7 +138,7 @@ def test_dtype_leading_axes_and_inputs_are_kept() -> None:
     [
         ((3, 4), (0, 1), r"2 delays \[0, 1\] for 3 codebooks; expected one for each"),
         ((3, 4), (0, 1, 2, 3), "4 delays .* for 3 codebooks"),
-        ((3, 4), (0, -1, 2), r"delays are \[0, -1, 2\]; expected frames to wait, 0 or more"),
+        ((3, 4), (0, -1, 2), r"delays are \[0, -1, 2\]; expected numbers of frames, 0 or more"),
         ((4,), (0,), r"shape \[4\]; expected \[..., codebooks, frames\]"),
     ],
 )
@@ -149,6 +149,6 @@ def test_what_does_not_fit(function: object, shape: tuple[int, ...], delays: tup
 
 
 def test_too_short_to_undo() -> None:
-    with pytest.raises(DelayError, match="2 frames were never delayed by up to 3; expected at least 3 frames"):
+    with pytest.raises(DelayError, match="2 frames cannot be delayed by up to 3; expected at least 3 frames"):
         undo_delay(torch.zeros(2, 2, dtype=torch.long), (0, 3))
     assert undo_delay(torch.zeros(2, 3, dtype=torch.long), (0, 3)).shape == (2, 0)

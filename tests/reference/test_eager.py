@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from shiftproof.harness.arguments import ARGUMENTS
-from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.strategies import killers, space
+from shiftproof.harness.candidates.arguments import ARGUMENTS
+from shiftproof.harness.cases.build import Case, build_case
+from shiftproof.harness.cases.space import hand_made, space
 from shiftproof.reference.eager import eager
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import SpecError
@@ -35,7 +35,7 @@ def arguments(case: Case) -> dict[str, Any]:
 @pytest.mark.parametrize("name", SPOKEN)
 def test_value_and_gradient_are_the_oracles(name: str) -> None:
     spec = PROFILES[name]
-    cases = [build_case(spec, recipe) for recipe in killers(space(spec, frozenset(ARGUMENTS), "float32"))]
+    cases = [build_case(spec, recipe) for recipe in hand_made(space(spec, frozenset(ARGUMENTS), "float32"))]
     usual = [case for case in cases if case.pairing.pairs and case.oracle.value == case.oracle.value]
     assert usual
     for case in usual:

@@ -586,14 +586,14 @@ def test_a_weight_divided_by_zero_keeps_its_sign_and_nothing_divided_by_zero_is_
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"loss_mask": True}, "this spec reads loss_mask, and the batch has none; give it one"),
-        ({"token_weights": True}, "this spec reads token_weights, and the batch has none; give it one"),
-        ({"documents": Documents.POSITION_IDS}, "this spec reads position_ids, and the batch has none; give it one"),
-        ({"documents": Documents.CU_SEQLENS}, "this spec reads cu_seqlens, and the batch has none; give it one"),
-        ({"documents": Documents.SEGMENT_IDS}, "this spec reads segment_ids, and the batch has none; give it one"),
+        ({"loss_mask": True}, "this spec reads loss_mask, but the batch has none; give it one"),
+        ({"token_weights": True}, "this spec reads token_weights, but the batch has none; give it one"),
+        ({"documents": Documents.POSITION_IDS}, "this spec reads position_ids, but the batch has none; give it one"),
+        ({"documents": Documents.CU_SEQLENS}, "this spec reads cu_seqlens, but the batch has none; give it one"),
+        ({"documents": Documents.SEGMENT_IDS}, "this spec reads segment_ids, but the batch has none; give it one"),
         (
             {"denominator": Denominator.NUM_ITEMS},
-            "this spec divides by num_items_in_batch, and the batch has none; give it one",
+            "this spec divides by num_items_in_batch, but the batch has none; give it one",
         ),
     ],
 )
@@ -1166,7 +1166,7 @@ def test_streams_that_do_not_fit_are_named():
 @pytest.mark.parametrize("combine", [Combine.FLAT, Combine.SUM, Combine.WEIGHTED_MEAN])
 def test_a_weight_for_every_codebook(given, combine):
     term = replace(BOOKS, combine=combine, codebook_weights=given)
-    with pytest.raises(BatchError, match="2 codebook_weights for 3 codebooks; give one a codebook"):
+    with pytest.raises(BatchError, match="2 codebook_weights for 3 codebooks; give one per codebook"):
         pair_up(term, CODES, codebook_weights=[1.0, 2.0])
 
 
@@ -1180,17 +1180,17 @@ def test_a_weight_for_every_class():
 @pytest.mark.parametrize(
     ("term", "labels", "message"),
     [
-        (replace(BOOKS, ignores_bos=True), CODES, "this spec reads bos_token_id, and the batch has none; give it one"),
+        (replace(BOOKS, ignores_bos=True), CODES, "this spec reads bos_token_id, but the batch has none; give it one"),
         (
             LossTerm(score=Score(class_weights=True)),
             EIGHT,
-            "this spec reads class_weights, and the batch has none; give it one",
+            "this spec reads class_weights, but the batch has none; give it one",
         ),
-        (replace(BOOKS, stops_at_eos=True), CODES, "this spec reads input_ids, and the batch has none; give it one"),
+        (replace(BOOKS, stops_at_eos=True), CODES, "this spec reads input_ids, but the batch has none; give it one"),
         (
             replace(BOOKS, codebook_weights=True),
             CODES,
-            "this spec reads codebook_weights, and the batch has none; give it one",
+            "this spec reads codebook_weights, but the batch has none; give it one",
         ),
     ],
 )
@@ -1200,7 +1200,7 @@ def test_a_missing_argument_of_codebooks_is_named(term, labels, message):
 
 
 def test_a_missing_eos_is_named():
-    with pytest.raises(BatchError, match="this spec reads eos_token_id, and the batch has none; give it one"):
+    with pytest.raises(BatchError, match="this spec reads eos_token_id, but the batch has none; give it one"):
         pair_up(replace(BOOKS, stops_at_eos=True), CODES, input_ids=CODES)
 
 
@@ -1211,7 +1211,7 @@ def test_a_missing_stream_is_named(name):
         "audio_labels": torch.zeros(1, 4, 3, dtype=torch.long),
     }
     del arrays[name]
-    with pytest.raises(BatchError, match=f"this spec reads {name}, and the batch has none; give it one"):
+    with pytest.raises(BatchError, match=f"this spec reads {name}, but the batch has none; give it one"):
         build_pairing(LossSpec("mine", (AUDIO,), "", ""), Batch(**arrays))
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shiftproof.harness.arguments import bind, lay_back, values_for
-from shiftproof.harness.cases import build_case
-from shiftproof.harness.strategies import recipes, space
+from shiftproof.harness.candidates.arguments import bind, lay_back, values_for
+from shiftproof.harness.cases.build import build_case
+from shiftproof.harness.cases.space import recipes, space
 from shiftproof.reference import profiles
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import evaluate

@@ -43,7 +43,7 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         ),
         pytest.param(
             {"shift": 0},
-            "shift is 0, yet shifted_by says that the loss shifts",
+            "shift is 0, but shifted_by says that the loss shifts",
             "use shift >= 1, or shifted_by=data or inputs",
             id="the loss shifts by nothing",
         ),
@@ -61,13 +61,13 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         ),
         pytest.param(
             {"reduction": Reduction.SUM},
-            "reduction=sum divides by nothing, and denominator is valid",
+            "reduction=sum divides by nothing, but denominator is valid",
             "use denominator=one, or reduction=mean",
             id="a sum with a denominator",
         ),
         pytest.param(
             {"reduction": Reduction.NONE, "denominator": Denominator.NUM_ITEMS},
-            "reduction=none divides by nothing, and denominator is num_items",
+            "reduction=none divides by nothing, but denominator is num_items",
             "use denominator=one, or reduction=mean",
             id="per token with a denominator",
         ),
@@ -84,9 +84,13 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         pytest.param({"clamp": -1.0}, "clamp is -1.0", "must be above 0, or None", id="clamp below zero"),
         pytest.param({"clamp": math.nan}, "clamp is nan", "must be above 0, or None", id="clamp at NaN"),
         pytest.param({"clamp": math.inf}, "clamp is inf", "must be above 0, or None", id="clamp at infinity"),
-        pytest.param({"epsilon": math.inf}, "epsilon is inf", "cannot be negative", id="infinite epsilon"),
-        pytest.param({"epsilon": -1e-8}, "epsilon is -1e-08", "cannot be negative", id="negative epsilon"),
-        pytest.param({"epsilon": math.nan}, "epsilon is nan", "cannot be negative", id="epsilon NaN"),
+        pytest.param(
+            {"epsilon": math.inf}, "epsilon is inf", "expected a finite number from 0 up", id="infinite epsilon"
+        ),
+        pytest.param(
+            {"epsilon": -1e-8}, "epsilon is -1e-08", "expected a finite number from 0 up", id="negative epsilon"
+        ),
+        pytest.param({"epsilon": math.nan}, "epsilon is nan", "expected a finite number from 0 up", id="epsilon NaN"),
         pytest.param({"shift": 1.0}, "shift is 1.0", "expected a whole number of positions", id="a fractional shift"),
         pytest.param({"shift": True}, "shift is True", "expected a whole number of positions", id="a yes for a shift"),
         *(
@@ -105,7 +109,7 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         *(
             pytest.param(
                 {**AUDIO, **fields},
-                "loss_mask, token_weights and documents are aligned with labels, and this term reads audio_labels",
+                "loss_mask, token_weights and documents are aligned with labels, but this term reads audio_labels",
                 "drop them, or score labels",
                 id=f"{next(iter(fields))} of another stream",
             )
@@ -120,7 +124,7 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         *(
             pytest.param(
                 {"stops_at_eos": True, "heads": heads},
-                f"stops_at_eos asks for one input id a row of logits, which heads={heads} has not",
+                f"stops_at_eos needs one input id per row of logits, which heads={heads} does not have",
                 "drop it, or use heads=one or codebooks",
                 id=f"eos inputs of heads={heads}",
             )
@@ -128,7 +132,7 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         ),
         pytest.param(
             {"accepts_shift_labels": True, "labels": "audio_labels", "heads": Heads.FIRST},
-            "shift_labels replace labels, and this term reads audio_labels",
+            "shift_labels replace labels, but this term reads audio_labels",
             "drop accepts_shift_labels",
             id="shift_labels of another stream",
         ),
@@ -144,7 +148,7 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         *(
             pytest.param(
                 {"axis": Axis.CODEBOOK, **fields},
-                f"axis=codebook shifts from one codebook to a later one, and {found}",
+                f"axis=codebook shifts from one codebook to a later one, but {found}",
                 "use heads=codebooks with shift >= 1, or axis=time",
                 id=f"along codebooks with {found}",
             )
@@ -173,20 +177,20 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         pytest.param({"codebooks": 0, **BOOKS}, "codebooks is 0", "expected at least 1, or None", id="no codebooks"),
         pytest.param(
             {"codebooks": 8},
-            "codebooks is 8, and heads=one has none",
+            "codebooks is 8, but heads=one has none",
             "drop it, or use heads=codebooks",
             id="codebooks of one head",
         ),
         pytest.param(
             {"codebook_weights": (1.0,) * 8, "combine": Combine.WEIGHTED_MEAN, "codebooks": 4, **BOOKS},
-            "codebook_weights are 8 where codebooks is 4",
-            "give one weight a codebook",
+            "there are 8 codebook_weights, but codebooks is 4",
+            "give one weight per codebook",
             id="eight weights for four codebooks",
         ),
         *(
             pytest.param(
                 {"combine": combine, "heads": heads},
-                f"heads={heads} has one head, and combine={combine}, codebook_weights=False speak of several",
+                f"heads={heads} has one head, but combine={combine}, codebook_weights=False are for several",
                 "use heads=codebooks, or drop them",
                 id=f"combine={combine} of heads={heads}",
             )
@@ -195,14 +199,14 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         ),
         pytest.param(
             {"codebook_weights": True},
-            "heads=one has one head, and combine=flat, codebook_weights=True speak of several",
+            "heads=one has one head, but combine=flat, codebook_weights=True are for several",
             "use heads=codebooks, or drop them",
             id="codebook weights of one head",
         ),
         pytest.param(
             {"combine": Combine.WEIGHTED_MEAN, **BOOKS},
             "combine=weighted_mean without weights",
-            "set codebook_weights=True, or give a weight a codebook",
+            "set codebook_weights=True, or give one weight per codebook",
             id="a weighted mean without weights",
         ),
         *(
@@ -246,7 +250,7 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         ),
         pytest.param(
             {"denominator": Denominator.POSITIONS, "tail": Tail.TRIM, **AHEAD},
-            "denominator=positions counts the positions that are left, and under tail=trim each of heads=ahead",
+            "denominator=positions counts the positions that are left, but under tail=trim each of heads=ahead",
             "use tail=ignore, or denominator=valid",
             id="trimmed positions of heads ahead",
         ),
@@ -259,7 +263,7 @@ BY_INPUTS = {"shift": 0, "shifted_by": ShiftedBy.INPUTS}
         pytest.param({"classes": 0}, "classes is 0", "expected at least 1, or None", id="no classes"),
         pytest.param(
             {"classes": 1, "score": Score(label_smoothing=0.1, smoothing_over=Smoothing.OTHERS)},
-            "label smoothing over the classes that are not the target needs one, and classes is 1",
+            "label smoothing over the classes that are not the target needs one, but classes is 1",
             "use smoothing_over=all, or more classes",
             id="smoothing over the others of one class",
         ),
@@ -474,7 +478,9 @@ def test_a_spec_without_terms_is_refused():
 
 
 def test_two_terms_of_one_name_are_refused():
-    with pytest.raises(SpecError, match=r"spec 'mine' has two terms of one name: \['text', 'depth', 'text'\]; rename"):
+    with pytest.raises(
+        SpecError, match=r"spec 'mine' has two terms with the same name: \['text', 'depth', 'text'\]; rename"
+    ):
         LossSpec("mine", (LossTerm(), LossTerm(name="depth"), LossTerm(shift=2)), "", "")
 
 

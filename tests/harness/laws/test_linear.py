@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from shiftproof.harness.candidate import Candidate
-from shiftproof.harness.diagnose import name_bugs
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.evidence import gather
-from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.diagnosis.evidence import gather
+from shiftproof.harness.diagnosis.name import name_bugs
+from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.verdict import LawResult, Overall, Verdict, overall
+from shiftproof.harness.results import LawResult, Overall, Verdict, overall
 
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "fused.py"
 BRIEF = Profile("brief", 0.2)
@@ -25,13 +25,13 @@ def heard(
 ) -> tuple[list[LawResult], set[str]]:
     """What the laws say of a loss, each in a few cases, and what its bug is called."""
     candidate = replace(Candidate(function, f"{CANDIDATES}:{function}", "hf.causal_lm"), dtypes=(dtype,), allow=allow)
-    hearing = Hearing(enter([candidate])[0], Options(in_process=True))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
     try:
-        trial = hearing.of_loss(hearing.entry.spec)  # type: ignore[arg-type]
+        trial = loaded.of_loss(loaded.job.spec)  # type: ignore[arg-type]
         results = [ask(law, trial, BRIEF, seed=0) for law in LAWS.values()]
         bugs = name_bugs(results, trial, *gather(trial)) if trial.failed else ()
     finally:
-        hearing.close()
+        loaded.close()
     return results, {name for bug in bugs for name in (bug.mutant, *bug.also)}
 
 
@@ -39,6 +39,7 @@ def failed(results: list[LawResult]) -> set[str]:
     return {result.id for result in results if result.verdict.is_failure}
 
 
+@pytest.mark.representatives(2)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("function", ["materialised", "biased", "chunked", "gradients_in_the_forward"])
 def test_right_losses_conform(function: str, dtype: str) -> None:
@@ -49,6 +50,7 @@ def test_right_losses_conform(function: str, dtype: str) -> None:
     )
 
 
+@pytest.mark.representatives(2)
 @pytest.mark.parametrize(
     ("function", "law", "named"),
     [
@@ -69,6 +71,7 @@ def test_wrong_losses_fail_under_their_name(function: str, law: str, named: str)
     assert not named or named in names
 
 
+@pytest.mark.slow
 def test_what_is_wrong_at_the_weight_alone_fails_no_other_law() -> None:
     assert failed(heard("upstream_ignored_weight")[0]) <= {"LINEAR-2", "LINEAR-3", "GRAD-5"}
     assert failed(heard("low_precision_accumulate", "bfloat16")[0]) == {"LINEAR-3"}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from shiftproof.harness.candidate import Candidate, UsageError
-from shiftproof.harness.diagnose import name_bugs
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.evidence import gather
-from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.candidates.declaration import Candidate, UsageError
+from shiftproof.harness.candidates.model import ModelTrial
+from shiftproof.harness.cases.recipe import Recipe
+from shiftproof.harness.diagnosis.evidence import gather
+from shiftproof.harness.diagnosis.name import name_bugs
+from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.model import ModelTrial
-from shiftproof.harness.recipe import Recipe
-from shiftproof.harness.verdict import LawResult, Overall, Verdict, overall
+from shiftproof.harness.results import LawResult, Overall, Verdict, overall
 from shiftproof.reference.profiles import PROFILES
 
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "models.py"
@@ -26,13 +26,13 @@ BRIEF = Profile("brief", 0.06)
 @contextmanager
 def trial_of(name: str, spec: str, **fields: object) -> Iterator[ModelTrial]:
     candidate = Candidate(name, f"{CANDIDATES}:{name}", spec, **fields)  # type: ignore[arg-type]
-    hearing = Hearing(enter([candidate])[0], Options(in_process=True))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
     try:
-        trial = hearing.of_loss(PROFILES[spec])
+        trial = loaded.of_loss(PROFILES[spec])
         assert isinstance(trial, ModelTrial)
         yield trial
     finally:
-        hearing.close()
+        loaded.close()
 
 
 def heard(name: str, spec: str) -> tuple[tuple[LawResult, ...], set[str]]:
@@ -93,7 +93,7 @@ def test_what_a_law_would_have_to_choose_logits_for_is_not_asked() -> None:
     results, _ = heard("Right", "hf.causal_lm")
     told = {result.id: result.message for result in results if result.verdict is Verdict.SKIP}
     assert told["STABLE-1"] == "it is a model, whose logits cannot be chosen"
-    assert told["MODEL-4"] == "it takes no shift_labels"
+    assert told["MODEL-4"] == "it does not take shift_labels"
 
 
 def test_every_recipe_is_cut_to_the_model() -> None:
@@ -101,19 +101,19 @@ def test_every_recipe_is_cut_to_the_model() -> None:
         fitted = trial.fit(Recipe(rows=90, length=400, classes=7, dtype="bfloat16"))
         assert (fitted.rows, fitted.length, fitted.classes, fitted.extra) == (4, 12, 61, 3)
         assert trial.fit(fitted) == fitted
-        seen = trial.look(Recipe(rows=2, length=5))
+        seen = trial.observe_cached(Recipe(rows=2, length=5))
         assert seen.case.batch.tensor("logits").shape == (2, 8, 61)
 
 
 def test_logits_before_those_of_the_labels_need_a_spec_that_has_them() -> None:
-    told = r"3 rows of logits more than there are labels.*hf\.prefix_lm"
+    told = r"3 more rows of logits than there are labels.*hf\.prefix_lm"
     with pytest.raises(UsageError, match=told), trial_of("Prefixed", "hf.causal_lm"):
         pass
 
 
 def test_a_spec_that_no_model_has_is_refused() -> None:
     for spec in ("higgs.hf", "torch.cross_entropy", "nanogpt"):
-        told = "is a model, which makes its logits from input_ids"
+        told = "is a model that makes its logits from input_ids"
         with pytest.raises(UsageError, match=told), trial_of("Right", spec):
             pass
 

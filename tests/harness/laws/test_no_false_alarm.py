@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from shiftproof.harness.candidate import resolve
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.judge import PROFILES, Profile, ask
+from shiftproof.harness.candidates.declaration import resolve
+from shiftproof.harness.judge.ask import PROFILES, Profile, ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.laws import LAWS, Law
-from shiftproof.harness.verdict import Level, Overall, overall
+from shiftproof.harness.results import Level, Overall, overall
 from shiftproof.reference.profiles import PROFILES as SPECIFIED
 from shiftproof.reference.spec import LossSpec, LossTerm, Score
 
@@ -78,7 +78,7 @@ YARDSTICKS = {
     for table in ("RIGHT", "LINEAR")
     for name, spec in _table("yardsticks", table).items()
 }
-FEW_YARDSTICKS = ("hf_causal_lm", "per_token", "parler", "linear_hf_causal_lm")
+FEW_YARDSTICKS = ("parler", "linear_hf_causal_lm")
 
 # The weight has V² elements, so none of the large cases; and a hidden state of −inf gives no logit of −inf: times the
 # zeros of the weight it is NaN.
@@ -102,13 +102,13 @@ def judged(
     candidate = replace(
         resolve(f"{RIGHT.parent / file}.py:{function}", {}), dtypes=(dtype,), precision="strict", gradient=gradient
     )
-    hearing = Hearing(enter([candidate])[0], Options(in_process=True))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
     try:
-        hearing.start()
-        trial = hearing.trial((SPECS_OF | YARDSTICKS)[name])
+        loaded.start()
+        trial = loaded.trial((SPECS_OF | YARDSTICKS)[name])
         results = tuple(ask(law, trial, profile, seed) for law in laws)
     finally:
-        hearing.close()
+        loaded.close()
     wrong = [f"{law.id}: {law.message}" for law in results if law.verdict.is_failure and law.level is Level.MUST]
     wrong = wrong or ([] if overall(results) is Overall.CONFORMS else ["not judged to conform"])
     return wrong, sum(law.cases for law in results)
@@ -119,17 +119,20 @@ def alarms(name: str, seed: int, profile: Profile) -> list[str]:
     return judged(name, DTYPES[(NAMES.index(name) + seed) % len(DTYPES)], seed, profile)[0]
 
 
+@pytest.mark.representatives(6)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("right:")])
 def test_right_losses_conform_in_every_dtype(name: str, seed: int) -> None:
     assert alarms(name, seed, BRIEF) == []
 
 
+@pytest.mark.representatives(8)
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("right:")])
 def test_right_losses_of_codebooks_streams_and_scores_conform(name: str) -> None:
     assert alarms(name, 0, BRIEFER) == []
 
 
+@pytest.mark.representatives(1)
 @pytest.mark.parametrize("name", ["right:sliced", "right_audio:parler_loop", "right_audio:medusa_trimmed"])
 def test_right_losses_without_a_gradient_conform(name: str) -> None:
     assert judged(name, "float32", 0, BRIEF, gradient=False)[0] == []

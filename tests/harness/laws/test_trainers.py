@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from shiftproof.harness.candidate import Candidate
-from shiftproof.harness.diagnose import name_bugs
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.evidence import gather
-from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.candidates.trainer import TrainerTrial
+from shiftproof.harness.diagnosis.evidence import gather
+from shiftproof.harness.diagnosis.name import name_bugs
+from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.trainer import TrainerTrial
-from shiftproof.harness.verdict import LawResult, NamedBug, Overall, Verdict, overall
+from shiftproof.harness.results import LawResult, NamedBug, Overall, Verdict, overall
 from shiftproof.reference.profiles import PROFILES
 
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "trainers.py"
@@ -26,13 +26,13 @@ SMOOTHED = "hf.label_smoother"
 @contextmanager
 def trial_of(name: str, spec: str, **fields: object) -> Iterator[TrainerTrial]:
     candidate = Candidate(name, f"{CANDIDATES}:{name}", spec, **fields)  # type: ignore[arg-type]
-    hearing = Hearing(enter([candidate])[0], Options(in_process=True))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
     try:
-        trial = hearing.of_loss(PROFILES[spec])
+        trial = loaded.of_loss(PROFILES[spec])
         assert isinstance(trial, TrainerTrial)
         yield trial
     finally:
-        hearing.close()
+        loaded.close()
 
 
 def heard(name: str, spec: str) -> tuple[dict[str, LawResult], tuple[NamedBug, ...]]:
@@ -102,7 +102,7 @@ def test_smoothing_that_does_not_shift_is_named() -> None:
     [
         ("steps_at_every_one", "STEP-1", "stepped 4 times"),
         ("drops_the_tail", "STEP-1", "did not step in a short window"),
-        ("keeps_its_gradients", "PURE-2", "asked twice"),
+        ("keeps_its_gradients", "PURE-2", "called twice"),
         ("raises", "CONTRACT-1", "RuntimeError"),
         ("sometimes_silent", "CONTRACT-1", "return one always, or never"),
     ],
@@ -116,30 +116,30 @@ def test_a_law_says_what_is_wrong(name: str, law: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "law", "message"),
     [
-        ("never_steps", "STEP-1", "call the step() of an optimizer that has model.parameters()"),
-        ("steps_other_parameters", "STEP-1", "the one that stepped holds other parameters"),
-        ("steps_first", "STEP-1", "4 of 4 backward passes came after it"),
-        ("steps_before_the_last", "STEP-1", "1 of 4 backward passes came after it"),
+        ("never_steps", "STEP-1", "call step() on an optimizer that holds model.parameters()"),
+        ("steps_other_parameters", "STEP-1", "the optimizer that stepped holds other parameters"),
+        ("steps_first", "STEP-1", "4 of 4 backward passes came after the step"),
+        ("steps_before_the_last", "STEP-1", "1 of 4 backward passes came after the step"),
         ("steps_twice", "STEP-1", "stepped 2 times"),
         ("no_backward", "STEP-1", "no backward ran"),
         ("zeroes_before_its_step", "STEP-1", "cleared first"),
         ("skips_a_short_window", "STEP-1", "did not step in a short window"),
-        ("learns_nothing", "STEP-2", "make the learning rate more than 0"),
-        ("warms_up_for_ever", "STEP-2", "end a warm-up that begins at 0 by the second window"),
-        ("climbs", "STEP-2", "not against its gradient"),
-        ("only_decays", "STEP-2", "not against its gradient"),
-        ("sees_the_first_four", "STEP-3", "a window of 5 micro-batches, number 5 of them train nothing"),
-        ("sees_the_last", "STEP-3", "a window of 2 micro-batches, number 1 of them train nothing"),
+        ("learns_nothing", "STEP-2", "use a learning rate above 0"),
+        ("warms_up_for_ever", "STEP-2", "a warm-up that begins at 0 must end by the second window"),
+        ("climbs", "STEP-2", "does not move against its gradient"),
+        ("only_decays", "STEP-2", "does not move against its gradient"),
+        ("sees_the_first_four", "STEP-3", "a window of 5 micro-batches, no gradient reaches number 5"),
+        ("sees_the_last", "STEP-3", "a window of 2 micro-batches, no gradient reaches number 1"),
         ("drops_the_remainder", "STEP-3", "a window of 1 micro-batch"),
         ("skips_one_alone", "STEP-3", "a window of 1 micro-batch"),
         ("pairs_them", "STEP-3", "a window of 1 micro-batch"),
         ("never_zeroes", "STEP-4", "call zero_grad() after each step"),
         ("zeroes_another", "STEP-4", "call zero_grad() after each step"),
-        ("scaled", "STEP-5", "1024 times the right one: unscale a loss that is scaled"),
-        ("clipped", "STEP-5", "its norm is 1: it is clipped"),
-        ("clipped_hard", "STEP-5", "its norm is 0.1: it is clipped"),
-        ("clipped_oddly", "STEP-5", "its norm is the same in another window: it is clipped"),
-        ("clipped_by_value", "STEP-5", "beyond ±0.05: it is clipped by value"),
+        ("scaled", "STEP-5", "1024 times the right one; unscale a scaled loss"),
+        ("clipped", "STEP-5", "its norm is 1, so it is clipped"),
+        ("clipped_hard", "STEP-5", "its norm is 0.1, so it is clipped"),
+        ("clipped_oddly", "STEP-5", "its norm is the same in another window, so it is clipped"),
+        ("clipped_by_value", "STEP-5", "beyond ±0.05, so it is clipped by value"),
     ],
 )
 def test_a_wrong_step_fails_and_the_law_says_what_is_wrong(name: str, law: str, message: str) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shiftproof.harness.candidate import Candidate
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.candidates.model import ModelTrial, Route
+from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.model import ModelTrial, Route
-from shiftproof.harness.verdict import LawResult, Overall, Verdict, overall
+from shiftproof.harness.results import LawResult, Overall, Verdict, overall
 from shiftproof.reference.profiles import PROFILES
 
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "unread.py"
@@ -23,13 +23,13 @@ BRIEF = Profile("brief", 0.06)
 @contextmanager
 def trial_of(name: str, spec: str = "hf.causal_lm", **fields: object) -> Iterator[ModelTrial]:
     candidate = Candidate(name, f"{CANDIDATES}:{name}", spec, **fields)  # type: ignore[arg-type]
-    hearing = Hearing(enter([candidate])[0], Options(in_process=True))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
     try:
-        trial = hearing.of_loss(PROFILES[spec])
+        trial = loaded.of_loss(PROFILES[spec])
         assert isinstance(trial, ModelTrial)
         yield trial
     finally:
-        hearing.close()
+        loaded.close()
 
 
 def heard(trial: ModelTrial) -> dict[str, LawResult]:
@@ -40,6 +40,7 @@ def failed(results: dict[str, LawResult]) -> set[str]:
     return {id for id, result in results.items() if result.verdict.is_failure}
 
 
+@pytest.mark.representatives(5)
 @pytest.mark.parametrize(
     ("name", "spec", "route", "judging"),
     [
@@ -72,6 +73,7 @@ def test_a_right_model_conforms_by_its_gradient(name: str, spec: str, route: Rou
     assert overall(tuple(results.values())) is Overall.CONFORMS
 
 
+@pytest.mark.representatives(5)
 @pytest.mark.parametrize(
     ("name", "law", "message"),
     [
@@ -83,7 +85,7 @@ def test_a_right_model_conforms_by_its_gradient(name: str, spec: str, route: Rou
         ("StraightThroughTwice", "ALIGN-1", "are scored on label [0, 2], not on label [0, 1]"),
         ("StraightThroughAnother", "MODEL-5", "the gradient at the head's input"),
         ("DetachedHidden", "MODEL-5", "is 0 where"),
-        ("NothingButItsValue", "MODEL-6", "its gradient says that it rises by 0 a step"),
+        ("NothingButItsValue", "MODEL-6", "the gradient predicts a rise of 0 per step"),
         ("FusedDoubled", "MODEL-5", "the gradient at the head's input"),
         ("FusedDoubledTied", "MODEL-5", "the gradient at the head's input"),
         ("FusedScaledAtTheHidden", "MODEL-5", "the gradient at the head's input"),
@@ -92,7 +94,7 @@ def test_a_right_model_conforms_by_its_gradient(name: str, spec: str, route: Rou
         ("FusedStraightThrough", "MODEL-5", "the gradient at the head's input"),
         ("FusedIgnoresUpstream", "MODEL-5", "with an incoming gradient of"),
         ("doubled_by_a_function", "MODEL-5", "the gradient at the head's input"),
-        ("OpaqueDoubled", "MODEL-6", "its gradient says that it rises by"),
+        ("OpaqueDoubled", "MODEL-6", "the gradient predicts a rise of"),
     ],
 )
 def test_a_right_value_with_a_wrong_gradient_fails(name: str, law: str, message: str) -> None:

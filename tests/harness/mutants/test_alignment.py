@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shiftproof.harness.cases import build_batch, build_case
+from shiftproof.harness.cases.build import build_batch, build_case
+from shiftproof.harness.cases.recipe import Ids, Mask, Recipe, ShiftLabels
 from shiftproof.harness.mutants import MUTANTS
-from shiftproof.harness.recipe import Ids, Mask, Recipe, ShiftLabels
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import Pairing, build_pairing
 from shiftproof.reference.profiles import PROFILES

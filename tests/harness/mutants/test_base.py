@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
-from shiftproof.harness.arguments import ARGUMENTS
-from shiftproof.harness.cases import build_batch
+from shiftproof.harness.candidates.arguments import ARGUMENTS
+from shiftproof.harness.cases.build import build_batch
+from shiftproof.harness.cases.recipe import Count, Mask, Recipe
+from shiftproof.harness.cases.space import hand_made, random_recipes, space
 from shiftproof.harness.mutants import MUTANTS, Mutant
 from shiftproof.harness.mutants.ahead import AHEAD
 from shiftproof.harness.mutants.alignment import ALIGNMENT
@@ -21,9 +23,7 @@ from shiftproof.harness.mutants.codebooks import CODEBOOKS
 from shiftproof.harness.mutants.normalisation import NORMALISATION
 from shiftproof.harness.mutants.selection import SELECTION
 from shiftproof.harness.mutants.views import variants_under
-from shiftproof.harness.probe import predict
-from shiftproof.harness.recipe import Count, Mask, Recipe
-from shiftproof.harness.strategies import killers, plain, space
+from shiftproof.harness.probe.read import predict
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.pairing import Pairing, build_pairing
 from shiftproof.reference.profiles import PROFILES
@@ -59,8 +59,8 @@ def bank() -> list[Example]:
     examples = []
     for spec in SPECS:
         choices = space(spec, frozenset(ARGUMENTS))
-        by_hand = killers(choices)
-        for index, recipe in enumerate([*by_hand, *islice(plain(choices, 0), 4)]):
+        by_hand = hand_made(choices)
+        for index, recipe in enumerate([*by_hand, *islice(random_recipes(choices, 0), 4)]):
             batch = build_batch(spec, recipe)
             examples.append(Example(spec, recipe, batch, build_pairing(spec, batch), index < len(by_hand)))
     return examples
@@ -108,6 +108,7 @@ def is_promised(spec: LossSpec, name: str, detail: str) -> bool:
 of_every_mutant = pytest.mark.parametrize("name", MUTANTS, scope="module")
 
 
+@pytest.mark.representatives(5)
 @of_every_mutant
 def test_every_variant_differs_from_right_on_a_hand_made_case(name: str) -> None:
     told = {
@@ -165,6 +166,7 @@ def smallest() -> list[tuple[LossSpec, Batch]]:
     return found
 
 
+@pytest.mark.representatives(12)
 @of_every_mutant
 def test_the_smallest_batches_are_no_reason_to_raise(name: str) -> None:
     for spec, batch in smallest():
@@ -172,6 +174,7 @@ def test_the_smallest_batches_are_no_reason_to_raise(name: str) -> None:
             variant.wrong(spec, batch)
 
 
+@pytest.mark.representatives(5)
 @pytest.mark.parametrize("one", [m for m in MUTANTS.values() if len(m.variants) > 1], ids=lambda m: m.name)
 def test_variants_of_one_mutant_differ_from_each_other(one: Mutant) -> None:
     assert len({variant.detail for variant in one.variants}) == len(one.variants), "two variants of one name"

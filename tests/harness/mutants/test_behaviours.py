@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.compare import derive_bounds, different_gradients, same_value
+from shiftproof.harness.bounds.compare import different_gradients, same_value
+from shiftproof.harness.bounds.derive import derive_bounds
+from shiftproof.harness.candidates.loss import Observation
+from shiftproof.harness.cases.build import Case, build_case
+from shiftproof.harness.cases.recipe import Ids, Mask, Recipe, Regime
 from shiftproof.harness.mutants.behaviour import Asked, Behaviour, answer, computed
 from shiftproof.harness.mutants.behaviours import BEHAVIOURS
 from shiftproof.harness.mutants.scores import taken
-from shiftproof.harness.recipe import Ids, Mask, Recipe, Regime
-from shiftproof.harness.trial import Observation
 from shiftproof.reference.profiles import PROFILES
 
 HF = PROFILES["hf.causal_lm"]
@@ -41,20 +42,20 @@ def is_right(case: Case, seen: Observation, factor: float = 1.0) -> bool:
 
 
 @pytest.mark.parametrize("profile", PROFILES_TRIED)
-@pytest.mark.parametrize("upstream", [1.0, -2.0])
-def test_the_right_answer_is_right(profile: str, upstream: float) -> None:
+@pytest.mark.parametrize("grad_output", [1.0, -2.0])
+def test_the_right_answer_is_right(profile: str, grad_output: float) -> None:
     case = build_case(PROFILES[profile], replace(CALM, codebooks=3 if profile in ("higgs.hf", "csm") else 1))
-    assert is_right(case, answer(Asked(case, upstream)), upstream)
-    assert is_right(case, computed(Asked(case, upstream), taken, torch.float64), upstream)
-    assert is_right(case, answer(Asked(case, upstream, backwards=2)), 2 * upstream)
+    assert is_right(case, answer(Asked(case, grad_output)), grad_output)
+    assert is_right(case, computed(Asked(case, grad_output), taken, torch.float64), grad_output)
+    assert is_right(case, answer(Asked(case, grad_output, n_backward=2)), 2 * grad_output)
 
 
 def test_an_incoming_gradient_a_token_scales_rows() -> None:
     case = build_case(PROFILES["per_token"], CALM)
-    upstream = torch.arange(8.0).reshape(2, 4)
-    for seen in (answer(Asked(case, upstream)), computed(Asked(case, upstream), taken, torch.float64)):
+    grad_output = torch.arange(8.0).reshape(2, 4)
+    for seen in (answer(Asked(case, grad_output)), computed(Asked(case, grad_output), taken, torch.float64)):
         assert seen.gradients is not None
-        expected = case.oracle.gradients["logits"] * upstream[..., None]
+        expected = case.oracle.gradients["logits"] * grad_output[..., None]
         assert torch.allclose(seen.gradients["logits"], expected, atol=1e-6)
         assert seen.value == pytest.approx(case.oracle.value)
 
@@ -105,7 +106,7 @@ def test_what_runs_over_ignored_rows_shows_in_them_alone(name: str, profile: str
 def test_the_second_backward_is_scaled_twice() -> None:
     case, behaviour = build_case(HF, CALM), of("second-backward")
     assert is_right(case, behaviour.act(Asked(case, 3.0)), 3.0)
-    assert is_right(case, behaviour.act(Asked(case, 3.0, backwards=2)), 12.0)
+    assert is_right(case, behaviour.act(Asked(case, 3.0, n_backward=2)), 12.0)
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda each: f"{each.name}-{each.detail}")

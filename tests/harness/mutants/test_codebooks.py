@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from shiftproof.harness.cases import build_batch
+from shiftproof.harness.cases.build import build_batch
+from shiftproof.harness.cases.recipe import Count, Delay, Hollow, Ids, Mask, Recipe
 from shiftproof.harness.mutants import MUTANTS
 from shiftproof.harness.mutants.codebooks import CODEBOOKS
-from shiftproof.harness.recipe import Count, Delay, Hollow, Ids, Mask, Recipe
 from shiftproof.reference.pairing import Pairing, build_pairing
 from shiftproof.reference.profiles import PROFILES
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from shiftproof.harness.cases import build_batch
+from shiftproof.harness.cases.build import build_batch
+from shiftproof.harness.cases.recipe import Count, Mask, Recipe
 from shiftproof.harness.mutants import MUTANTS
 from shiftproof.harness.mutants.normalisation import NORMALISATION
-from shiftproof.harness.recipe import Count, Mask, Recipe
 from shiftproof.reference.pairing import Pairing, build_pairing
 from shiftproof.reference.profiles import PROFILES
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shiftproof.harness.cases import build_batch
+from shiftproof.harness.cases.build import build_batch
+from shiftproof.harness.cases.recipe import Mask, Recipe, ShiftLabels
 from shiftproof.harness.mutants import MUTANTS
-from shiftproof.harness.recipe import Mask, Recipe, ShiftLabels
 from shiftproof.reference.pairing import Pairing, build_pairing
 from shiftproof.reference.profiles import PROFILES
 

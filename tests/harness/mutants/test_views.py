@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shiftproof.harness.arguments import bind, lay_back, values_for
-from shiftproof.harness.cases import Case, build_case
+from shiftproof.harness.candidates.arguments import bind, lay_back, values_for
+from shiftproof.harness.cases.build import Case, build_case
+from shiftproof.harness.cases.recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Streams
+from shiftproof.harness.cases.space import space
 from shiftproof.harness.mutants import MUTANTS, Variant
 from shiftproof.harness.mutants.views import variants_under, views
-from shiftproof.harness.recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Streams
-from shiftproof.harness.strategies import space
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import Pairing, build_pairing

@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 from rich.console import Console
 
 from shiftproof.harness.report.sweep import html, render
-from shiftproof.harness.sweep.row import Documentation, Outcome, Row, not_judged
+from shiftproof.harness.results import Counterexample
+from shiftproof.harness.sweep.result import Documentation, Outcome, Row, not_judged
 from shiftproof.harness.sweep.store import Footer, Header, counted
-from shiftproof.harness.verdict import Counterexample
 
 ODD = '<script>alert("&")</script> [red]'
 HEADER = Header("0.1.0", "lib", {"lib": "5.18.0", "torch": "2.13.0"}, "", ("Git*",), 3, "quick", "cpu", "float32")
@@ -117,5 +117,5 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
 
 
 def test_a_sweep_that_was_interrupted_says_so() -> None:
-    assert "not all there is" not in html(HEADER, ROWS, footer())
-    assert "not all there is" in html(HEADER, ROWS, replace(footer(), finished=False))
+    assert "so rows are missing" not in html(HEADER, ROWS, footer())
+    assert "so rows are missing" in html(HEADER, ROWS, replace(footer(), finished=False))

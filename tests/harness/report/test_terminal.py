@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from shiftproof.harness.recipe import Recipe
+from shiftproof.harness.cases.recipe import Recipe
 from shiftproof.harness.report.events import (
     CandidateJudged,
     CandidateStarted,
@@ -19,7 +19,7 @@ from shiftproof.harness.report.events import (
     RunStarted,
 )
 from shiftproof.harness.report.terminal import TerminalReport
-from shiftproof.harness.verdict import (
+from shiftproof.harness.results import (
     CandidateResult,
     Counterexample,
     Coverage,
@@ -45,7 +45,7 @@ GOOD = CandidateResult(
     laws=(
         LawResult("ALIGN-1", "every row on its own label", Level.MUST, Verdict.PASS, cases=129, vacuous=2),
         LawResult("EMPTY-1", "nothing to train on", Level.SHOULD, Verdict.FAIL, cases=15, message="the loss is 0"),
-        LawResult("ALIGN-2", "by value", Level.MUST, Verdict.SKIP, message="its gradient says the same"),
+        LawResult("ALIGN-2", "by value", Level.MUST, Verdict.SKIP, message="its gradient shows the same"),
     ),
     calls=150,
     seconds=2.0,
@@ -106,7 +106,7 @@ def test_one_that_conforms() -> None:
         "law verdict cases",
         "ALIGN-1 MUST pass 129 every row on its own label (2 vacuous)",
         "EMPTY-1 SHOULD fail 15 the loss is 0",
-        "ALIGN-2 skip its gradient says the same",
+        "ALIGN-2 skip its gradient shows the same",
         "144 cases (150 calls) in 2.0 s, 72 a second; 50% of the time in the harness, the rest in candidate and oracle",
     ]
 
@@ -122,7 +122,7 @@ def test_how_much_of_the_space_was_judged() -> None:
     assert said(some) == [counted.format(1), "not hit: a; b; and 2 more (--json has them all)"]
     assert said(some, Overall.INCONCLUSIVE, due_after=3) == [
         counted.format(1),
-        "no complete judgement, for want of a case of: a; b; c; d",
+        "the judgement is not complete; there was no case of: a; b; c; d",
     ]
     lacking = replace(GOOD, verdict=Overall.INCONCLUSIVE, coverage=Coverage(some, due_after=3))
     assert "4 cells not judged" in shown(finished(GOOD, lacking))
@@ -135,7 +135,7 @@ def test_one_that_does_not() -> None:
         "law verdict cases",
         "CONTRACT-1 MUST pass 70 answers",
         f"ALIGN-1 MUST fail 6 {message}",
-        "2 more fail 7 to be expected where ALIGN-1 fails: VALUE-1, GRAD-1",
+        "2 more fail 7 expected, because ALIGN-1 fails: VALUE-1, GRAD-1",
         "5 laws skip no such case",
         "smallest counterexample (ALIGN-1)",
         "rows=1, length=3, classes=6, dtype=float32, seed=0",
@@ -145,15 +145,13 @@ def test_one_that_does_not() -> None:
         "the bug is called double-shift (k = 2)",
         "CE(z_t, y_{t+2})",
         "it happened in: open-instruct#1549",
-        "it cannot be told from: another-one",
+        "it gives the same results as: another-one",
         "again: shiftproof replay f340a7fb",
     ]
 
 
 def test_one_without_a_name_says_so() -> None:
-    assert "no known bug: the findings above are all there is to go by" in shown(
-        CandidateJudged(replace(BAD, diagnosis=(), pairing=None))
-    )
+    assert "no known bug: see the findings above" in shown(CandidateJudged(replace(BAD, diagnosis=(), pairing=None)))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +177,7 @@ def test_one_without_a_name_says_how_it_differs(difference: Difference, said: st
 def test_two_bugs_at_once_are_both_told() -> None:
     (one,) = BAD.diagnosis
     told = shown(CandidateJudged(replace(BAD, diagnosis=(one, replace(one, mutant="denominator-all")))))
-    assert "no one bug explains this; together these two do" in told
+    assert "no single bug explains this; these two together explain every case" in told
     assert "one of them is called double-shift" in told
     assert "one of them is called denominator-all" in told
 

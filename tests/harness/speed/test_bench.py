@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from shiftproof.harness.candidate import Candidate, UsageError
+from shiftproof.harness.candidates.declaration import Candidate, UsageError
+from shiftproof.harness.speed.baseline import Contender
 from shiftproof.harness.speed.bench import CANDIDATE, RIVAL, TWIN, Bench, NotMeasured, Terms
-from shiftproof.harness.speed.contender import Contender
 from shiftproof.harness.speed.inputs import make_inputs
-from shiftproof.harness.speed.pairs import run_race
+from shiftproof.harness.speed.race import run_race
+from shiftproof.harness.speed.recheck import wrong_untimed
 from shiftproof.harness.speed.result import Gate, Grade
 from shiftproof.harness.speed.run import Asked, try_speed
 from shiftproof.harness.speed.shapes import Shape, has_heads, recipe_of
-from shiftproof.harness.speed.untimed import wrong_untimed
 from shiftproof.harness.worker.fresh import fill
 from shiftproof.harness.worker.target import LoadFailure
 from shiftproof.reference.profiles import PROFILES

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from shiftproof.harness.candidate import Candidate
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.speed.baseline import Contender
 from shiftproof.harness.speed.bench import Sample, Split, Terms
 from shiftproof.harness.speed.cheats import Evidence, find_cheats
-from shiftproof.harness.speed.contender import Contender
 from shiftproof.harness.speed.result import Gate, Grade, Trial
 from shiftproof.harness.speed.run import Asked, try_speed
 from shiftproof.harness.speed.shapes import Shape

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from shiftproof.harness.report.speed import SCHEMA, as_json, render
 from shiftproof.harness.speed.decision import UNKNOWN, Interval
+from shiftproof.harness.speed.growth import Growth
 from shiftproof.harness.speed.result import Gate, Grade, Memory, Times, Traffic, Trial, grade, overall
-from shiftproof.harness.speed.scaling import Growth
 
 
 def interval(low: float, high: float) -> Interval:
@@ -137,7 +137,7 @@ def test_a_report_for_people() -> None:
 def test_a_report_of_what_went_wrong() -> None:
     text = shown(trial(cheats=(("stale-answer", "it was seen before"),), grade=Grade.FAILS))
     assert "caught: stale-answer: it was seen before" in text
-    assert "no time of this run is to be believed" in shown(trial(self_test=interval(1.02, 1.05)))
+    assert "do not trust any time of this run" in shown(trial(self_test=interval(1.02, 1.05)))
     assert "it raised" in shown(trial(problem="it raised ValueError", times=(), grade=Grade.ERROR))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shiftproof.harness.candidate import UsageError
-from shiftproof.harness.cases import build_batch, logits_shape
+from shiftproof.harness.candidates.declaration import UsageError
+from shiftproof.harness.cases.build import build_batch, logits_shape
 from shiftproof.harness.speed.shapes import SHAPES, Shape, find_shape, recipe_of, smaller, usual_shapes
 from shiftproof.reference.profiles import PROFILES
 

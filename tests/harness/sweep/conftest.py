@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import json, sys
 loaded = {"parameters": [], "accepts_any_keyword": False, "file": None, "versions": {}, "device_name": ""}
-print(json.dumps({"shiftproof_worker": 1}), flush=True)
+print(json.dumps({"shiftproof_worker": 2}), flush=True)
 for line in sys.stdin:
     message = json.loads(line)
     answer = {"loaded": loaded} if "load" in message else ANSWER

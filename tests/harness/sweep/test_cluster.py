@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from shiftproof.harness.candidate import UsageError
+from shiftproof.harness.candidates.declaration import UsageError
 from shiftproof.harness.sweep.engine import hands_of, run
-from shiftproof.harness.sweep.hands import NotStarted
-from shiftproof.harness.sweep.row import Outcome, Row
+from shiftproof.harness.sweep.executor import NotStarted
+from shiftproof.harness.sweep.result import Outcome, Row
 from shiftproof.harness.sweep.settings import Settings
 from shiftproof.harness.sweep.store import Header, Store
 

@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from shiftproof.harness.cli import main
+from shiftproof.harness.cli.main import main
 from shiftproof.harness.report.sweep import SCHEMA
 
 CANDIDATES = Path(__file__).parents[2] / "candidates"
@@ -25,7 +25,7 @@ SWEEP = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs behind it
 sys.path.insert(0, {str(CANDIDATES)!r})
-from shiftproof.harness.cli import main
+from shiftproof.harness.cli.main import main
 from shiftproof.harness.sweep import command
 command.JUDGE = "sweep_judge:judge"
 raise SystemExit(main(["sweep", *sys.argv[1:]]))
@@ -158,7 +158,7 @@ def test_an_interrupt_leaves_a_file_to_go_on_with(lib: Library) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "classes are left; the same command goes on with them" in err
+    assert "classes are left; run the same command to continue" in err
     assert "Traceback" not in err
     assert not lib.lines()[-1][1]["finished"]
     known = sum(kind == "row" for kind, _ in lib.lines())

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shiftproof.harness.sweep.engine import hands_of, run
-from shiftproof.harness.sweep.hands import NotStarted, judged
+from shiftproof.harness.sweep.executor import NotStarted, judged
 from shiftproof.harness.sweep.processes import Processes
-from shiftproof.harness.sweep.row import Outcome, Row
+from shiftproof.harness.sweep.result import Outcome, Row
 from shiftproof.harness.sweep.settings import Settings
 from shiftproof.harness.sweep.store import Header, Store
 
@@ -101,7 +101,7 @@ def test_a_class_that_hangs_costs_its_deadline_alone(store: Store, log: Path) ->
 
 def test_a_judge_that_cannot_be_started_is_no_fault_of_a_class(store: Store) -> None:
     settings = Settings()
-    with pytest.raises(NotStarted, match="exited with code 1, before it was given any class"):
+    with pytest.raises(NotStarted, match="exited with code 1, before it got any class"):
         run(["lib:Right"], hands_of("local", "sweep_judge:no_such", settings, 1), settings, store)
     assert store.rows == {}
 

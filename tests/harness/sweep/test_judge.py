@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shiftproof.harness.sweep.judge import judge
-from shiftproof.harness.sweep.row import Documentation, Outcome, Row
+from shiftproof.harness.sweep.result import Documentation, Outcome, Row
 from shiftproof.harness.sweep.settings import Settings
 
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "models.py"
@@ -53,7 +53,7 @@ def test_models_that_do_not_shift() -> None:
         ("Raises", Outcome.FAILS, "not today"),
         ("RaisesInBackward", Outcome.NOT_JUDGED, "put me in training mode"),
         ("WithoutLogits", Outcome.FAILS, "without logits"),
-        ("cross_entropy", Outcome.NOT_JUDGED, "no model"),
+        ("cross_entropy", Outcome.NOT_JUDGED, "not a model"),
         ("OfOtherLogits", Outcome.NOT_JUDGED, "its loss is made of other logits than it returns"),
         ("Absent", Outcome.NOT_JUDGED, "no attribute"),
     ],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shiftproof.harness.candidate import UsageError
+from shiftproof.harness.candidates.declaration import UsageError
 from shiftproof.harness.sweep.plan import library, matching
 
 TARGETS = ["lib:BartForCausalLM", "lib:GitForCausalLM", "lib:GPT2LMHeadModel", "lib:T5ForConditionalGeneration"]

@@ -10,9 +10,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from shiftproof.harness.candidate import UsageError
+from shiftproof.harness.candidates.declaration import UsageError
 from shiftproof.harness.report.sweep import SCHEMA
-from shiftproof.harness.sweep.row import Outcome, Row
+from shiftproof.harness.sweep.result import Outcome, Row
 from shiftproof.harness.sweep.store import Header, Store
 
 HEADER = Header(
@@ -117,7 +117,7 @@ def test_unless_it_is_to_be_begun_anew(path: Path) -> None:
 def test_what_is_no_sweep_is_refused(path: Path, line: str) -> None:
     text = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([*text[:2], line, *text[2:]]) + "\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"line 3 of .* is none of a sweep's; .*--fresh"):
+    with pytest.raises(UsageError, match=r"line 3 of .* is not a line of a sweep; .*--fresh"):
         Store(path, HEADER)
 
 

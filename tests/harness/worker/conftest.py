@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation.client import Worker
+from shiftproof.harness.isolation.inprocess import InProcess
+from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker.exchange import Call
-from shiftproof.harness.worker.inprocess import InProcess
-from shiftproof.harness.worker.settings import WorkerSettings
 
 ZOO = """
 import ctypes, os, subprocess, sys, time

@@ -9,19 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation.client import Worker
+from shiftproof.harness.isolation.inprocess import InProcess
 from shiftproof.harness.worker.exchange import Call, Raised, Returned, Unusable
-from shiftproof.harness.worker.inprocess import InProcess
 
 Either = Worker | InProcess
 CallOf = Callable[..., Call]
 
 
-def expected(call: Call, upstream: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def expected(call: Call, grad_output: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """The shifted cross-entropy of torch itself, and its gradient."""
     logits = call.tensors["logits"].clone().requires_grad_()
     loss = F.cross_entropy(logits[:, :-1].reshape(-1, 7), call.tensors["labels"][:, 1:].reshape(-1))
-    (gradient,) = torch.autograd.grad(loss * upstream, logits)
+    (gradient,) = torch.autograd.grad(loss * grad_output, logits)
     return loss.detach(), gradient
 
 
@@ -67,17 +67,17 @@ def test_equal_rows_share_their_storage_when_expanded(either: Either, call_of: C
 
 
 def test_upstream_scalar_and_tensor(either: Either, call_of: CallOf) -> None:
-    call = call_of("loss", upstream=-3.0)
+    call = call_of("loss", grad_output=-3.0)
     torch.testing.assert_close(returned(either, call).gradients["logits"], expected(call, -3.0)[1])
 
     weights = torch.arange(10.0)
-    call = call_of("per token", upstream=weights)
+    call = call_of("per token", grad_output=weights)
     wanted = 2 * call.tensors["logits"] * weights.reshape(2, 5, 1)
     torch.testing.assert_close(returned(either, call).gradients["logits"], wanted)
 
 
 def test_upstream_of_another_size_names_both(either: Either, call_of: CallOf) -> None:
-    outcome = either.call(call_of("per token", upstream=torch.ones(9)))
+    outcome = either.call(call_of("per token", grad_output=torch.ones(9)))
     assert isinstance(outcome, Unusable)
     assert "[2, 5] (10 elements)" in outcome.describe()
     assert "expected 9" in outcome.describe()

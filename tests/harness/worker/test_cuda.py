@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation.client import Worker
+from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker.device import device_of
 from shiftproof.harness.worker.exchange import Call, OutOfMemory, Raised, Returned
-from shiftproof.harness.worker.settings import WorkerSettings
 from shiftproof.harness.worker.target import LoadFailure
 
 LOSSES = """

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation.client import Worker
+from shiftproof.harness.isolation.inprocess import InProcess
+from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker.exchange import Call, Died, NotAnswered, OutOfMemory, Raised, Returned, TimedOut
-from shiftproof.harness.worker.inprocess import InProcess
-from shiftproof.harness.worker.settings import WorkerSettings
 
 CallOf = Callable[..., Call]
 
@@ -163,9 +163,9 @@ def test_nothing_is_left_behind(zoo: Path, call_of: CallOf, how: str) -> None:
 
 HARNESS = """
 import sys, torch
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation.client import Worker
 from shiftproof.harness.worker.exchange import Call
-from shiftproof.harness.worker.settings import WorkerSettings
+from shiftproof.harness.isolation.settings import WorkerSettings
 worker = Worker("zoo.py:candidate", WorkerSettings(cwd=sys.argv[1]))
 tensors = {"logits": torch.zeros(1, 2, 3), "labels": torch.zeros(1, 2, dtype=torch.int64)}
 worker.call(Call(tensors, {"action": "int"}))
@@ -177,6 +177,7 @@ elif sys.argv[2] == "idle":
 """
 
 
+@pytest.mark.representatives(1)
 @pytest.mark.parametrize("end", ["hang", "idle", "leave"])
 def test_the_worker_ends_with_the_harness(zoo: Path, end: str) -> None:
     harness = subprocess.Popen([sys.executable, "-c", HARNESS, str(zoo), end], stdout=subprocess.PIPE, text=True)

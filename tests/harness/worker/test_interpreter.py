@@ -12,9 +12,9 @@ import pytest
 import safetensors
 import torch
 
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation.client import Worker
+from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker.exchange import Call, Returned
-from shiftproof.harness.worker.settings import WorkerSettings
 from shiftproof.harness.worker.target import LoadFailure
 
 LOSS = """
@@ -96,10 +96,10 @@ def test_program_that_is_no_interpreter(tmp_path: Path) -> None:
 
 
 def test_another_version_of_the_protocol(tmp_path: Path) -> None:
-    newer = fake(tmp_path, "newer", """print('{"shiftproof_worker": 2}', flush=True); input()""")
+    newer = fake(tmp_path, "newer", """print('{"shiftproof_worker": 3}', flush=True); input()""")
     message = failure(WorkerSettings(newer, str(tmp_path))).message
+    assert "speaks version 3" in message
     assert "speaks version 2" in message
-    assert "speaks version 1" in message
 
 
 def test_a_relative_interpreter_is_found_from_here(
@@ -116,7 +116,7 @@ def test_a_worker_in_another_language_needs_only_the_protocol(tmp_path: Path) ->
     script = """
 import json, struct, sys
 print("a banner that the start-up files print")
-print(json.dumps({"shiftproof_worker": 1, "python": "none", "torch": "none"}), flush=True)
+print(json.dumps({"shiftproof_worker": 2, "python": "none", "torch": "none"}), flush=True)
 for line in sys.stdin:
     message = json.loads(line)
     if "load" in message:

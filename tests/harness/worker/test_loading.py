@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation.client import Worker
+from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker.exchange import Call, Returned, TimedOut
 from shiftproof.harness.worker.loading import Stacks
-from shiftproof.harness.worker.settings import WorkerSettings
 
 COMPILED = f"{Path(__file__).parents[2] / 'candidates' / 'compiled.py'}:"
 
@@ -42,6 +42,7 @@ def worker_of(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
         worker.close()
 
 
+@pytest.mark.representatives(1)
 @pytest.mark.parametrize("name", ["slowly", "when_called", "imports_late"])
 def test_a_call_that_compiles_or_imports_may_take_longer(
     worker_of: Callable[..., Worker], call: Call, name: str
@@ -59,6 +60,7 @@ def test_what_hangs_after_it_compiled_has_the_deadline_of_a_call(worker_of: Call
     assert worker.call(call) == TimedOut(3.0)
 
 
+@pytest.mark.slow
 def test_compiling_for_ever_ends_with_the_deadline_of_loading(call: Call) -> None:
     with Worker(COMPILED + "for_ever", WorkerSettings(call_deadline=3, load_deadline=25)) as worker:
         worker.describe()

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from shiftproof.harness.worker import client, scratch, wire
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation import client
+from shiftproof.harness.isolation.client import Worker
+from shiftproof.harness.isolation.inprocess import InProcess
+from shiftproof.harness.isolation.process import ChildProcess, DeadlinePassed
+from shiftproof.harness.isolation.settings import WorkerSettings
+from shiftproof.harness.worker import scratch, wire
 from shiftproof.harness.worker.exchange import Call, Died, NotAnswered, Outcome, Raised, Returned, TimedOut, Unusable
-from shiftproof.harness.worker.inprocess import InProcess
-from shiftproof.harness.worker.process import ChildProcess, DeadlinePassed
-from shiftproof.harness.worker.settings import WorkerSettings
 from shiftproof.harness.worker.target import LoadFailure
 
 CallOf = Callable[..., Call]
@@ -59,20 +60,21 @@ def is_right(outcome: Outcome, call: Call) -> bool:
     return torch.allclose(outcome.value, loss) and gradient is not None and torch.allclose(gradient, logits.grad)
 
 
+@pytest.mark.representatives(4)
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         (
             "limits_file_size",
-            "cannot write its answer: OSError: [Errno 27] File too large (a limit on the size of files",
+            "cannot write its answer: OSError: [Errno 27] File too large (its process has a limit on file size",
         ),
-        ("fills_the_disk", "cannot write its answer: OSError: [Errno 28] No space left on device (no room is left"),
+        ("fills_the_disk", "cannot write its answer: OSError: [Errno 28] No space left on device (no space is left"),
         ("deletes_scratch_files", "(the judge's files were removed)"),
         ("writes_junk", r"expected one line of JSON, got b'loss: 0.5\n'"),
         ("writes_without_end", "a line of more than 16777216 bytes"),
         ("forges_by_counting", "expected the answer to message"),
         ("forges_another_verb", "expected the answer to message"),
-        ("forges_a_result", "its answer 'returned' is not as the protocol has it: FileNotFoundError"),
+        ("forges_a_result", "its answer 'returned' does not follow the protocol: FileNotFoundError"),
         ("closes_everything", "it lost its connection to the judge"),
         ("replaces_everything", "it lost its connection to the judge"),
     ],
@@ -171,6 +173,7 @@ def test_those_have_left_the_process_whole(unbroken: Worker, call: Call) -> None
     assert unbroken.restarts == 0
 
 
+@pytest.mark.representatives(2)
 @pytest.mark.parametrize(
     "name",
     [
@@ -202,7 +205,7 @@ def test_replaced_output_is_no_matter_or_the_candidates_doing(call: Call) -> Non
     [
         ("descriptors_gone", "Too many open files"),
         ("all_files_closed", "got no answer: it lost its connection to the judge"),
-        ("junk_while_loading", r"got no answer that can be read: expected one line of JSON, got b'loading...\n'"),
+        ("junk_while_loading", r"got an answer that cannot be read: expected one line of JSON, got b'loading...\n'"),
     ],
 )
 def test_a_process_that_breaks_while_it_loads(call: Call, name: str, words: str) -> None:
@@ -242,7 +245,7 @@ def test_a_case_that_cannot_be_written_is_the_judges_failure(
     outcome = unbroken.call(call)
     assert isinstance(outcome, NotAnswered)
     assert outcome.side == "judge"
-    assert "could not be judged, since the judge's process failed: the case cannot be written" in outcome.describe()
+    assert "could not be judged, because the judge's process failed: the case cannot be written" in outcome.describe()
 
 
 def test_an_answer_that_the_judge_cannot_read_is_its_failure(
@@ -270,7 +273,7 @@ def test_an_interrupt_passes_through(unbroken: Worker, call: Call, monkeypatch: 
 
 
 def test_our_own_failure_in_process_is_an_outcome(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shiftproof.harness.worker import inprocess
+    from shiftproof.harness.isolation import inprocess
 
     def fails(*arguments: Any) -> None:
         raise TypeError("a fault of ours")
@@ -296,8 +299,8 @@ def test_a_result_larger_than_was_asked_for_is_not_read(call: Call, tmp_path: Pa
 def test_room_is_made_for_all_that_may_be_written(call: Call) -> None:
     given = sum(tensor.nbytes for tensor in call.tensors.values())
     assert wire.room_for(call) > 2 * given
-    upstream = Call(call.tensors, upstream=torch.ones(10**6))
-    assert wire.room_for(upstream) > 2 * (given + 4 * 10**6)
+    grad_output = Call(call.tensors, grad_output=torch.ones(10**6))
+    assert wire.room_for(grad_output) > 2 * (given + 4 * 10**6)
     assert wire.room_for(Call(call.tensors, outputs=("logits",))) > 2 * given + (1 << 30)
 
 

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker import scratch
 from shiftproof.harness.worker import tensors as tensors_module
 from shiftproof.harness.worker.exchange import Call, NotAnswered
@@ -19,7 +20,6 @@ from shiftproof.harness.worker.protocol import (
     encode_line,
     encode_scalar,
 )
-from shiftproof.harness.worker.settings import WorkerSettings
 from shiftproof.harness.worker.target import LoadFailure
 from shiftproof.harness.worker.tensors import read_tensors, same_bits, write_tensors
 from shiftproof.harness.worker.wire import decode_description, decode_failure, decode_outcome
@@ -58,11 +58,13 @@ def test_what_is_no_scalar(value: object) -> None:
 def test_a_worker_cannot_claim_what_only_the_harness_can_know() -> None:
     failure = decode_failure({"reason": "timed out", "message": "so it says", "traceback": "line 1"})
     assert (failure.reason, failure.traceback) == ("broken", "line 1")
-    assert failure.message == "the candidate's own process failed while it loaded it: so it says"
+    assert failure.message == "the candidate's own process failed while loading it: so it says"
 
 
 def test_a_description_that_is_none_is_a_broken_process() -> None:
-    with pytest.raises(LoadFailure, match="loading m:f got no answer as the protocol has it: KeyError") as caught:
+    with pytest.raises(
+        LoadFailure, match="loading m:f got an answer that does not follow the protocol: KeyError"
+    ) as caught:
         decode_description({}, "m:f")
     assert caught.value.reason == "broken"
 
@@ -84,7 +86,7 @@ def test_an_answer_that_is_none_says_nothing_of_the_candidate(verb: str, body: d
     outcome, seconds = decode_outcome(verb, body, call, "/no/such/file")
     assert isinstance(outcome, NotAnswered)
     assert (outcome.side, seconds) == ("candidate", 0.0)
-    assert "it broke" in outcome.message or f"its answer {verb!r} is not as the protocol has it" in outcome.message
+    assert "it broke" in outcome.message or f"its answer {verb!r} does not follow the protocol" in outcome.message
 
 
 @pytest.mark.parametrize("mapped", [False, True])

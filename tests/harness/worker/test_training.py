@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shiftproof.harness.worker.client import Worker
+from shiftproof.harness.isolation.client import Worker
+from shiftproof.harness.isolation.inprocess import InProcess
 from shiftproof.harness.worker.exchange import Call, Outcome, Raised, Returned, Training, Unusable
-from shiftproof.harness.worker.inprocess import InProcess
 from shiftproof.harness.worker.training import TableModel
 
 TRAINER = """
@@ -107,6 +107,7 @@ def expected() -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), gradient
 
 
+@pytest.mark.representatives(4)
 @pytest.mark.parametrize(
     ("action", "steps"),
     [("never steps", 0), ("steps", 1), ("closure", 1), ("closure by name", 1), ("another's optimizer", 0), ("pads", 0)],

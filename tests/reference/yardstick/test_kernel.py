@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from shiftproof.harness.candidate import Candidate
-from shiftproof.harness.cases import build_case
-from shiftproof.harness.compare import SAFETY, agreement, compare_tensors
-from shiftproof.harness.docket import Hearing, Options, enter
-from shiftproof.harness.judge import Profile, ask
+from shiftproof.harness.bounds.compare import agreement, compare_tensors
+from shiftproof.harness.bounds.derive import SAFETY
+from shiftproof.harness.bounds.rounding import rounding
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.cases.build import build_case
+from shiftproof.harness.cases.recipe import Mask, Recipe
+from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.recipe import Mask, Recipe
-from shiftproof.harness.rounding import rounding
-from shiftproof.harness.verdict import Overall, overall
+from shiftproof.harness.results import Overall, overall
 from shiftproof.harness.worker.device import device_of
 from shiftproof.harness.worker.peak import Peak
 from shiftproof.reference.profiles import PROFILES
@@ -116,12 +117,12 @@ def test_laws_interpreted(name: str) -> None:
     file = Path(__file__).parents[2] / "candidates" / "interpreted.py"
     call = f"{file}:{name.replace('.', '_')}"
     candidate = Candidate(name, call, name, dtypes=(dtype,), precision="strict")
-    hearing = Hearing(enter([candidate])[0], Options(deadline=120.0))
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(deadline=120.0))
     try:
-        trial = hearing.of_loss(replace(PROFILES[name], layouts=()))
+        trial = loaded.of_loss(replace(PROFILES[name], layouts=()))
         results = tuple(ask(replace(law, large=False), trial, BRIEFEST, seed=0) for law in LAWS.values())
     finally:
-        hearing.close()
+        loaded.close()
     assert [(law.id, law.message) for law in results if law.verdict.is_failure] == []
     assert overall(results) is Overall.CONFORMS
 

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.compare import compare_tensors, derive_bounds, same_value
-from shiftproof.harness.recipe import Mask, Recipe, Regime
+from shiftproof.harness.bounds.compare import compare_tensors, same_value
+from shiftproof.harness.bounds.derive import derive_bounds
+from shiftproof.harness.cases.build import Case, build_case
+from shiftproof.harness.cases.recipe import Mask, Recipe, Regime
 from shiftproof.reference.batch import Batch, BatchError
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Compute, LossSpec, LossTerm, Score
@@ -37,13 +38,16 @@ def arguments_of(case: Case) -> dict[str, Any]:
     return given | {name: given[name].detach().clone().requires_grad_() for name in case.spec.logits}
 
 
-def assert_right(case: Case, loss: Tensor, leaves: dict[str, Any], upstream: float = 1.0) -> None:
+def assert_right(case: Case, loss: Tensor, leaves: dict[str, Any], grad_output: float = 1.0) -> None:
     """Value and gradients within the bounds of the judge."""
     bounds = derive_bounds(case, Compute.STRICT, loss.dtype)
     assert case.oracle.value is not None
     assert same_value(float(loss.detach()), case.oracle.value, bounds.value), case.recipe
     for name in case.spec.logits:
-        expected, allowed = case.oracle.gradients[name] * upstream, bounds.gradients[name] * max(abs(upstream), 1.0)
+        expected, allowed = (
+            case.oracle.gradients[name] * grad_output,
+            bounds.gradients[name] * max(abs(grad_output), 1.0),
+        )
         mismatch = compare_tensors(leaves[name].grad.double(), expected, allowed)
         assert mismatch is None, (mismatch.describe("gradient"), case.recipe)
 
@@ -81,13 +85,13 @@ def test_large_rows() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("upstream", [0.5, -3.0, 0.0])
-def test_any_gradient_may_come_in_and_again(upstream: float, dtype: str) -> None:
+@pytest.mark.parametrize("grad_output", [0.5, -3.0, 0.0])
+def test_any_gradient_may_come_in_and_again(grad_output: float, dtype: str) -> None:
     case = build_case(CAUSAL, Recipe(rows=3, length=8, classes=11, masks=MIXED, dtype=dtype))
     leaves = arguments_of(case)
     loss = yardstick(CAUSAL)(**leaves)
-    loss.backward(torch.tensor(upstream, dtype=loss.dtype), retain_graph=True)
-    assert_right(case, loss, leaves, upstream)
+    loss.backward(torch.tensor(grad_output, dtype=loss.dtype), retain_graph=True)
+    assert_right(case, loss, leaves, grad_output)
     first = leaves["logits"].grad
     leaves["logits"].grad = None
     loss.backward(torch.tensor(2.0, dtype=loss.dtype))
@@ -224,13 +228,13 @@ def test_linear_layers_per_token_and_again() -> None:
     spec = PROFILES["per_token"]
     leaves = layer(torch.float32)
     labels = torch.randint(50, (3, 30))
-    upstream = torch.rand(3, 30)
+    grad_output = torch.rand(3, 30)
     loss = linear_yardstick(spec)(**leaves, labels=labels)
     loss.backward(torch.ones_like(loss), retain_graph=True)
     for leaf in leaves.values():
         leaf.grad = None
-    loss.backward(upstream)
-    _, right = materialised(leaves, lambda logits: (yardstick(spec)(logits=logits, labels=labels) * upstream).sum())
+    loss.backward(grad_output)
+    _, right = materialised(leaves, lambda logits: (yardstick(spec)(logits=logits, labels=labels) * grad_output).sum())
     for name, leaf in leaves.items():
         assert leaf.grad is not None
         torch.testing.assert_close(leaf.grad.double(), right[name], rtol=1e-4, atol=1e-5)

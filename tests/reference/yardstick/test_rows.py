@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shiftproof.harness.arguments import ARGUMENTS
-from shiftproof.harness.cases import Case, build_case
-from shiftproof.harness.recipe import Recipe
-from shiftproof.harness.strategies import killers, space
+from shiftproof.harness.candidates.arguments import ARGUMENTS
+from shiftproof.harness.cases.build import Case, build_case
+from shiftproof.harness.cases.recipe import Recipe
+from shiftproof.harness.cases.space import hand_made, space
 from shiftproof.reference.batch import Batch, BatchError
 from shiftproof.reference.oracle import of_term
 from shiftproof.reference.profiles import PROFILES
@@ -19,15 +19,15 @@ from shiftproof.reference.spec import Denominator, Empty, LossSpec, LossTerm
 from shiftproof.reference.yardstick.rows import NOT_SCORED, rows_of
 
 
-def hand_made(spec: LossSpec) -> list[Recipe]:
-    recipes = killers(space(spec, frozenset(ARGUMENTS)))
+def telling(spec: LossSpec) -> list[Recipe]:
+    recipes = hand_made(space(spec, frozenset(ARGUMENTS)))
     shapes = [{}, {"length": 1}, {"rows": 0}, {"hollow": "first"}, {"streams": "second"}, {"masks": ("all",)}]
     return [replace(recipe, **changed) for recipe in recipes for changed in shapes]
 
 
 @pytest.mark.parametrize("spec", PROFILES.values(), ids=PROFILES)
 def test_targets_and_weights_are_those_of_the_pairs(spec: LossSpec) -> None:
-    for recipe in hand_made(spec):
+    for recipe in telling(spec):
         assert_same(build_case(spec, recipe))
 
 
@@ -61,7 +61,7 @@ def assert_same(case: Case) -> None:
 )
 def test_terms_that_no_profile_has(term: LossTerm) -> None:
     spec = LossSpec("free", (term,), "", "")
-    for recipe in hand_made(spec):
+    for recipe in telling(spec):
         assert_same(build_case(spec, recipe))
 
 

@@ -1,0 +1,332 @@
+"""One loss on trial: call it on a case, and read its answer in the reference's terms."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.pairing import build_pairing
+from shiftproof.reference.spec import Compute, LossSpec, Reduction, ShiftedBy
+
+from ..bounds.derive import Bounds, derive_bounds
+from ..cases.build import Case, build_case
+from ..cases.cells import CellCounts, loss_cells
+from ..cases.generators import LOSS_RECIPES
+from ..cases.linear import LEAVES, Linear, read_logits
+from ..cases.recipe import Recipe
+from ..cases.space import Space, space
+from ..results import Verdict
+from ..worker.exchange import (
+    Call,
+    Died,
+    NotAnswered,
+    Outcome,
+    OutOfMemory,
+    Raised,
+    Returned,
+    TimedOut,
+    Unusable,
+    Window,
+)
+from ..worker.target import LoadFailure
+from .arguments import Binding, lay_back, linear_of, values_for
+from .declaration import Candidate
+from .head import Head
+
+
+class Caller(Protocol):
+    """An object that runs a candidate: the worker in another process, or the one in this process."""
+
+    @property
+    def seconds_in_candidate(self) -> float: ...
+
+    def call(self, call: Call) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The reason why an outcome is not an answer.
+
+    ``kind`` stays the same while a case shrinks. ``message`` may change.
+    """
+
+    verdict: Verdict
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """The behaviour of a candidate on one case.
+
+    Attributes:
+        problem: the reason why there is no loss to judge. Then the fields below keep their defaults.
+        value: the loss. Under reduction none, the sum of the returned losses.
+        returned: the loss as returned, but in float64, any shape.
+        dtype: the dtype in which the loss was returned.
+        gradients: float64, at each of the spec's logits, in the batch's shapes. Logits that no gradient reached have
+            0. None if no gradient reached any of them.
+        leaves: float64, at the hidden states, the weight and the bias of a candidate that takes these. 0 and None as
+            for ``gradients``, which are then computed from the leaves.
+        mutated: our names of the arguments that the candidate wrote to.
+        head: the head of a model, if it was asked for and found.
+        off: float64 [B, L]. If the model computes its loss from other logits than it returns, how far the two may
+            differ.
+        window: the behaviour of a trainer in one window.
+    """
+
+    case: Case
+    problem: Problem | None
+    value: float | None = None
+    returned: Tensor | None = None
+    dtype: torch.dtype = torch.float32
+    gradients: Mapping[str, Tensor] | None = None
+    leaves: Mapping[str, Tensor] | None = None
+    mutated: tuple[str, ...] = ()
+    head: Head | None = None
+    off: Tensor | None = None
+    window: Window | None = None
+
+
+class Trial:
+    """A candidate, its spec and a worker that runs it. Laws ask it for observations.
+
+    Attributes:
+        share: the part of each law's budget that this kind of candidate gets.
+        values_only: the reason why the gradient cannot be read although the candidate is declared to have one, or "".
+        scope: the parts of the judgement that this kind of candidate leaves out, in words.
+        sizes: the sizes that the candidate takes. ``space`` has only these; ``whole_space`` has all sizes.
+    """
+
+    generators = LOSS_RECIPES
+    makes_logits = False  # True: it makes logits from tokens, and no case can choose them
+    share = 1.0
+    values_only = ""
+    """If no law can judge the gradient, the reason, in one sentence. Then the verdict is never CONFORMS."""
+    scope: tuple[str, ...] = ()
+
+    def __init__(
+        self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
+    ) -> None:
+        self.candidate = candidate
+        self.spec = spec
+        self.binding = binding
+        self.caller = caller
+        self.dtype = dtype
+        self.device = device
+        self.compute = Compute(candidate.precision or spec.compute)
+        self.sizes = candidate.sizes
+        self.whole_space: Space = space(spec, frozenset(binding.names), dtype)
+        self.space: Space = self.sizes.restrict(self.whole_space)
+        self.failed: set[str] = set()  # ids of the laws that failed so far
+        self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
+        self.cell_counts = CellCounts(loss_cells(spec))
+        self.calls = 0
+        self.seconds_in_oracle = 0.0
+        self._seen: dict[tuple[Recipe, float, str], Observation] = {}
+
+    def case(self, recipe: Recipe) -> Case:
+        """Build the case of a recipe under this trial's spec."""
+        started = time.perf_counter()
+        case = build_case(self.spec, recipe)
+        self.seconds_in_oracle += time.perf_counter() - started
+        return case
+
+    @property
+    def shifts_inputs(self) -> bool:
+        """Whether a decoder's inputs are the labels, shifted right."""
+        return self.spec.terms[0].shifted_by is ShiftedBy.INPUTS
+
+    def skip_reason(self, law: str) -> str | None:
+        """The reason why the law with this id does not apply to this kind of candidate, or None."""
+        return None
+
+    def fit(self, recipe: Recipe) -> Recipe:
+        """Return the recipe in sizes that the candidate takes, with the fields that all cases of this trial share."""
+        return self.sizes.fit(recipe)
+
+    def scored(self, recipe: Recipe) -> Case:
+        """Return the case of a recipe, with the logits that the candidate scores."""
+        return self.case(recipe)
+
+    def variation(self, case: Case, change: Callable[[Batch], Batch]) -> Case:
+        """Change the batch of a case. Return the new case, with its right answer."""
+        started = time.perf_counter()
+        batch = change(case.batch)
+        pairing = build_pairing(case.spec, batch)
+        changed = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))
+        self.seconds_in_oracle += time.perf_counter() - started
+        return changed
+
+    def observe_cached(self, recipe: Recipe, grad_output: float = 1.0, grad_mode: str = "enabled") -> Observation:
+        """Observe the candidate on a recipe. Small observations are cached."""
+        key = (recipe, grad_output, grad_mode)
+        if key not in self._seen:
+            observation = self.observe(self.case(recipe), grad_output, grad_mode)
+            if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
+                return observation  # the next process may answer
+            if sum(map(math.prod, observation.case.pairing.shapes.values())) > 50_000:
+                return observation
+            if len(self._seen) > 2000:
+                self._seen.clear()
+            self._seen[key] = observation
+        return self._seen[key]
+
+    def observe(
+        self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
+    ) -> Observation:
+        """Call the candidate on a case and read its answer. Run backward ``n_backward`` times. Never cached.
+
+        If the candidate is declared not to take these sizes, it is not called.
+        """
+        if outside := self._outside(case):
+            return Observation(case, outside)
+        tensors, scalars = values_for(case, self.binding)
+        names = LEAVES if self.is_linear else case.spec.logits
+        differentiated = {name: self.binding.names[name] for name in names if self.binding.takes(name)}
+        wanted = self.candidate.gradient and grad_mode == "enabled"
+        call = Call(
+            tensors=tensors,
+            scalars=scalars,
+            layouts={theirs: str(case.recipe.stride) for theirs in differentiated.values()},
+            gradients=tuple(differentiated.values()) if wanted else (),
+            grad_output=grad_output,
+            grad_mode=grad_mode,
+            n_backward=n_backward,
+        )
+        self.calls += 1
+        return self._read(case, self.caller.call(call), differentiated)
+
+    def _outside(self, case: Case) -> Problem | None:
+        """The problem if the declared sizes of the candidate exclude this case, or None."""
+        if not self.sizes:
+            return None
+        labels = case.batch.tensor(case.spec.labels[0])
+        sizes = {"rows": labels.shape[0], "length": labels.shape[1], "classes": case.recipe.classes}
+        if self.sizes.admits(sizes):
+            return None
+        return Problem(Verdict.SKIP, "outside", f"not called outside the sizes that it requires: {self.sizes}")
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the candidate takes hidden states and a weight in place of logits."""
+        return self.binding.is_linear
+
+    def linear(self, case: Case) -> Linear:
+        """The factors of a case's logits, as the candidate receives them."""
+        return linear_of(case, self.binding)
+
+    def bounds(self, observation: Observation) -> Bounds:
+        """How far a right candidate may be from the oracle in this observation."""
+        return derive_bounds(observation.case, self.compute, observation.dtype)
+
+    def _read(self, case: Case, outcome: Outcome, differentiated: Mapping[str, str]) -> Observation:
+        if not isinstance(outcome, Returned):
+            return Observation(case, problem_of(outcome))
+        back = {theirs: ours for ours, theirs in self.binding.names.items()}
+        wrong = _wrong_shape(case, outcome)
+        if wrong is not None:
+            return Observation(case, wrong)
+        given = {name: outcome.gradients.get(theirs) for name, theirs in differentiated.items()}
+        gradients = leaves = None
+        if any(gradient is not None for gradient in given.values()):
+            if self.is_linear:
+                linear = self.linear(case)
+                leaves = {name: _at_leaf(linear, name, gradient) for name, gradient in given.items()}
+                gradients = {"logits": read_logits(linear, leaves, case.pairing.shapes["logits"])}
+            else:
+                gradients = {name: _gradient(case, name, given.get(name)) for name in case.spec.logits}
+        returned = outcome.value.double()
+        return Observation(
+            case=case,
+            problem=None,
+            value=float(returned.sum()),
+            returned=returned,
+            dtype=outcome.value.dtype if outcome.kind == "tensor" else torch.float64,
+            gradients=gradients,
+            leaves=leaves,
+            mutated=tuple(back.get(name, name) for name in outcome.mutated),
+        )
+
+
+def _gradient(case: Case, name: str, gradient: Tensor | None) -> Tensor:
+    shape = case.pairing.shapes[name]
+    if gradient is None:
+        return torch.zeros(shape, dtype=torch.float64)
+    return lay_back(case.spec, name, gradient.double(), shape)
+
+
+def _at_leaf(linear: Linear, name: str, gradient: Tensor | None) -> Tensor:
+    """The gradient at a leaf, in the leaf's shape. Flattened rows are in the same order."""
+    leaf = linear.leaf(name)
+    return torch.zeros(leaf.shape, dtype=torch.float64) if gradient is None else gradient.double().reshape(leaf.shape)
+
+
+def problem_of(outcome: Outcome) -> Problem:
+    """The problem of an outcome that is not a :class:`Returned`."""
+    message = outcome.describe()
+    match outcome:
+        case NotAnswered():
+            return Problem(Verdict.UNJUDGED, f"not answered by the {outcome.side}", message)
+        case TimedOut():
+            return Problem(Verdict.TIMEOUT, "no answer", message)
+        case Died():
+            return Problem(Verdict.CRASH, f"died {outcome.signal or outcome.exit_code}", message)
+        case OutOfMemory():
+            return Problem(Verdict.CRASH, "out of memory", message)
+        case Raised(type="NotImplementedError"):
+            return Problem(Verdict.REFUSED, "refused", message)
+        case Raised():
+            return Problem(Verdict.ERROR, f"raised {outcome.type}", message)
+        case Unusable():
+            return Problem(Verdict.ERROR, "unusable", message)
+    raise TypeError(f"unknown kind of outcome: {outcome!r}")
+
+
+def answered(outcome: Outcome, name: str) -> Outcome:
+    """Return the outcome of the first call, from which a trial learns the properties of its candidate.
+
+    Raises:
+        LoadFailure: the call got no answer that can be judged. Then nothing is known, and no law can be asked.
+    """
+    match outcome:
+        case NotAnswered():
+            raise LoadFailure("broken", f"{name} {outcome.describe()}")
+        case TimedOut():
+            raise LoadFailure("timed out", f"the first call of {name} {outcome.describe()}")
+    return outcome
+
+
+def _wrong_shape(case: Case, outcome: Returned) -> Problem | None:
+    """The problem if the returned tensor is not floating point or does not have the shape of the spec, or None."""
+    dtype = str(outcome.value.dtype).removeprefix("torch.")
+    shape = list(outcome.value.shape)
+    if not outcome.value.is_floating_point():
+        return Problem(Verdict.ERROR, "not floating", f"returned {dtype} {shape}; expected a floating-point loss")
+    expected = case.pairing.output_shape
+    if case.spec.terms[0].reduction is Reduction.NONE:
+        size = 1
+        for extent in expected:
+            size *= extent
+        if outcome.value.numel() != size:
+            return Problem(
+                Verdict.ERROR,
+                "wrong shape",
+                f"returned {dtype} {shape}; expected one loss per label position, {list(expected)}",
+            )
+    elif outcome.value.numel() != 1:
+        return Problem(
+            Verdict.ERROR,
+            "wrong shape",
+            f"returned {dtype} {shape}; expected a scalar. If it is meant to return one loss per token, "
+            "judge it under a spec with reduction none, such as per_token",
+        )
+    return None

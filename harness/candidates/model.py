@@ -1,0 +1,307 @@
+"""One model on trial: it gets tokens, and its loss is judged against the logits that it made itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.pairing import build_pairing
+from shiftproof.reference.spec import LossSpec
+
+from ..bounds.derive import Bounds
+from ..cases.build import Case
+from ..cases.recipe import Ids, Mask, Recipe, Regime, Stride
+from ..cases.space import Space
+from ..results import Verdict
+from ..worker.exchange import Call, Outcome, Returned
+from .arguments import Binding, values_for
+from .declaration import Candidate, UsageError
+from .head import moved_value, read_head
+from .loss import Caller, Observation, Problem, Trial, answered, problem_of
+
+_ASKED = {
+    *("CONTRACT-1", "CONTRACT-2", "ALIGN-1", "ALIGN-2", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "GRAD-2"),
+    *("GRAD-3", "PURE-1", "PURE-2", "MODE-1", "EMPTY-2", "MODEL-1", "MODEL-2", "MODEL-3", "MODEL-4"),
+    *("MODEL-5", "MODEL-6"),
+}
+"""The laws that do not need to choose the logits."""
+
+_NOT_READ = (
+    "its loss depends neither on the logits that it returns nor on hidden states and a weight whose product they are, "
+    "and the logits do not move with its parameters: its gradient cannot be read"
+)
+
+_NUDGE = 0.01  # the step of the parameters: large enough to show in fp32, and small enough that the loss bends little
+
+_ROWS = (1, 2, 3, 4)
+_LENGTHS = (2, 3, 4, 5, 6, 7, 9, 12)
+
+
+_OF_THE_LOGITS = {"CONTRACT-2", "ALIGN-1", "SELECT-1", "REDUCE-1", "GRAD-1", "GRAD-2", "GRAD-3", "EMPTY-2"}
+"""The laws that need the gradient at the logits."""
+
+
+class Route(StrEnum):
+    """The place where the gradient of a model's loss is read."""
+
+    RETURNED = "returned"  # at the returned logits
+    COPIED = "copied"  # at the tensor of which the returned logits are a copy
+    HEAD = "head"  # at the hidden states and the weight whose product is the logits
+    PARAMETERS = "parameters"  # at all parameters, compared with how the logits move with them
+    NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The slope of a loss along a direction of a model's parameters.
+
+    Attributes:
+        claimed: the slope by the model's gradient.
+        right: the slope by the model's logits: differences of the reference's losses, extrapolated from two step
+            lengths.
+        unsure: how far the differences of the two step lengths are apart.
+    """
+
+    claimed: float
+    right: float
+    unsure: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether the right slope is steep enough that rounding cannot explain a difference."""
+        return self.unsure < 0.05 * abs(self.right) and abs(self.right) > 1e-3
+
+    @property
+    def agree(self) -> bool:
+        return abs(self.claimed - self.right) <= 0.02 * abs(self.right) + self.unsure
+
+
+class ModelTrial(Trial):
+    """A model, its spec and a worker that runs it.
+
+    A case gives the model ``input_ids`` and ``labels``. The right answer is computed from the logits that the model
+    returns. Every recipe has the model's own classes, extra logits and dtype. A first call finds the first two.
+
+    Attributes:
+        classes: V of its logits.
+        extra: the number of rows of logits before the rows of the labels.
+        route: where the gradient is read.
+
+    Raises:
+        UsageError: the dtype is not float32, or the model returns extra rows of logits and the spec has none.
+        LoadFailure: the first call got no answer.
+    """
+
+    makes_logits = True
+
+    def __init__(
+        self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
+    ) -> None:
+        super().__init__(candidate, spec, binding, caller, dtype=dtype, device=device)
+        if dtype != "float32":
+            raise UsageError(f"{candidate.name} is a model, judged in float32; drop --dtype {dtype}")
+        self.classes, self.extra = 2, 0
+        self.route = Route.RETURNED
+        first = self._measure()
+        if first is not None:
+            _, length, self.classes = first.outputs["logits"].shape
+            self.extra = length - _first_recipe(self.classes).length
+            if candidate.gradient and first.requires_grad and not _is_given(first.output_gradients.get("logits")):
+                self.route = self._find_route()
+            if self.route is Route.NOWHERE:
+                self.values_only = _NOT_READ
+            if self.route not in (Route.RETURNED, Route.COPIED):
+                self.candidate = replace(candidate, gradient=False)
+        if self.extra and "extra" not in self.space:
+            raise UsageError(
+                f"{candidate.name} returns {self.extra} more rows of logits than there are labels, but {spec.name} "
+                "allows none; judge it under a spec with a prefix, such as hf.prefix_lm"
+            )
+        self.space = self._own(self.space)
+
+    def _find_route(self) -> Route:
+        """Find where to read the gradient of a loss that does not flow through the returned logits."""
+        outcome = self._call(super().case(_first_recipe(self.classes)), "enabled", 1.0, 1, watch=True)
+        watched = outcome.watched if isinstance(outcome, Returned) else {}
+        if _is_given(watched.get("logits_gradient")):
+            return Route.COPIED
+        if _is_given(watched.get("hidden_gradient")) or _is_given(watched.get("weight_gradient")):
+            return Route.HEAD
+        moves = self.nudge(super().case(_first_recipe(self.classes)))
+        return Route.PARAMETERS if isinstance(moves, Slopes) and moves.tells else Route.NOWHERE
+
+    def _measure(self) -> Returned | None:
+        """Call the model on a small case. Return the outcome if it holds logits [B, L, V] with enough rows, or None."""
+        recipe = _first_recipe(self.classes)
+        outcome = answered(self._call(super().case(recipe), "enabled", 1.0, 1), self.candidate.name)
+        if not isinstance(outcome, Returned):
+            return None
+        shape = outcome.outputs["logits"].shape
+        return outcome if len(shape) == 3 and shape[0] == recipe.rows and shape[1] >= recipe.length else None
+
+    def _own(self, space: Space) -> Space:
+        """The part of a space that is for models."""
+        left = {name: choices for name, choices in space.items() if name not in ("shift_labels", "regime")}
+        own = {**self.sizes.restrict({"rows": _ROWS, "length": _LENGTHS}), "classes": (self.classes,)}
+        return left | own | ({"extra": (self.extra,)} if "extra" in space else {})
+
+    def skip_reason(self, law: str) -> str | None:
+        if law not in _ASKED:
+            return "it is a model, whose logits cannot be chosen"
+        if law == "ALIGN-2" and self.shifts_inputs:
+            return "its labels are also its inputs, so they change its logits"
+        if law in _OF_THE_LOGITS and self.route in (Route.HEAD, Route.PARAMETERS):
+            where = (
+                "MODEL-5 judges the gradient at its head" if self.route is Route.HEAD else "MODEL-6 judges the gradient"
+            )
+            return f"its loss is not computed from the logits that it returns: {where}"
+        if law in (*_OF_THE_LOGITS, "MODEL-5", "MODEL-6") and self.route is Route.NOWHERE:
+            return _NOT_READ
+        return None
+
+    def fit(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with the model's own extra logits, dtype and classes, in sizes for models."""
+        own = replace(
+            recipe,
+            extra=self.extra,
+            regime=Regime.NORMAL,
+            stride=Stride.CONTIGUOUS,
+            dtype=self.dtype,
+            rows=min(recipe.rows, max(_ROWS)),
+            length=min(recipe.length, max(_LENGTHS)),
+        )
+        return replace(super().fit(own), classes=self.classes)
+
+    def case(self, recipe: Recipe) -> Case:
+        return super().case(self.fit(recipe))
+
+    def observe_cached(self, recipe: Recipe, grad_output: float = 1.0, grad_mode: str = "enabled") -> Observation:
+        return super().observe_cached(self.fit(recipe), grad_output, grad_mode)
+
+    def scored(self, recipe: Recipe) -> Case:
+        return self.observe_cached(recipe).case
+
+    def observe(
+        self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
+    ) -> Observation:
+        """Give the model the case's tokens. The observation's case has the logits that the model made from them."""
+        enabled = grad_mode == "enabled"
+        return self._observe(
+            case, grad_output, grad_mode, n_backward, self.route in (Route.COPIED, Route.HEAD) and enabled
+        )
+
+    def watch(self, case: Case, grad_output: float = 1.0) -> Observation:
+        """Observe as :meth:`observe` does, and find the head too."""
+        return self._observe(case, grad_output, "enabled", 1, watch=True)
+
+    def nudge(self, case: Case) -> Slopes | Observation:
+        """Measure the slope of the loss along a direction of the model's parameters, by its gradient and its logits.
+
+        Return an observation if the slopes cannot be measured.
+        """
+        outcome = self._call(case, "enabled", 1.0, 1, watch=True, nudge=_NUDGE)
+        if not isinstance(outcome, Returned):
+            return Observation(case, problem_of(outcome))
+        nudged = outcome.watched.get("nudged")
+        if nudged is None or "slope" not in outcome.watched or not bool(nudged.isfinite().all()):
+            return Observation(case, None)
+        values = []
+        for logits in nudged:
+            batch = replace(case.batch, logits=logits.float())
+            values.append(evaluate(build_pairing(case.spec, batch), batch).value)
+        ahead, behind, half_ahead, half_behind = (float("nan") if value is None else value for value in values)
+        rough, fine = (ahead - behind) / (2 * _NUDGE), (half_ahead - half_behind) / _NUDGE
+        return Slopes(float(outcome.watched["slope"]), fine + (fine - rough) / 3, abs(fine - rough))
+
+    def bounds(self, observation: Observation) -> Bounds:
+        bounds = super().bounds(observation)
+        if observation.off is None:
+            return bounds
+        return replace(bounds, value=bounds.value + moved_value(observation.case, observation.off))
+
+    def _observe(
+        self, case: Case, grad_output: float | Tensor, grad_mode: str, n_backward: int, watch: bool
+    ) -> Observation:
+        outcome = self._call(case, grad_mode, grad_output, n_backward, watch)
+        if not isinstance(outcome, Returned):
+            return Observation(case, problem_of(outcome))
+        logits, gradient = outcome.outputs["logits"], outcome.output_gradients.get("logits")
+        off = None
+        if self.route is Route.COPIED:
+            logits = outcome.watched.get("logits", logits)
+            gradient = outcome.watched.get("logits_gradient")
+        if self.route in (Route.COPIED, Route.HEAD) and grad_mode != "enabled":  # watching needs a graph
+            found = self._observe(case, 1.0, "enabled", 1, watch=True)
+            off = found.off
+            if self.route is Route.COPIED and found.problem is None:
+                logits = found.case.batch.tensor("logits")
+        if wrong := self._wrong_logits(case, logits):
+            return Observation(case, wrong)
+        batch = replace(case.batch, logits=logits.float())
+        pairing = build_pairing(case.spec, batch)
+        own = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))
+        seen = self._read(own, outcome, {})
+        if seen.problem is not None:
+            return seen
+        head = read_head(outcome.watched, logits)
+        if head is not None and self.route is Route.HEAD:
+            off = head.rounding
+        gradients = None if gradient is None or not self.candidate.gradient else {"logits": gradient.double()}
+        return replace(seen, gradients=gradients, head=head, off=off)
+
+    def _call(
+        self,
+        case: Case,
+        grad_mode: str,
+        grad_output: float | Tensor,
+        n_backward: int,
+        watch: bool = False,
+        nudge: float = 0.0,
+    ) -> Outcome:
+        tensors, scalars = values_for(case, self.binding)
+        self.calls += 1
+        return self.caller.call(
+            Call(
+                tensors=tensors,
+                scalars=scalars,
+                grad_output=grad_output,
+                grad_mode=grad_mode,
+                n_backward=n_backward,
+                outputs=("logits",),
+                watch=watch,
+                nudge=nudge,
+            )
+        )
+
+    def _wrong_logits(self, case: Case, logits: Tensor) -> Problem | None:
+        rows, length = case.batch.tensor("labels").shape
+        expected = [rows, length + self.extra, self.classes]
+        if list(logits.shape) == expected and logits.is_floating_point():
+            return None
+        dtype = str(logits.dtype).removeprefix("torch.")
+        return Problem(
+            Verdict.ERROR, "wrong shape", f"returned {dtype} logits {list(logits.shape)}; expected floating {expected}"
+        )
+
+
+def _is_given(gradient: Tensor | None) -> bool:
+    """Whether there is a gradient and it is not zero everywhere."""
+    return gradient is not None and bool(gradient.any())
+
+
+def _first_recipe(classes: int) -> Recipe:
+    return Recipe(rows=2, length=3, classes=classes, masks=(Mask.NONE,), ids=Ids.COUNTING)
+
+
+def moved_rows(before: Observation, after: Observation) -> Tensor:
+    """The rows of logits, bool [B, L], that differ between two observations by more than rounding."""
+    one, other = (seen.case.batch.tensor("logits").double() for seen in (before, after))
+    scale = float(one[one.isfinite()].abs().amax()) if bool(one.isfinite().any()) else 1.0
+    return torch.isclose(one, other, rtol=0.0, atol=_ROUNDING * max(scale, 1e-6), equal_nan=True).logical_not().any(-1)
+
+
+_ROUNDING = 1e-3  # of the largest logit: how much the same arithmetic in another order may differ

@@ -1,0 +1,309 @@
+"""From a recipe to tensors: a pure function that gives the same bytes everywhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.oracle import Oracle, evaluate
+from shiftproof.reference.pairing import Pairing, build_pairing, select
+from shiftproof.reference.spec import Axis, Extra, Heads, LossSpec, LossTerm, ShiftedBy
+
+from .logits import draw_logits, uniform_ints
+from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One recipe made into tensors, with the right answer. All logits have the recipe's dtype."""
+
+    spec: LossSpec
+    recipe: Recipe
+    batch: Batch
+    pairing: Pairing
+    oracle: Oracle
+
+
+@lru_cache(maxsize=512)
+def build_case(spec: LossSpec, recipe: Recipe) -> Case:
+    """Build the tensors of ``recipe`` as ``spec`` reads them, and the right answer for them."""
+    blank = build_batch(spec, recipe)
+    pairing = build_pairing(spec, blank)
+    dtype = getattr(torch, recipe.dtype)
+    logits: dict[str, Any] = {name: drawn.to(dtype) for name, drawn in draw_logits(recipe, pairing).items()}
+    batch = replace(blank, **logits)
+    return Case(spec, recipe, batch, pairing, evaluate(pairing, batch))
+
+
+def build_batch(spec: LossSpec, recipe: Recipe) -> Batch:
+    """Build a batch without its logits. Each array of logits is one expanded zero, in the right shape."""
+    term = spec.terms[0]
+    segments, positions, cu_seqlens = pack(recipe)
+    padding = ignored_places(recipe, padding_only=True)
+    trained = ~(ignored_places(recipe, padding_only=False) | padding)
+    kind = getattr(torch, recipe.label_dtype)
+    pad, eos, bos = (token % recipe.classes for token in (1, 2, 3))
+    ids = label_ids(spec, "labels", recipe)
+    hidden = _hidden(spec, "labels", recipe)
+    shift_labels = None
+    unmasked = ids
+    if recipe.shift_labels is not ShiftLabels.ABSENT:
+        # The ids belong to shift_labels. The labels are the same tokens, one place later.
+        shift_labels = _ignore(term, ids, _shifted_mask(recipe, hidden)).to(kind)
+        unmasked = torch.roll(ids, 1, dims=1) if recipe.length else ids
+    inputs = unmasked if term.shifted_by is ShiftedBy.LOSS else _previous_tokens(unmasked)
+    audio = None
+    if "audio_labels" in spec.labels:
+        ids_of_audio, hidden_of_audio = (make(spec, "audio_labels", recipe) for make in (label_ids, _hidden))
+        audio = _mark(spec, "audio_labels", ids_of_audio, hidden_of_audio, recipe).to(kind)
+    logits: dict[str, Any] = {name: torch.zeros(()).expand(logits_shape(spec, name, recipe)) for name in spec.logits}
+    batch = Batch(
+        labels=_mark(spec, "labels", unmasked, hidden, recipe).to(kind),
+        shift_labels=shift_labels,
+        audio_labels=audio,
+        loss_mask=trained,
+        token_weights=token_weights(recipe),
+        position_ids=positions,
+        segment_ids=segments.masked_fill(padding, 0),
+        cu_seqlens=cu_seqlens,
+        input_ids=inputs.masked_fill(padding if inputs.dim() == 2 else padding[..., None], pad),
+        attention_mask=(~padding).long(),
+        codebook_weights=_weights(recipe, 7, _codebooks(spec, recipe)) if _weighs_codebooks(spec) else None,
+        class_weights=_weights(recipe, 8, recipe.classes) if term.score.class_weights else None,
+        pad_token_id=pad,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        **logits,
+    )
+    if recipe.count is Count.ABSENT:
+        return batch
+    # The caller's count is that of the first stream with anything to train on.
+    valid = next((n for n in (len(select(term, batch)) for term in spec.terms) if n), 0)
+    return replace(batch, num_items_in_batch=valid if recipe.count is Count.VALID else 2 * valid + 3)
+
+
+def logits_shape(spec: LossSpec, name: str, recipe: Recipe) -> tuple[int, ...]:
+    """The shape of the logits ``name``: [B, L, V] or [B, L, K, V]."""
+    term = next(term for term in spec.terms if term.logits == name)
+    rows, length = labels_shape(spec, term.labels, recipe)[:2]
+    heads: tuple[int, ...] = ()
+    if term.heads in (Heads.CODEBOOKS, Heads.AHEAD):
+        heads = (recipe.codebooks - (term.shift if term.axis is Axis.CODEBOOK else 0),)
+    extra = recipe.extra if term.extra is not Extra.NONE else 0
+    return (rows, length + extra, *heads, classes_of(spec, term.labels, recipe))
+
+
+def labels_shape(spec: LossSpec, name: str, recipe: Recipe) -> tuple[int, ...]:
+    """The shape of the labels ``name``: [B, S] or [B, S, K]. If rows are passed concatenated, B is 1."""
+    shape = (recipe.rows, recipe.length)
+    if _is_concatenated(spec, name):
+        shape = (1, recipe.rows * recipe.length)
+    return (*shape, recipe.codebooks) if "k" in spec.axes_of(name) else shape
+
+
+def classes_of(spec: LossSpec, labels: str, recipe: Recipe) -> int:
+    """V of the labels ``labels``. The second stream has a different V, so that the two cannot be confused."""
+    fixed = next((term.classes for term in spec.terms if term.labels == labels), None)
+    return fixed or recipe.classes + (2 if labels == "audio_labels" else 0)
+
+
+def label_ids(spec: LossSpec, name: str, recipe: Recipe) -> Tensor:
+    """The token ids of the labels ``name``, [B, S] or [B, S, K], before anything is ignored."""
+    shape, classes = labels_shape(spec, name, recipe), classes_of(spec, name, recipe)
+    places = torch.arange(math.prod(shape)).reshape(shape)
+    if recipe.ids is Ids.COUNTING:
+        return torch.div(places, classes**recipe.digit, rounding_mode="floor") % classes
+    stream = 3 if name == "labels" else 13
+    drawn = uniform_ints(recipe.seed, stream, 2 * places.numel()).astype("int64")
+    ids = (torch.from_numpy(drawn[0::2] * 65536 + drawn[1::2]) % classes).reshape(shape)
+    if recipe.ids is Ids.EDGES:
+        edges = (places // 2 + recipe.seed) % 2 * (classes - 1)
+        ids = torch.where(places % 2 == 0, edges, ids)
+    return ids
+
+
+def _hidden(spec: LossSpec, name: str, recipe: Recipe) -> Tensor:
+    """Where the labels ``name`` are ignored, bool, of their shape."""
+    term = next(term for term in spec.terms if term.labels == name)
+    first, several = name == "labels", "k" in spec.axes_of(name)
+    if not several:
+        if recipe.streams in (Streams.SECOND, Streams.NEITHER) and len(spec.labels) > 1:
+            return torch.ones(labels_shape(spec, name, recipe), dtype=torch.bool)
+        padding = ignored_places(recipe, padding_only=True)
+        hidden = padding if term.loss_mask else ignored_places(recipe, padding_only=False)
+        if recipe.boundaries_ignored and recipe.documents > 1:
+            hidden = hidden | _boundary_labels(term, pack(recipe)[1])
+        return hidden
+    # Each codebook starts at another mask, so that codebooks have different numbers of labels that count.
+    hidden = torch.stack(
+        [ignored_places(recipe, padding_only=False, start=book + (not first)) for book in range(recipe.codebooks)], -1
+    )
+    hidden = hidden | _delayed(recipe) | _hollow(recipe)
+    if len(spec.labels) > 1:
+        absent = (Streams.SECOND if first else Streams.FIRST, Streams.NEITHER)
+        hidden = hidden | (recipe.streams in absent)
+    else:  # one array for two heads: the first codebook is one stream, the rest is the other stream
+        hidden[..., 0] |= recipe.streams in (Streams.SECOND, Streams.NEITHER)
+        hidden[..., 1:] |= recipe.streams in (Streams.FIRST, Streams.NEITHER)
+    if _is_concatenated(spec, name):
+        hidden[:, :1] = True  # nothing precedes the first label of a segment
+    return hidden.reshape(labels_shape(spec, name, recipe))
+
+
+def delays_of(recipe: Recipe) -> list[int]:
+    """The delay of each codebook, in frames."""
+    match recipe.delay:
+        case Delay.NONE:
+            return [0] * recipe.codebooks
+        case Delay.STEP:
+            return list(range(recipe.codebooks))
+        case Delay.AFTER_FIRST:
+            return [min(book, 1) for book in range(recipe.codebooks)]
+
+
+def _delayed(recipe: Recipe) -> Tensor:
+    """Where a delay leaves fill in place of codes, bool [S, K]: before a late codebook, and after an early one.
+
+    If the sequence is shorter than the longest delay, delays are cut so that every codebook keeps a label.
+    """
+    t = torch.arange(recipe.length)[:, None]
+    delays = torch.tensor(delays_of(recipe)).clamp_max(max(recipe.length - 1, 0))
+    return (t < delays) | (t >= recipe.length - (delays.max() - delays))
+
+
+def _hollow(recipe: Recipe) -> Tensor:
+    """The codebooks in which no label counts, bool [K]."""
+    book = torch.arange(recipe.codebooks)
+    match recipe.hollow:
+        case Hollow.NONE:
+            return book < 0
+        case Hollow.FIRST:
+            return book == 0
+        case Hollow.LAST:
+            return book == recipe.codebooks - 1
+        case Hollow.ALTERNATE:
+            return book % 2 == 1
+
+
+def _is_concatenated(spec: LossSpec, name: str) -> bool:
+    """Whether rows are concatenated and then shifted. Then they are segments of one row."""
+    shifts = any(term.shift and term.axis is Axis.TIME for term in spec.terms if term.labels == name)
+    return shifts and "(b s)" in spec.layout_of(name)
+
+
+def _codebooks(spec: LossSpec, recipe: Recipe) -> int:
+    term = next(term for term in spec.terms if term.codebook_weights)
+    return logits_shape(spec, term.logits, recipe)[2]
+
+
+def _weighs_codebooks(spec: LossSpec) -> bool:
+    return any(term.codebook_weights is True for term in spec.terms)
+
+
+def _weights(recipe: Recipe, stream: int, size: int) -> Tensor:
+    """Weights [size] float32 in {1/4 … 2}: exact in every dtype, and neighbours are seldom equal."""
+    return torch.from_numpy(uniform_ints(recipe.seed, stream, size).astype("int64") % 8 + 1).float() / 4
+
+
+def _mark(spec: LossSpec, name: str, ids: Tensor, where: Tensor, recipe: Recipe) -> Tensor:
+    """Mark the ignored labels. If the spec has two markers, use both in turn."""
+    term = next(term for term in spec.terms if term.labels == name)
+    labels = _ignore(term, ids, where)
+    if term.sentinel:
+        second = torch.arange(ids.numel()).reshape(ids.shape) % 2 == 1
+        labels = labels.masked_fill(where & second, classes_of(spec, name, recipe))
+    return labels
+
+
+def ignored_places(recipe: Recipe, padding_only: bool, start: int = 0) -> Tensor:
+    """Where labels are ignored, bool [B, S]. With ``padding_only``, only where there is no real token.
+
+    Row r takes the recipe's mask r + ``start``, modulo the number of masks.
+    """
+    length = recipe.length
+    t = torch.arange(length)
+    nowhere = torch.zeros(length, dtype=torch.bool)
+    tokens = {
+        Mask.NONE: nowhere,
+        Mask.FIRST: t < 1,
+        Mask.PROMPT: t < (length + 1) // 2,
+        Mask.HOLES: t % 3 == 1,
+        Mask.LAST_ONLY: t < length - 1,
+        Mask.ALL: ~nowhere,
+    }
+    padding = {
+        Mask.PADDING: t >= length - (length + 1) // 3,
+        Mask.LEFT: t < (length + 1) // 3,
+    }
+    chosen = padding if padding_only else tokens | padding
+    rows = [chosen.get(recipe.masks[(row + start) % len(recipe.masks)], nowhere) for row in range(recipe.rows)]
+    return torch.stack(rows) if rows else torch.zeros((0, length), dtype=torch.bool)
+
+
+def pack(recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+    """segment_ids [B, S], position_ids [B, S] and cu_seqlens [n + 1] of documents of unequal lengths.
+
+    In odd rows the longer documents come first, so that neighbouring rows are packed differently.
+    """
+    segments, positions, ends = [], [], [0]
+    for row in range(recipe.rows):
+        lengths = _document_lengths(recipe.length, recipe.documents)
+        if row % 2:
+            lengths.reverse()
+        segments.append([index + 1 for index, size in enumerate(lengths) for _ in range(size)])
+        positions.append([place for size in lengths for place in range(size)])
+        for size in lengths:
+            ends.append(ends[-1] + size)
+    shape = (recipe.rows, recipe.length)
+    return (
+        torch.tensor(segments, dtype=torch.long).reshape(shape),
+        torch.tensor(positions, dtype=torch.long).reshape(shape),
+        torch.tensor(ends, dtype=torch.int32),
+    )
+
+
+def token_weights(recipe: Recipe) -> Tensor:
+    """Weights [B, S] float32 in {1/4 … 2}: exact in every dtype, and neighbours are seldom equal."""
+    return _weights(recipe, 4, recipe.rows * recipe.length).reshape(recipe.rows, recipe.length)
+
+
+def _document_lengths(length: int, documents: int) -> list[int]:
+    documents = max(1, min(documents, length))
+    short = length // (documents + 1) or 1
+    lengths = [short] * (documents - 1)
+    return [*lengths, length - sum(lengths)] if length else [0]
+
+
+def _boundary_labels(term: LossTerm, positions: Tensor) -> Tensor:
+    """Where a label is the first token of a document: at its start, or one place before if the data is shifted."""
+    starts = positions == 0
+    if term.shifted_by is not ShiftedBy.DATA:
+        return starts
+    before = torch.zeros_like(starts)
+    before[:, :-1] = starts[:, 1:]
+    return before
+
+
+def _ignore(term: LossTerm, ids: Tensor, where: Tensor) -> Tensor:
+    return ids if term.ignore_index is None else ids.masked_fill(where, term.ignore_index)
+
+
+def _shifted_mask(recipe: Recipe, ignored: Tensor) -> Tensor:
+    shifted = torch.zeros_like(ignored)
+    shifted[:, :-1] = ignored[:, 1:]
+    if recipe.shift_labels is ShiftLabels.PADDED:
+        shifted[:, -1:] = True
+    elif recipe.length:
+        shifted[:, -1] = ignored[:, -1]
+    return shifted
+
+
+def _previous_tokens(ids: Tensor) -> Tensor:
+    """The input tokens if ``ids`` are the next tokens: each row rotated right by one."""
+    return torch.roll(ids, 1, dims=1) if ids.shape[1] else ids

@@ -1,0 +1,70 @@
+"""The functions that make recipes: one set of functions for each kind of candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from hypothesis.strategies import SearchStrategy
+
+from . import shrink, space
+from .recipe import Recipe
+from .space import Space
+
+
+class AnyRecipe(Protocol):
+    """The interface of a recipe for any kind of candidate: a frozen dataclass with these members."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    def canonical(self) -> str: ...
+
+
+R = TypeVar("R", bound=AnyRecipe)
+
+
+@dataclass(frozen=True)
+class Generators(Generic[R]):
+    """The functions that draw recipes and simplify them.
+
+    Attributes:
+        hand_made: the hand-made cases of a space.
+        recipes: a Hypothesis strategy over a space.
+        large: some cases larger than the space, from a seed.
+        random_recipes: an endless stream of recipes from a seed.
+        simpler: the simplifications of a recipe that are still valid in the space.
+        again: other recipes of the same structure, for a recipe that proves nothing.
+        settings: the fields that determine a cell's regime and reduction.
+    """
+
+    hand_made: Callable[[Space], list[R]]
+    recipes: Callable[[Space], SearchStrategy[R]]
+    large: Callable[[Space, int], list[R]]
+    random_recipes: Callable[[Space, int], Iterator[R]]
+    simpler: Callable[[R, Space], Iterator[R]]
+    again: Callable[[R, Space], Iterator[R]]
+    settings: tuple[str, ...]
+
+
+def _simpler(recipe: Recipe, choices: Space) -> Iterator[Recipe]:
+    return (simpler for simpler in shrink.simplifications(recipe) if space.fits(choices, simpler))
+
+
+LOSS_RECIPES: Generators[Recipe] = Generators(
+    space.hand_made,
+    space.recipes,
+    space.large,
+    space.random_recipes,
+    _simpler,
+    space.redraws,
+    ("regime", "count"),
+)

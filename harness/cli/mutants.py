@@ -1,0 +1,77 @@
+"""``shiftproof mutants``: the kill table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich_click as click
+
+from ..candidates.declaration import UsageError
+from ..suggest import nearest
+from .exit_code import CONFORMS, FAILS
+from .options import check_folders
+
+
+@click.command()
+@click.option(
+    "--spec",
+    "specs",
+    multiple=True,
+    metavar="PROFILE",
+    help="The profile to try; repeatable (default: all profiles of losses).",
+)
+@click.option("--seeds", type=int, default=20, metavar="N", show_default=True, help="The number of seeds.")
+@click.option("--profile", default="quick", help="The number of cases: brief, quick, ci or deep.")
+@click.option("--drawn-only", is_flag=True, help="Leave out the hand-made cases.")
+@click.option("--processes", type=int, metavar="N", help="How many processes at once (default: one per core).")
+@click.option("--json", "json_file", metavar="FILE", help="Write the table as JSON.")
+@click.option("--markdown", "markdown_file", metavar="FILE", help="Write the table as Markdown.")
+def mutants(
+    specs: Sequence[str],
+    seeds: int,
+    profile: str,
+    drawn_only: bool,
+    processes: int | None,
+    json_file: str | None,
+    markdown_file: str | None,
+) -> int:
+    """Try every known-wrong loss: which laws kill it, and how soon."""
+    import json
+
+    from rich.progress import Progress
+
+    from shiftproof.reference.profiles import PROFILES
+
+    from ..judge.ask import PROFILES as EFFORTS
+    from ..kill_table.run import kill_table
+    from ..kill_table.table import MutantOutcome
+    from ..report.console import new_console
+    from ..report.kill_table import markdown, render
+
+    for what, given, known in (("spec", specs, PROFILES), ("profile", [profile], EFFORTS)):
+        for name in given:
+            if name not in known:
+                near = nearest(name, known)
+                raise UsageError(f"no {what} of losses has the name {name!r}{near}; choose one of {', '.join(known)}")
+    if seeds < 1 or (processes or 1) < 1:
+        raise UsageError("--seeds and --processes must be 1 or more")
+    check_folders(json=json_file, markdown=markdown_file)
+    console = new_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("mutants", total=None)
+        table = kill_table(
+            specs or [*PROFILES],
+            seeds=seeds,
+            profile=profile,
+            processes=processes,
+            drawn_only=drawn_only,
+            tick=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    if json_file:
+        text = json.dumps(table.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    if markdown_file:
+        Path(markdown_file).write_text(markdown(table), encoding="utf-8")
+    console.print(render(table))
+    return FAILS if table.of(MutantOutcome.SURVIVED) else CONFORMS

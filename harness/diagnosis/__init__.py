@@ -1,0 +1,1 @@
+"""The name of a bug, and the spec that a candidate computes."""

@@ -1,0 +1,302 @@
+"""Name the bug: compare what was probed with what every known-wrong loss would have done."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.spec import Compute, LossSpec
+
+from ..bounds.compare import different_gradients, same_value
+from ..bounds.derive import Bounds, derive_bounds
+from ..candidates.loss import Observation, Trial
+from ..cases.recipe import Recipe, Regime
+from ..cases.space import hand_made
+from ..laws import LAWS
+from ..laws.alignment import expected_positions, one_id_a_place, places_only, positions_of, read_by_value
+from ..mutants import MUTANTS
+from ..mutants.behaviour import Asked
+from ..mutants.behaviours import BEHAVIOURS
+from ..mutants.scores import SCORES, predict_score, taken
+from ..mutants.scores import Wrong as WrongScore
+from ..mutants.symptoms import SYMPTOMS
+from ..pictures.pairs import draw
+from ..probe.read import predict, site_of
+from ..results import LawResult, NamedBug, Picture
+from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, variants_of, wrongly_scored
+from .two_bugs import name_two_bugs
+
+_AS_COMPUTED = 0.01  # two ways of the same arithmetic differ by less than this, relative to the result
+_MISMATCH = re.compile(r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)")
+
+
+def name_bugs(
+    laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
+) -> tuple[NamedBug, ...]:
+    """Return the bugs that explain the evidence: those of the loss, and those of a model's logits."""
+    seeing = (LAWS[id] for id in ("MODEL-1", "MODEL-2") if id in trial.failed)
+    of_logits = tuple(_symptom(law.points_to[0], f"{law.id} fails") for law in seeing)
+    of_loss = _name_bugs_of_loss(laws, trial, evidence, silent)
+    known = {bug.mutant for bug in of_loss}
+    return (*of_loss, *(bug for bug in of_logits if bug.mutant not in known))
+
+
+def _name_bugs_of_loss(
+    laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
+) -> tuple[NamedBug, ...]:
+    """Name the bug by the pairs, else by the score, else by a symptom."""
+    if "VALUE-1" not in trial.failed and any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence)):
+        return (_symptom("detached-part", "the value is right, but pairs have no gradient"),)
+    named = name_by_pairs(evidence, trial.spec, trial.dtype)
+    if named and _value_is_right(named[0], trial, evidence):
+        return (_symptom("gradient-of-another", f"the value is right, but the gradient is that of {named[0].mutant}"),)
+    return (
+        named
+        or name_by_score(evidence, trial.spec, trial.dtype)
+        or name_by_ratio(evidence, trial.spec, trial.dtype)
+        or name_by_numbers(trial)
+        or name_two_bugs(evidence, trial.spec, trial.dtype)
+        or name_by_symptom(laws, trial, evidence, silent)
+    )
+
+
+def name_by_pairs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
+    """Return the mutants of ``spec`` that predict all of the evidence, best first, as one bug."""
+    tolerance = WEIGHT_TOLERANCE[dtype]
+    if not evidence or explains(evidence, lambda case: case.pairing, tolerance):
+        return ()
+    found: list[tuple[str, str]] = []
+    # A mutant made for codebooks and streams describes them better than a mutant that was lifted from a text loss.
+    for mutant in sorted(MUTANTS.values(), key=lambda mutant: not mutant.whole):
+        for variant in variants_of(mutant.name, spec):
+            if explained(evidence, partial(wrongly_scored, variant), tolerance):
+                found.append((mutant.name, variant.detail))
+                break
+    if not found:
+        return ()
+    (name, detail), *others = found
+    return (_named(name, detail, tuple(other for other, _ in others)),)
+
+
+def _value_is_right(bug: NamedBug, trial: Trial, evidence: list[Evidence]) -> bool:
+    """Return whether the bug shows only in the gradient: the value is right, but the bug's pairs give another value."""
+    variant = next((each for each in variants_of(bug.mutant, trial.spec) if each.detail == bug.detail), None)
+    shows = False
+    for each in evidence:
+        observed, right = each.seen, each.case.oracle.value
+        if variant is None or observed is None or observed.value is None or right is None or not math.isfinite(right):
+            continue
+        bound = trial.bounds(observed).value
+        if not same_value(observed.value, right, bound):
+            return False
+        wrong = variant.wrong(trial.spec, each.case.batch)
+        value = None if wrong is None else evaluate(wrong, each.case.batch).value
+        shows |= value is not None and not same_value(value, right, bound)
+    return shows
+
+
+def _named(name: str, detail: str, also: tuple[str, ...]) -> NamedBug:
+    mutant = MUTANTS[name]
+    return NamedBug(name, 1.0, detail, mutant.formula, mutant.seen, also)
+
+
+def name_by_ratio(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
+    """Name the terms whose right pairs all weigh the same wrong multiple."""
+    tolerance = WEIGHT_TOLERANCE[dtype]
+    details = []
+    for index, term in enumerate(spec.terms) if len(spec.terms) > 1 else ():
+        ratios = [
+            each.scored.get(site_of(each.case.pairing, pair), {}).get(pair.target, 0.0) / pair.weight
+            for each in evidence
+            for pair in each.case.pairing.pairs
+            if pair.term == index and pair.weight and math.isfinite(pair.weight)
+        ]
+        if not ratios or max(ratios) - min(ratios) > 2 * tolerance * abs(ratios[0]):
+            return ()
+        if abs(ratios[0] - 1) > 2 * tolerance:
+            details.append(f"{term.name} weighs {ratios[0]:.3g} times its specified share")
+    return (_named("term-weight", "; ".join(details), ()),) if details else ()
+
+
+def name_by_score(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
+    """Return the wrong scores that predict the value and gradient of all the evidence, best first, as one bug."""
+    promised = [term.score for term in spec.terms]
+    if not evidence or _takes_score(evidence, taken, dtype):
+        return ()
+    found = [
+        mutant
+        for mutant in SCORES.values()
+        if any(map(mutant.applies, promised)) and _takes_score(evidence, mutant.wrong, dtype)
+    ]
+    if not found:
+        return ()
+    first, *others = found
+    also = tuple(mutant.name for mutant in others)
+    return (NamedBug(first.name, 1.0, "", first.formula, first.seen, also),)
+
+
+def _takes_score(evidence: list[Evidence], score: WrongScore, dtype: str) -> bool:
+    """Return whether the right pairs with this score give the value and the gradient of every case with pairs."""
+    tolerance = WEIGHT_TOLERANCE[dtype]
+    compared = 0
+    for each in evidence:
+        case, observed = each.case, each.seen
+        if (
+            observed is None
+            or observed.gradients is None
+            or observed.value is None
+            or not math.isfinite(observed.value)
+        ):
+            continue
+        value, gradients = predict_score(score, case.pairing, case.batch)
+        if abs(value - observed.value) > tolerance * max(abs(value), 1e-3):
+            return False
+        for name, gradient in gradients.items():
+            most = float(gradient.abs().amax()) if gradient.numel() else 0.0
+            if bool(((observed.gradients[name] - gradient).abs() > tolerance * most).any()):
+                return False
+        compared += bool(case.pairing.pairs)
+    return compared >= min(3, len(evidence))
+
+
+def name_by_numbers(trial: Trial) -> tuple[NamedBug, ...]:
+    """Name the arithmetic that gives the same numbers, for right pairs with wrong numbers."""
+    observed = [trial.observe_cached(recipe) for recipe in _hard_on_numbers(trial)]
+    observed = [each for each in observed if each.problem is None and each.case.pairing.pairs]
+    right = [_conforms(each, trial.compute) for each in observed]
+    if not observed or (all(by_value for by_value, _ in right) and all(by_gradient for _, by_gradient in right)):
+        return ()
+    found = [
+        behaviour
+        for behaviour in BEHAVIOURS
+        if behaviour.numeric
+        and behaviour.needs(trial.spec) is None
+        and (behaviour.dtype == "float32" or trial.dtype != "float32")
+        and all(_same_numbers(each, behaviour.act(Asked(each.case)), trial.bounds(each)) for each in observed)
+    ]
+    if found:
+        name, detail = found[0].name, found[0].detail
+        also = tuple(dict.fromkeys(other.name for other in found if other.name != name))
+        return (replace(_symptom(name, detail), also=also),)
+    value_is_wrong = not all(by_value for by_value, _ in right)
+    native = value_is_wrong and trial.compute is Compute.STRICT and trial.dtype not in ("float32", "float64")
+    if native and all(all(_conforms(each, Compute.NATIVE)) for each in observed):
+        return (_symptom("no-upcast", "the numbers are right for arithmetic in the dtype of the logits"),)
+    return ()
+
+
+def _hard_on_numbers(trial: Trial) -> list[Recipe]:
+    """Return cases that expose arithmetic: probabilities near 0 and 1, logits far from 0, and the most classes."""
+    several = hand_made(trial.space)
+    hard = [replace(recipe, regime=regime) for recipe in several[:3] for regime in (Regime.SHARP, Regime.HUGE)]
+    return [
+        *hard,
+        replace(several[0], regime=Regime.NORMAL),
+        *(recipe for recipe in several if recipe.classes > 1 << 15),
+    ]
+
+
+def _conforms(observed: Observation, compute: Compute) -> tuple[bool, bool]:
+    """Return whether value and gradient are the oracle's, within the bounds of this arithmetic."""
+    bounds = derive_bounds(observed.case, compute, observed.dtype)
+    oracle = observed.case.oracle
+    by_value = oracle.value is None or same_value(observed.value or 0.0, oracle.value, bounds.value)
+    if observed.gradients is None:
+        return by_value, True
+    return by_value, different_gradients(observed.gradients, oracle.gradients, bounds.gradients) is None
+
+
+def _same_numbers(observed: Observation, predicted: Observation, bounds: Bounds) -> bool:
+    """Return whether two answers are the same apart from rounding, and not finite in the same places."""
+    if observed.value is None or predicted.value is None:
+        return False
+    if not _near(torch.tensor(observed.value), torch.tensor(predicted.value), bounds.value):
+        return False
+    if observed.gradients is None or predicted.gradients is None:
+        return observed.gradients is predicted.gradients
+    return all(
+        _near(gradient, predicted.gradients[name], bounds.gradients[name])
+        for name, gradient in observed.gradients.items()
+    )
+
+
+def _near(found: Tensor, predicted: Tensor, bound: Tensor | float) -> bool:
+    off = (found - predicted).abs()
+    near = off <= _AS_COMPUTED * predicted.abs() + bound
+    return bool((near | (~found.isfinite() & ~predicted.isfinite())).all())
+
+
+def name_by_symptom(
+    laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
+) -> tuple[NamedBug, ...]:
+    """Name bugs that do not show in the pairs: by the text of an exception, or by a law that fails alone."""
+    for observation in silent:
+        problem = observation.problem
+        match = _MISMATCH.search(problem.message) if problem else None
+        if match is not None:
+            rows = max(observation.case.recipe.rows, 1)
+            logits, labels = (int(size) // rows for size in match.groups())
+            return (_symptom("length-mismatch", f"{logits} logits per row against {labels} labels"),)
+    if "STABLE-3" in trial.failed and silent and all(map(_hides_nan, silent)):
+        return (_symptom("nan-hidden", "STABLE-3 fails"),)
+    if "LINEAR-1" in trial.failed and (still := _leaves_without_gradient(evidence)):
+        return (_symptom("detached-part", f"{' and '.join(still)} has no gradient"),)
+    over_ignored = "GRAD-2" in trial.failed and not any(map(_misses_gradients, evidence))
+    if over_ignored and "GRAD-1" in trial.failed:
+        for name, charged in (("aux-over-ignored", "z_loss"), ("smooth-ignored", "label_smoothing")):
+            if any(getattr(term.score, charged) for term in trial.spec.terms):
+                return (_symptom(name, "ignored rows have a gradient"),)
+    for result in laws:
+        law = LAWS[result.id]
+        alone = not any(id in trial.failed for id in law.depends_on)
+        if result.verdict.is_failure and alone and len(law.points_to) == 1:
+            return (_symptom(law.points_to[0], f"{law.id} fails"),)
+    return ()
+
+
+def _leaves_without_gradient(evidence: list[Evidence]) -> list[str]:
+    """Return which of hidden states, weight and bias have a gradient of 0 on every case, although there are pairs."""
+    observed = [each.seen.leaves for each in evidence if each.seen and each.seen.leaves and each.case.pairing.pairs]
+    return [
+        name for name in (observed[0] if observed else ()) if not any(bool(leaves[name].any()) for leaves in observed)
+    ]
+
+
+def _hides_nan(observed: Observation) -> bool:
+    """Return whether the loss is a number without a gradient where it should be NaN."""
+    right = observed.case.oracle.value
+    return observed.problem is None and right is not None and math.isnan(right) and math.isfinite(observed.value or 0.0)
+
+
+def _misses_gradients(each: Evidence) -> bool:
+    """Return whether pairs have no gradient on this case."""
+    return not predict(each.case.pairing).keys() <= each.scored.keys()
+
+
+def _adds_nothing(each: Evidence) -> bool:
+    """Return whether all pairs found on this case are right ones, with the right classes."""
+    right = predict(each.case.pairing)
+    return all(site in right and set(found) == set(right[site]) for site, found in each.scored.items())
+
+
+def _symptom(name: str, detail: str) -> NamedBug:
+    bug = SYMPTOMS.get(name) or MUTANTS[name]
+    return NamedBug(name, 1.0, detail, bug.formula, bug.seen)
+
+
+def picture(trial: Trial, recipe: Recipe) -> Picture | None:
+    """Draw expected against found pairs on one recipe, or return None if nothing could be read."""
+    case = trial.case(one_id_a_place(recipe))
+    expected = expected_positions(case.pairing)
+    if trial.candidate.gradient:
+        found = positions_of(trial, case.recipe)
+        return None if isinstance(found, Observation) else draw(case, expected, found)
+    weights = read_by_value(trial, case.recipe)
+    return None if isinstance(weights, Observation) else draw(case, expected, places_only(weights))

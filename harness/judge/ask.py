@@ -1,0 +1,343 @@
+"""Ask one law of one trial: draw cases, judge each, and on failure find the smallest that fails in the same way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar
+
+import hypothesis
+from hypothesis import HealthCheck, Phase
+from hypothesis.strategies import SearchStrategy
+
+from ..candidates.allowance import Allowance
+from ..candidates.declaration import Candidate
+from ..cases.generators import Generators, R
+from ..cases.recipe import digest
+from ..cases.shrink import Effort, shrink
+from ..laws import Judgement, Law, adapt_to
+from ..results import Counterexample, LawResult, Level, Verdict
+from .coverage import Counted, gaps
+from .store import Stored
+
+PREREQUISITES = ("CONTRACT-1", "CONTRACT-2", "BUILD-1")
+"""A candidate that fails one of these that applies to it cannot be judged by other laws."""
+
+_UNJUDGED_AT_MOST = 3  # laws per trial: each costs a process, and the other laws would end in the same way
+_FAILURES_KEPT = 6
+_CASES_AFTER_FAILURE = 40
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much a run judges.
+
+    Attributes:
+        factor: multiplies each law's budget of cases.
+        seed: a fixed seed, if runs must be repeatable.
+        complete: whether every cell of the space that can be judged must be judged.
+    """
+
+    name: str
+    factor: float
+    seed: int | None = None
+    complete: bool = False
+
+
+PROFILES: dict[str, Profile] = {
+    "brief": Profile("brief", 0.1),  # for candidates that take a second per case, and for hundreds of candidates
+    "quick": Profile("quick", 1.0),
+    "ci": Profile("ci", 2.0, seed=0, complete=True),
+    "deep": Profile("deep", 20.0, complete=True),
+}
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class OnTrial(Counted, Protocol):
+    """The interface of a trial, of a loss or of a builder, that the judge uses. Laws know the rest."""
+
+    @property
+    def candidate(self) -> Candidate: ...
+
+    @property
+    def spec(self) -> Named: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def failed(self) -> set[str]: ...
+
+    @property
+    def unjudged(self) -> dict[str, str]:
+        """The laws that could not be asked so far: id -> reason."""
+
+    @property
+    def share(self) -> float:
+        """The part of each law's budget that this candidate gets."""
+
+    def skip_reason(self, law: str) -> str | None:
+        """The reason why the law with this id does not apply to the candidate, or None."""
+
+    def fit(self, recipe: Any) -> Any:
+        """Return the recipe with the fields that all cases of this trial share."""
+
+
+T = TypeVar("T", bound=OnTrial)
+
+
+class Refusals:
+    """The cases that a candidate refuses to answer, without those that its declaration allows it to refuse.
+
+    Attributes:
+        count: the number of refused cases.
+        cells: the cells of the space that these cases are in.
+        allowed: a message on the allowed refusals, or "".
+    """
+
+    def __init__(self, allowances: tuple[Allowance, ...]) -> None:
+        self._allowances = allowances
+        self._first = ""
+        self.count = 0
+        self.cells: dict[str, None] = {}
+        self.allowed = ""
+
+    def note(self, message: str, cells: Iterable[str]) -> None:
+        for allowance in self._allowances:
+            if allowance.refuses and allowance.refuses in message:
+                self.allowed = self.allowed or f"some cases are refused, as declared: {allowance}"
+                return
+        self.count += 1
+        self._first = self._first or message
+        self.cells.update(dict.fromkeys(cells))
+
+    def __str__(self) -> str:
+        return f"refused {self.count} case{'s' if self.count > 1 else ''}: {self._first}"
+
+
+@dataclass(frozen=True)
+class Failure(Generic[R]):
+    recipe: R
+    judgement: Judgement
+
+
+def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[], None] = lambda: None) -> LawResult:
+    """Ask ``law`` of ``trial``. Call ``tick`` after every case. If the declaration allows a failure, it is ALLOWED."""
+    allowance = next((each for each in trial.candidate.allowances if each.law == law.id), None)
+    found = _ask(law, trial, profile, seed, tick)
+    if allowance is None:
+        if found.verdict.is_failure:
+            trial.failed.add(law.id)
+        return found
+    if found.verdict.is_failure or found.verdict in (Verdict.REFUSED, Verdict.VACUOUS, Verdict.INCONCLUSIVE):
+        return replace(found, verdict=Verdict.ALLOWED, message=f"{found.message}; allowed: {allowance.reason}")
+    return found
+
+
+def _ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[], None]) -> LawResult:
+    started = time.perf_counter()
+    profile = replace(profile, factor=profile.factor * trial.share)
+
+    def result(verdict: Verdict, message: str = "", cases: int = 0, vacuous: int = 0, **rest: object) -> LawResult:
+        return LawResult(
+            id=law.id,
+            title=law.title,
+            level=law.level,
+            verdict=verdict,
+            message=message,
+            cases=cases,
+            vacuous=vacuous,
+            seconds=round(time.perf_counter() - started, 3),
+            **rest,  # type: ignore[arg-type]
+        )
+
+    skip_reason = trial.skip_reason(law.id) or law.skip_reason(trial)
+    if skip_reason is not None:
+        return result(Verdict.SKIP, skip_reason)
+    basic = [id for id in PREREQUISITES if id in trial.failed and id in (*law.depends_on, "CONTRACT-1")]
+    if basic:
+        return result(Verdict.SKIP, f"not asked, because {basic[0]} failed")
+    if len(trial.unjudged) >= _UNJUDGED_AT_MOST:
+        first, why = next(iter(trial.unjudged.items()))
+        return result(Verdict.UNJUDGED, f"was not asked, because {first} and others could not be judged: {why}")
+    follows = next((id for id in law.depends_on if id in trial.failed), None)
+    doubtful = follows is not None
+    cases = vacuous = since = 0
+    outside = ""  # the message on cases whose sizes the candidate is not declared to take
+    refusals = Refusals(trial.candidate.allowances)
+    failures: list[Failure[R]] = []
+    missing = gaps(law, trial) if profile.complete and not doubtful else ()
+    for recipe in chain(cases_of(law, trial, profile, seed, doubtful), missing):
+        recipe, judgement = judge_or_redraw(law, trial, recipe)
+        if judgement.verdict is Verdict.SKIP:
+            outside = outside or judgement.message
+            continue
+        if judgement.verdict is Verdict.REFUSED:
+            refusals.note(judgement.message, map(str, trial.cell_counts.sort(recipe)))
+            continue
+        tick()
+        if judgement.verdict is Verdict.UNJUDGED:
+            if failures:
+                break
+            trial.unjudged[law.id] = judgement.message
+            return result(Verdict.UNJUDGED, judgement.message, cases, vacuous)
+        if judgement.verdict is Verdict.VACUOUS:
+            vacuous += 1
+            continue
+        cases += 1
+        trial.cell_counts.note(law.id, recipe, law.level is Level.MUST)
+        if judgement.verdict.is_failure:
+            failures.append(Failure(recipe, judgement))
+        since += bool(failures)
+        enough = doubtful or judgement.verdict.is_costly or len(failures) >= _FAILURES_KEPT
+        if failures and (enough or since > _CASES_AFTER_FAILURE):
+            break
+    if failures:
+        worst = _worth_shrinking(failures)
+        smallest = worst if doubtful else shrunk(law, trial, worst)
+        stored = _store(law, trial, smallest)
+        return result(
+            smallest.judgement.verdict,
+            smallest.judgement.message,
+            cases,
+            vacuous,
+            counterexample=Counterexample(stored.save(), smallest.recipe.to_json()),
+            first_failure=cases - since + 1,
+            follows=follows,
+        )
+    if refusals.count:
+        return result(
+            Verdict.REFUSED, str(refusals), cases, vacuous, refused=refusals.count, refusals=tuple(refusals.cells)
+        )
+    if cases == 0:
+        if vacuous:
+            return result(Verdict.VACUOUS, "no case could tell a null candidate from a right one", vacuous=vacuous)
+        return result(Verdict.SKIP, refusals.allowed or outside or "the law applies to no case of this spec")
+    return result(Verdict.PASS, refusals.allowed, cases, vacuous)
+
+
+def judge_or_redraw(law: Law[T, R], trial: T, recipe: R) -> tuple[R, Judgement]:
+    """Judge ``recipe``. If it is vacuous, judge its redraws. Return the first recipe that proves something.
+
+    A recipe is judged before it is redrawn, so that no failure is lost. If no redraw proves anything either, the recipe
+    stays vacuous.
+    """
+    judgement = law.check(trial, recipe)
+    if judgement.verdict is not Verdict.VACUOUS:
+        return recipe, judgement
+    for drawn in trial.generators.again(recipe, law.restrict(trial.space)):
+        again = adapt_to(law, trial, drawn)
+        if again is not None:
+            other = law.check(trial, again)
+            if other.verdict not in (Verdict.VACUOUS, Verdict.SKIP):
+                return again, other
+    return recipe, judgement
+
+
+def planned(law: Law[Any, Any], profile: Profile) -> int:
+    """The number of cases that :func:`ask` judges at most, without those that fill missing cells."""
+    return round(law.budget * profile.factor)
+
+
+def cases_of(law: Law[T, R], trial: T, profile: Profile, seed: int, doubtful: bool = False) -> Iterator[R]:
+    """Yield the recipes for the law, each once: hand-made, from Hypothesis, large, and from the plain loop.
+
+    Nothing is drawn before the hand-made recipes are used up. If the law is ``doubtful``, nothing is drawn at all.
+    """
+    space = law.restrict(trial.space)
+    drawn: Generators[R] = trial.generators
+    budget = planned(law, profile)
+    seed = int(digest(law.id, str(seed)), 16)  # every law gets its own cases
+    seen: set[R] = set()
+
+    def draws() -> Iterator[R]:
+        yield from drawn_by_hypothesis(drawn.recipes(space), budget // 3, seed)
+        yield from drawn.large(space, seed) if law.large else ()
+        yield from _bounded(drawn.random_recipes(space, seed), 6 * budget)
+
+    for recipe in chain(drawn.hand_made(space), () if doubtful else draws()):
+        focused = adapt_to(law, trial, recipe)
+        if focused is None or focused in seen:
+            continue
+        seen.add(focused)
+        yield focused
+        if len(seen) >= budget:
+            return
+
+
+def drawn_by_hypothesis(strategy: SearchStrategy[R], count: int, seed: int) -> list[R]:
+    """Draw ``count`` recipes, the simplest first. The same seed gives the same recipes."""
+    drawn: list[R] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=max(count, 1),
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=tuple(HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def collect(recipe: R) -> None:
+        drawn.append(recipe)
+
+    collect()
+    return drawn
+
+
+def _bounded(source: Iterator[R], most: int) -> Iterator[R]:
+    for _ in range(most):
+        yield next(source)
+
+
+def _worth_shrinking(failures: list[Failure[R]]) -> Failure[R]:
+    """Choose the failure to shrink.
+
+    Prefer a failure in which labels are moved or special ids are confused, and then the one with the fewest other
+    features. On the smallest cases, many bugs show only a missing pair, which does not tell them apart.
+    """
+
+    def telling(failure: Failure[R]) -> tuple[int, int, int]:
+        features = failure.judgement.features
+        moved = sum(feature.startswith(("moved", "BOS", "EOS", "PAD")) for feature in features)
+        return moved, moved - len(features), -failure.recipe.size
+
+    return max(failures, key=telling)
+
+
+def shrunk(law: Law[T, R], trial: T, failure: Failure[R]) -> Failure[R]:
+    """Find the smallest case on which the law fails in the same way."""
+    kept = failure
+
+    def same_failure(recipe: R) -> bool:
+        nonlocal kept
+        if adapt_to(law, trial, recipe) != recipe:
+            return False
+        judgement = law.check(trial, recipe)
+        same = judgement.verdict is failure.judgement.verdict and judgement.features == failure.judgement.features
+        if same:
+            kept = Failure(recipe, judgement)
+        return same
+
+    slow = failure.judgement.verdict.is_costly
+    effort = Effort(attempts=10, seconds=20.0) if slow else Effort()
+    shrink(failure.recipe, same_failure, effort, lambda recipe: trial.generators.simpler(recipe, trial.space))
+    return kept
+
+
+def _store(law: Law[T, R], trial: T, failure: Failure[R]) -> Stored:
+    return Stored(
+        candidate=trial.candidate,
+        spec=trial.spec.name,
+        device=trial.device,
+        law=law.id,
+        features=tuple(sorted(failure.judgement.features)),
+        message=failure.judgement.message,
+        recipe=failure.recipe,
+    )

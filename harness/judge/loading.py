@@ -1,0 +1,222 @@
+"""The jobs of a run: every candidate under its spec, on each of its devices, in each of its dtypes."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shiftproof.reference.builders import BUILDERS, BuilderSpec
+from shiftproof.reference.profiles import PROFILES
+from shiftproof.reference.spec import LossSpec
+
+from ..candidates.arguments import TO_LOSSES, Binding, Offer, UnknownArgument, bind, misfit
+from ..candidates.declaration import Candidate, UsageError
+from ..candidates.loss import Trial
+from ..candidates.model import ModelTrial
+from ..candidates.trainer import TrainerTrial
+from ..candidates.trainer_arguments import TO_TRAINERS, trains
+from ..isolation.client import Worker
+from ..isolation.inprocess import InProcess
+from ..isolation.settings import WorkerSettings
+from ..label_builders.arguments import TO_BUILDERS, offer_under
+from ..label_builders.candidate import BuilderTrial
+from ..suggest import nearest
+from ..worker.target import LoadFailure, TargetDescription
+
+AnySpec = LossSpec | BuilderSpec
+AnyTrial = Trial | BuilderTrial
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial to run.
+
+    Attributes:
+        name: its name, different for every job of a run.
+        is_compared: whether the run also judges this candidate under other interpreters.
+    """
+
+    name: str
+    candidate: Candidate
+    device: str
+    dtype: str
+    is_compared: bool = False
+
+    @property
+    def spec(self) -> AnySpec:
+        """The spec that the candidate declares."""
+        return find_spec(self.candidate.spec or "")
+
+    def called(self, environment: str) -> str:
+        """The job's name, if its interpreter has the name ``environment``."""
+        devices, dtypes = self.candidate.devices, self.candidate.dtypes
+        parts = [self.device] if len(devices) > 1 else []
+        parts += [self.dtype] if len(dtypes) > 1 else []
+        under = f" ({environment})" if self.is_compared else ""
+        return self.candidate.name + under + (f"[{','.join(parts)}]" if parts else "")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How candidates run: in this process or another, and the deadline of a call in seconds."""
+
+    in_process: bool = False
+    deadline: float = 10.0
+
+
+def jobs_of(candidates: Sequence[Candidate]) -> list[Job]:
+    """The jobs of some candidates, in order.
+
+    Raises:
+        UsageError: a spec is unknown.
+    """
+    # A builder takes integers. So it is judged once, whatever the dtypes of the losses.
+    candidates = [replace(each, dtypes=("int64",)) if _builds(each) else each for each in candidates]
+    pythons = Counter(name for name, _ in {(candidate.name, candidate.python) for candidate in candidates})
+    jobs = [
+        Job(candidate.name, candidate, device, dtype, pythons[candidate.name] > 1)
+        for candidate in candidates
+        for device in candidate.devices
+        for dtype in candidate.dtypes
+    ]
+    return [replace(job, name=job.called(job.candidate.python or "")) for job in jobs]
+
+
+def _builds(candidate: Candidate) -> bool:
+    """Whether its spec is a label builder's."""
+    return candidate.spec is not None and isinstance(find_spec(candidate.spec), BuilderSpec)
+
+
+def find_spec(name: str) -> AnySpec:
+    """Find the spec of a loss or of a label builder by name.
+
+    Raises:
+        UsageError: the name is unknown. The message gives the most similar known name.
+    """
+    known: dict[str, AnySpec] = {**PROFILES, **BUILDERS}
+    if name not in known:
+        raise UsageError(f"no spec is called {name!r}{nearest(name, known)}; `shiftproof list profiles` shows all")
+    return known[name]
+
+
+class LoadedCandidate:
+    """The loaded candidate of one job: a worker that loads it, and then a trial.
+
+    ``start`` begins loading and does not wait, so that the next candidate loads while this one is judged. If a
+    ``worker`` is given, it loads this candidate next, and keeps the modules that it has imported.
+    """
+
+    def __init__(self, job: Job, options: Options, worker: Worker | None = None) -> None:
+        self.job = job
+        self._trial: AnyTrial | None = None
+        if worker is not None:
+            self.worker: Worker | InProcess = worker
+            worker.turn_to(job.candidate.call)
+            return
+        candidate = job.candidate
+        settings = WorkerSettings(
+            python=candidate.python, cwd=candidate.cwd, device=job.device, call_deadline=options.deadline
+        )
+        self.worker = (InProcess if options.in_process else Worker)(candidate.call, settings)
+
+    def start(self) -> None:
+        self.worker.start()
+
+    def describe(self) -> TargetDescription:
+        """Describe the loaded target.
+
+        Raises:
+            UsageError: the target does not exist.
+            LoadFailure: the target exists but could not be loaded.
+        """
+        try:
+            return self.worker.describe()
+        except LoadFailure as failure:
+            if failure.is_usage:
+                raise UsageError(str(failure)) from None
+            raise
+
+    def trial(self, spec: AnySpec | None = None) -> AnyTrial:
+        """The trial, under ``spec`` or the spec that the candidate declares.
+
+        Raises:
+            UsageError, LoadFailure: as :meth:`describe`. Also UsageError if the candidate's arguments do not fit.
+        """
+        if self._trial is None or spec is not None:
+            spec = spec or self.job.spec
+            self._trial = self._of_builder(spec) if isinstance(spec, BuilderSpec) else self.of_loss(spec)
+        return self._trial
+
+    def of_loss(self, spec: LossSpec) -> Trial:
+        """The trial of a loss under ``spec``. Raises as :meth:`trial`."""
+        binding = self.binding
+        if message := misfit(self.describe().target, binding, spec):
+            raise UsageError(message)
+        kind = TrainerTrial if binding.is_trainer else ModelTrial if binding.is_model else Trial
+        return kind(self.job.candidate, spec, binding, self.worker, dtype=self.job.dtype, device=self.job.device)
+
+    def _of_builder(self, spec: BuilderSpec) -> BuilderTrial:
+        binding = self._bind(offer_under(spec))
+        return BuilderTrial(self.job.candidate, spec, binding, self.worker, device=self.job.device)
+
+    @property
+    def binding(self) -> Binding:
+        """The arguments that the candidate, a loss or a trainer, takes. Raises as :meth:`trial`."""
+        return self._bind(offer_to(self.describe(), self.job.candidate.rename))
+
+    def _bind(self, offer: Offer) -> Binding:
+        return bind_target(self.describe(), self.job.candidate.rename, offer)
+
+    @property
+    def builds(self) -> bool:
+        """Whether the candidate is a label builder, by its declared spec or else by its arguments.
+
+        Raises as :meth:`describe`.
+        """
+        if self.job.candidate.spec is not None:
+            return isinstance(self.job.spec, BuilderSpec)
+        return self._binds(TO_BUILDERS) and not (self._binds(TO_LOSSES) and self.binding.is_model)
+
+    def _binds(self, offer: Offer) -> bool:
+        try:
+            self._bind(offer)
+        except UsageError:
+            return False
+        return True
+
+    def fitting(self, specs: Iterable[LossSpec]) -> list[LossSpec]:
+        """The specs under which a candidate with these arguments could be judged. Raises as :meth:`trial`."""
+        binding = self.binding
+        return [spec for spec in specs if misfit("", binding, spec) is None]
+
+    def without_gradient(self) -> None:
+        """Judge only the candidate's values from now on."""
+        self.job = replace(self.job, candidate=replace(self.job.candidate, gradient=False))
+
+    def environment(self) -> Mapping[str, str]:
+        """Versions, as the candidate's own process reports them, its device, and the judge's Python."""
+        described = self.worker.describe()
+        return {**described.versions, "device": described.device_name, "judge": f"Python {sys.version.split()[0]}"}
+
+    def close(self) -> None:
+        self.worker.close()
+
+
+def offer_to(described: TargetDescription, rename: Mapping[str, str]) -> Offer:
+    """The arguments on offer to a candidate that builds no labels: a trainer's, if it takes these, or else a loss's."""
+    return TO_TRAINERS if trains([parameter.name for parameter in described.parameters], rename) else TO_LOSSES
+
+
+def bind_target(described: TargetDescription, rename: Mapping[str, str], offer: Offer) -> Binding:
+    """Match the candidate's parameters with the arguments in ``offer``.
+
+    Raises:
+        UsageError: as :class:`UnknownArgument`.
+    """
+    parameters = [(parameter.name, parameter.required) for parameter in described.parameters]
+    try:
+        return bind(described.target, parameters, rename, described.accepts_any_keyword, offer)
+    except UnknownArgument as error:
+        raise UsageError(str(error)) from None

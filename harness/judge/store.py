@@ -1,0 +1,74 @@
+"""Failing cases on disk, so that they can be replayed by id."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shiftproof.reference.builders import BUILDERS
+
+from ..candidates.declaration import Candidate, UsageError
+from ..cases.generators import AnyRecipe
+from ..cases.recipe import Recipe, digest
+from ..label_builders.cases import BuilderRecipe
+from ..suggest import nearest
+
+FOLDER = Path(".shiftproof") / "replays"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One failing case: candidate, spec, device, law, the features and message of the failure, and the recipe."""
+
+    candidate: Candidate
+    spec: str
+    device: str
+    law: str
+    features: tuple[str, ...]
+    message: str
+    recipe: AnyRecipe
+
+    @property
+    def id(self) -> str:
+        """Eight hex digits: equal for the same candidate, spec, device, law and recipe."""
+        return digest(self.candidate.call, self.spec, self.device, self.law, self.recipe.canonical())
+
+    def save(self, folder: Path = FOLDER) -> str:
+        """Write the case under its id and return the id. If the folder cannot be written, do nothing."""
+        data = asdict(self)
+        data["recipe"] = self.recipe.to_json()
+        data["candidate"]["rename"] = dict(self.candidate.rename)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{self.id}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        except OSError:
+            pass
+        return self.id
+
+
+def load(id: str, folder: Path = FOLDER) -> Stored:
+    """Read a stored case.
+
+    Raises:
+        UsageError: the id is not stored in the folder, or its file cannot be read.
+    """
+    path = folder / f"{id}.json"
+    if not path.is_file():
+        known = [file.stem for file in folder.glob("*.json")]
+        where = f"{folder} holds {len(known)} cases" if known else f"{folder} holds no cases"
+        raise UsageError(
+            f"no stored case {id!r}: {where}{nearest(id, known)}; run replay in the folder in which you ran check"
+        )
+    try:
+        data: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        declared = dict(data.pop("candidate"))
+        for key in ("dtypes", "devices", "allow"):
+            declared[key] = tuple(declared.get(key, ()))
+        data["features"] = tuple(data["features"])
+        kind = BuilderRecipe if data["spec"] in BUILDERS else Recipe
+        data["recipe"] = kind.from_json(dict(data["recipe"]))
+        return Stored(candidate=Candidate(**declared), **data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); delete it and run check again") from None

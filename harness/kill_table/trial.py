@@ -1,0 +1,131 @@
+"""A mutant on trial without a worker: its answer is computed from the case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.spec import LOGITS, LossSpec
+
+from ..bounds.derive import Bounds, derive_bounds
+from ..candidates.arguments import ARGUMENTS, Binding
+from ..candidates.declaration import Candidate
+from ..candidates.loss import Observation, Trial
+from ..cases.build import Case, build_case
+from ..cases.recipe import Recipe
+from ..judge.ask import Profile, cases_of
+from ..laws import LAWS, Law
+from ..mutants.behaviour import Act, Asked, answer, at_leaves
+from ..results import Level
+from ..worker.exchange import Call, Outcome
+
+_BINDING = Binding({name: name for name in ARGUMENTS}, frozenset())
+
+
+_LINEAR = Binding({name: name for name in ARGUMENTS if name not in LOGITS}, frozenset())
+
+
+_KEPT = 100_000  # a case with at most this many elements of logits is kept, with everything that belongs to it
+
+
+class Bench:
+    """Everything that the mutants of one spec share: the cases, their bounds, and the recipes of each law."""
+
+    def __init__(
+        self, spec: LossSpec, dtype: str, profile: Profile, drawn_only: bool = False, linear: bool = False
+    ) -> None:
+        self.spec = spec
+        self.drawn_only = drawn_only
+        self.linear = linear
+        self.dtype = dtype
+        self.profile = profile
+        self.cases: dict[Recipe, Case] = {}
+        self._bounds: dict[tuple[int, torch.dtype], Bounds] = {}
+        self._tapes: dict[tuple[str, int], Tape] = {}
+        self.right = MutantTrial(self, "right", answer)
+        self.laws = [law for law in LAWS.values() if law.level is Level.MUST and law.skip_reason(self.right) is None]
+
+    def case(self, recipe: Recipe) -> Case:
+        case = self.cases.get(recipe)
+        if case is None:
+            case = build_case(self.spec, recipe)
+            if is_small(case):
+                self.cases[recipe] = case
+        return case
+
+    def bounds(self, trial: Trial, observation: Observation) -> Bounds:
+        case = observation.case
+        if self.cases.get(case.recipe) is not case:
+            return derive_bounds(case, trial.compute, observation.dtype)
+        key = (id(case), observation.dtype)
+        if key not in self._bounds:
+            self._bounds[key] = derive_bounds(case, trial.compute, observation.dtype)
+        return self._bounds[key]
+
+    def tape(self, law: Law[Any, Any], seed: int) -> Tape:
+        key = (law.id, seed)
+        if key not in self._tapes:
+            by_hand = set(cases_of(law, self.right, self.profile, seed, doubtful=True)) if self.drawn_only else set()
+            recipes = cases_of(law, self.right, self.profile, seed)
+            self._tapes[key] = Tape(recipe for recipe in recipes if recipe not in by_hand)
+        return self._tapes[key]
+
+
+class Tape:
+    """The recipes of one law under one seed. They are drawn once, and only as far as a mutant needs them."""
+
+    def __init__(self, source: Iterator[Recipe]) -> None:
+        self._source = source
+        self._drawn: list[Recipe] = []
+
+    def __iter__(self) -> Iterator[Recipe]:
+        place = 0
+        while True:
+            if place == len(self._drawn):
+                recipe = next(self._source, None)
+                if recipe is None:
+                    return
+                self._drawn.append(recipe)
+            yield self._drawn[place]
+            place += 1
+
+
+def is_small(case: Case) -> bool:
+    return sum(map(math.prod, case.pairing.shapes.values())) <= _KEPT
+
+
+class _Nobody:
+    """Stands in for a worker. A mutant's answers are computed here."""
+
+    seconds_in_candidate = 0.0
+
+    def call(self, call: Call) -> Outcome:
+        raise AssertionError("a mutant on trial has no worker")
+
+
+class MutantTrial(Trial):
+    """A trial whose candidate is a mutant. The mutant gets every argument that exists."""
+
+    def __init__(self, bench: Bench, name: str, act: Act) -> None:
+        candidate = Candidate(name=name, call=f"mutant:{name}", spec=bench.spec.name)
+        binding = _LINEAR if bench.linear else _BINDING
+        super().__init__(candidate, bench.spec, binding, _Nobody(), dtype=bench.dtype, device="cpu")
+        self.bench = bench
+        self.act = act
+
+    def case(self, recipe: Recipe) -> Case:
+        return self.bench.case(recipe)
+
+    def observe(
+        self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
+    ) -> Observation:
+        self.calls += 1
+        seen = self.act(Asked(case, grad_output, grad_mode, n_backward))
+        return at_leaves(seen, self.linear(case)) if self.is_linear else seen
+
+    def bounds(self, observation: Observation) -> Bounds:
+        return self.bench.bounds(self, observation)

@@ -1,0 +1,312 @@
+"""Laws on value and gradient against the float64 oracle. Every case proves that its bounds are tight enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.pairing import Pairing, first_logit
+from shiftproof.reference.spec import Reduction
+
+from ..bounds.compare import compare_tensors, different_gradients, same_value
+from ..bounds.liveness import dead_gradient_bound, dead_value_bound
+from ..candidates.loss import Observation, Trial
+from ..cases.build import Case
+from ..cases.recipe import Recipe, Regime
+from ..cases.space import Space
+from ..results import Level, Verdict
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
+
+UPSTREAM = (0.5, 3.0, -2.0, 7.0)
+
+
+def ordinary(space: Space) -> Space:
+    return {**space, "regime": (Regime.NORMAL, Regime.SHARP, Regime.TIES)}
+
+
+def judge_value(trial: Trial, observation: Observation) -> Judgement:
+    """Compare the value with the oracle's. The judgement is vacuous if a null candidate's value would pass."""
+    case = observation.case
+    expected = case.oracle.value
+    assert observation.value is not None
+    assert observation.returned is not None
+    if expected is None or (math.isnan(expected) and has_empty_group(case)):
+        return NOT_APPLICABLE  # the laws on the edges judge the value of 0/0
+    bounds = trial.bounds(observation)
+    if case.spec.terms[0].reduction is Reduction.NONE:
+        right, allowed = _spread(observation, case.oracle.per_token), _spread(observation, bounds.per_token)
+        mismatch = compare_tensors(observation.returned.reshape(right.shape), right, allowed)
+        if mismatch is not None:
+            return failing(mismatch.describe("loss"), "value")
+    elif not same_value(observation.value, expected, bounds.value):
+        off = abs(observation.value - expected)
+        return failing(f"the loss is {observation.value:.9g}; expected {expected:.9g} ± {bounds.value:.2g}", _kind(off))
+    null = dead_value_bound(case, bounds)
+    return vacuous(null) if null else PASS
+
+
+def has_empty_group(case: Case) -> bool:
+    """Return whether a codebook, a stream or the whole case has no pair, and the spec sets its mean to NaN."""
+    return case.pairing.empty is None or math.isnan(case.pairing.empty)
+
+
+def judge_gradient(trial: Trial, observation: Observation, grad_output: float = 1.0) -> Judgement:
+    """Compare the gradient with ``grad_output`` times the oracle's, element by element.
+
+    The judgement is vacuous if a null gradient would pass.
+    """
+    case = observation.case
+    if observation.gradients is None:
+        return failing("no gradient at the logits", "no gradient")
+    bounds = trial.bounds(observation)
+    expected = {name: gradient * grad_output for name, gradient in case.oracle.gradients.items()}
+    allowed = {name: bound * max(abs(grad_output), 1.0) for name, bound in bounds.gradients.items()}
+    difference = different_gradients(observation.gradients, expected, allowed)
+    if difference is not None:
+        return failing(difference, "gradient")
+    null = dead_gradient_bound(case, bounds)
+    return vacuous(null) if null else PASS
+
+
+def judge_both(trial: Trial, observation: Observation) -> Judgement:
+    """Judge the value, then the gradient if there is one. The judgement is vacuous only if neither proves anything."""
+    value = judge_value(trial, observation)
+    if value.verdict is Verdict.FAIL or not trial.candidate.gradient:
+        return value
+    gradient = judge_gradient(trial, observation)
+    return value if gradient.verdict is Verdict.VACUOUS else gradient
+
+
+def _spread(observation: Observation, per_pair: Tensor) -> Tensor:
+    """Turn one number per pair into one per label position of the output. Positions without a pair get 0."""
+    case = observation.case
+    dense = torch.zeros(case.pairing.output_shape, dtype=torch.float64)
+    first = first_logit(case.spec.terms[0], case.batch)
+    for pair, number in zip(case.pairing.pairs, per_pair.tolist(), strict=True):
+        dense[pair.logit[0], pair.logit[1] - first] = number
+    return dense
+
+
+def _kind(off: float) -> str:
+    return "not finite" if math.isnan(off) or math.isinf(off) else "value"
+
+
+@law(
+    "VALUE-1",
+    "the loss is the oracle's",
+    source="float64 reference on the rounded inputs",
+    budget=130,
+    restrict=ordinary,
+    depends_on=("CONTRACT-1", "ALIGN-1", "SELECT-1", "REDUCE-1"),
+    large=True,
+    points_to=("no-upcast", "log-eps", "clamped"),
+)
+def value(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe)
+    return observed if isinstance(observed, Judgement) else judge_value(trial, observed)
+
+
+@law(
+    "GRAD-1",
+    "every element of the gradient is the oracle's",
+    source="float64 reference on the rounded inputs",
+    budget=130,
+    restrict=ordinary,
+    depends_on=("CONTRACT-1", "ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1"),
+    large=True,
+    skip_reason=needs_gradient,
+    points_to=("true-class-cancel", "gradient-of-another", "no-upcast"),
+)
+def gradient(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe)
+    return observed if isinstance(observed, Judgement) else judge_gradient(trial, observed)
+
+
+@law(
+    "GRAD-2",
+    "logit rows that nobody is scored on have a gradient of exactly zero",
+    source="torch.nn.functional.cross_entropy ignore_index",
+    budget=40,
+    restrict=ordinary,
+    skip_reason=needs_gradient,
+    depends_on=("CONTRACT-1", "ALIGN-1"),
+    points_to=("aux-over-ignored", "smooth-ignored"),
+)
+def zero_where_ignored(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe, gradient=True)
+    if isinstance(observed, Judgement):
+        return observed
+    assert observed.gradients is not None
+    judgement = NOT_APPLICABLE
+    for name, gradient in observed.gradients.items():
+        idle = torch.ones(gradient.shape[:-1], dtype=torch.bool)
+        for pair in observed.case.pairing.of(name):
+            idle[pair.logit] = False
+        if not bool(idle.any()):
+            continue
+        mismatch = compare_tensors(gradient[idle], torch.zeros_like(gradient[idle]), 0.0)
+        if mismatch is not None:
+            return failing(mismatch.describe("gradient of ignored rows"), "ignored rows")
+        judgement = PASS
+    return judgement
+
+
+@law(
+    "GRAD-3",
+    "the incoming gradient scales every element",
+    source="fla#963; torchtitan ChunkedLossWrapper, DeepSpeed's tiled loss",
+    budget=40,
+    restrict=ordinary,
+    skip_reason=needs_gradient,
+    depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
+    points_to=("upstream-ignored",),
+)
+def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
+    grad_output = UPSTREAM[recipe.seed % len(UPSTREAM)]
+    if trial.is_linear and not trial.linear(trial.case(recipe)).by_hidden:
+        return NOT_APPLICABLE  # LINEAR-2 judges how the incoming gradient reaches the weight
+    observed = trained(trial, recipe, grad_output)
+    if isinstance(observed, Judgement):
+        return observed
+    judgement = judge_gradient(trial, observed, grad_output)
+    if judgement.verdict is Verdict.FAIL:
+        return replace(judgement, message=f"with an incoming gradient of {grad_output:g}: {judgement.message}")
+    return judgement
+
+
+@law(
+    "GRAD-4",
+    "under reduction none, each token's own incoming gradient scales its row",
+    source="Liger#680, #968: every row was scaled by the first row's",
+    budget=40,
+    restrict=ordinary,
+    skip_reason=lambda trial: (
+        needs_gradient(trial) or (None if trial.spec.terms[0].reduction is Reduction.NONE else "its loss is a scalar")
+    ),
+    depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
+    points_to=("upstream-row-0",),
+)
+def scales_row_by_row(trial: Trial, recipe: Recipe) -> Judgement:
+    case = trial.case(recipe)
+    if not case.pairing.pairs:
+        return NOT_APPLICABLE
+    shape = case.pairing.output_shape
+    grad_output = 1.0 + torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape) % 5 / 2
+    observation = trial.observe(case, grad_output)
+    if observation.problem is not None:
+        return not_answered(observation)
+    pairing = weighted_by(grad_output, case)
+    scaled = replace(case, pairing=pairing, oracle=evaluate(pairing, case.batch))
+    return judge_gradient(trial, replace(observation, case=scaled))
+
+
+def weighted_by(grad_output: Tensor, case: Case) -> Pairing:
+    """Return the pairs of a case, each weighted by its own incoming gradient.
+
+    ``grad_output`` has the shape of the output.
+    """
+    first = first_logit(case.spec.terms[0], case.batch)
+    return replace(
+        case.pairing,
+        pairs=tuple(
+            pair._replace(weight=pair.weight * float(grad_output[pair.logit[0], pair.logit[1] - first]))
+            for pair in case.pairing.pairs
+        ),
+    )
+
+
+@law(
+    "GRAD-5",
+    "going backward again, where that is possible, gives the same gradient again",
+    source="Liger rescales its stored gradient in place, so a second backward scales it twice",
+    budget=30,
+    restrict=ordinary,
+    skip_reason=needs_gradient,
+    depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3"),
+    points_to=("second-backward",),
+)
+def backward_again(trial: Trial, recipe: Recipe) -> Judgement:
+    case = trial.case(recipe)
+    if not case.pairing.pairs:
+        return NOT_APPLICABLE
+    grad_output = UPSTREAM[recipe.seed % len(UPSTREAM)]
+    observation = trial.observe(case, grad_output, n_backward=2)
+    if observation.problem is not None:
+        return PASS if observation.problem.verdict is Verdict.ERROR else not_answered(observation)
+    judgement = judge_gradient(trial, observation, 2 * grad_output)
+    if judgement.verdict is Verdict.FAIL:
+        return replace(judgement, message=f"backward twice, incoming gradient {grad_output:g}: {judgement.message}")
+    return judgement
+
+
+@law(
+    "STABLE-1",
+    "logits of ±1e4 give the oracle's value and gradient",
+    source="exp overflows fp32 above 88; log(softmax) underflows",
+    budget=40,
+    adapt=lambda recipe: replace(recipe, regime=Regime.HUGE),
+    depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
+    points_to=("exp-overflow", "log-eps", "clamped"),
+)
+def huge_logits(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe)
+    return observed if isinstance(observed, Judgement) else judge_both(trial, observed)
+
+
+@law(
+    "STABLE-2",
+    "classes of logit −inf off the target have probability 0 and harm nothing",
+    source="constrained decoding and vocabulary padding mask classes with −inf",
+    budget=40,
+    adapt=lambda recipe: replace(recipe, regime=Regime.MINUS_INF, classes=max(recipe.classes, 3)),
+    depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
+    skip_reason=lambda trial: (
+        "label smoothing scores every class, and a class of probability 0 costs infinity"
+        if any(term.score.label_smoothing for term in trial.spec.terms)
+        else "it takes no logits, and no product of finite numbers is −inf"
+        if trial.is_linear
+        else None
+    ),
+)
+def minus_infinity(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe)
+    return observed if isinstance(observed, Judgement) else judge_both(trial, observed)
+
+
+@law(
+    "STABLE-3",
+    "NaN on a row that counts reaches the loss",
+    source="trainers that hide it: nan_to_num, `if loss.item() > 0`",
+    budget=20,
+    adapt=lambda recipe: replace(recipe, regime=Regime.NAN_VALID),
+    depends_on=("CONTRACT-1", "ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1"),
+    points_to=("nan-hidden",),
+)
+def nan_surfaces(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe)
+    if isinstance(observed, Judgement):
+        return observed
+    assert observed.value is not None
+    if math.isfinite(observed.value):
+        return failing(
+            f"a row that counts holds NaN, but the loss is {observed.value:.6g}; expected NaN or infinity", "hidden"
+        )
+    return PASS
+
+
+@law(
+    "STABLE-4",
+    "NaN on rows that nobody is scored on does not reach the loss",
+    source="no consensus: finite in torch, transformers and Liger, NaN where the loss is multiplied by a mask",
+    budget=15,
+    level=Level.SHOULD,
+    adapt=lambda recipe: replace(recipe, regime=Regime.NAN_IGNORED),
+    depends_on=("CONTRACT-1", "VALUE-1"),
+)
+def nan_ignored(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe)
+    return observed if isinstance(observed, Judgement) else judge_value(trial, observed)

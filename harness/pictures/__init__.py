@@ -1,0 +1,1 @@
+"""Pairings, drawn as text."""

@@ -1,0 +1,1 @@
+"""Read from values and gradients which logits a black box scored on which labels."""

@@ -1,0 +1,147 @@
+"""The candidate that is being judged: its trial, what its laws find, and what else is known about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ..cases.recipe import Recipe
+from ..diagnosis.evidence import gather
+from ..diagnosis.name import name_bugs, picture
+from ..diagnosis.pair_difference import measure
+from ..judge.ask import ask
+from ..judge.conclusion import declared_scope, without_result
+from ..judge.coverage import coverage
+from ..judge.laws_of import laws_of
+from ..judge.loading import AnyTrial, Job, LoadedCandidate
+from ..judge.plan import Plan
+from ..judge.stale_requires import unneeded
+from ..label_builders.candidate import BuilderTrial
+from ..label_builders.diagnosis import compare, name_builder_bugs
+from ..laws import Law
+from ..results import CandidateResult, LawResult, Level, Overall, Verdict, overall
+
+STOPS = (KeyboardInterrupt, pytest.exit.Exception)
+"""These exceptions end the run. Any other exception, from any source, is a result."""
+
+
+def blank(job: Job) -> CandidateResult:
+    """Return what is known about an entry before anything is found."""
+    candidate = job.candidate
+    return CandidateResult(
+        candidate=job.name,
+        call=candidate.call,
+        spec=candidate.spec,
+        device=job.device,
+        dtype=job.dtype,
+        verdict=Overall.ERROR,
+        python=candidate.python,
+        expect=candidate.expect,
+        expected_diagnosis=candidate.diagnosis,
+        scope=declared_scope(candidate),
+    )
+
+
+def said(error: BaseException) -> str:
+    """Describe an exception of the judge itself in one line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "its text cannot be printed"
+    return f"the judge raised {type(error).__name__}{': ' if text else ''}{text}"
+
+
+class OpenCandidate:
+    """The trial of one entry, while it runs.
+
+    Attributes:
+        laws: the results of its laws so far.
+        failure: why there is no trial, or "".
+    """
+
+    def __init__(self, job: Job, loaded: LoadedCandidate, plan: Plan) -> None:
+        self.job = job
+        self.loaded = loaded
+        self.plan = plan
+        self.laws: list[LawResult] = []
+        self.failure = ""
+        self.trial: AnyTrial | None = None
+        self.started = time.perf_counter()
+        try:
+            self.trial = loaded.trial()
+        except STOPS:
+            raise
+        except BaseException as failure:  # also a misnamed candidate: it exists under another interpreter
+            self.failure = str(failure) or said(failure)
+
+    def close(self) -> None:
+        self.loaded.close()
+
+    def ask(self, law: Law[Any, Any], tick: Callable[[], None]) -> LawResult:
+        """Return what one law finds. If asking raises, in the judge or in a pytest plugin, the law is unjudged."""
+        assert self.trial is not None
+        try:
+            found = ask(law, self.trial, self.plan.profile, self.plan.seed, tick)
+        except STOPS:
+            raise
+        except BaseException as error:
+            found = without_result(law, Verdict.UNJUDGED, said(error))
+        self.laws.append(found)
+        return found
+
+    def facts(self) -> CandidateResult:
+        """Return what is known about the candidate besides its laws' results. Call this after the last law.
+
+        ``message`` states what could not be found out. The candidate then does not conform.
+        """
+        found = blank(self.job)
+        if self.trial is None:
+            return replace(found, message=self.failure, seconds=self._seconds())
+        laws = tuple(self.laws)
+        found = replace(
+            found,
+            laws=laws,
+            calls=self.trial.calls,
+            seconds_in_candidate=round(self.trial.caller.seconds_in_candidate, 3),
+            seconds_in_oracle=round(self.trial.seconds_in_oracle, 3),
+            values_only=self.trial.values_only,
+            scope=(*found.scope, *self.trial.scope),
+        )
+        try:
+            found = replace(found, environment=dict(self.loaded.environment()))
+            covered = coverage([*laws_of(self.job.spec).values()], self.trial, self.plan.profile.complete)
+            found = replace(found, coverage=covered)
+            if overall(laws) is Overall.FAILS:
+                found = self._diagnosed(found, self.trial, laws)
+            elif self.trial.sizes and any(law.verdict is Verdict.PASS for law in laws):
+                found = replace(found, stale=unneeded(self.trial))
+        except STOPS:
+            raise
+        except BaseException as error:
+            found = replace(found, message=f"not everything could be found out: {said(error)}")
+        return replace(found, seconds=self._seconds())
+
+    def _diagnosed(self, found: CandidateResult, trial: AnyTrial, laws: tuple[LawResult, ...]) -> CandidateResult:
+        """Return ``found`` with the name of the bug and a picture of it."""
+        if any(law.verdict in (Verdict.CRASH, Verdict.TIMEOUT) for law in laws):
+            return found  # each further call can cost a process or a deadline
+        if isinstance(trial, BuilderTrial):
+            return replace(found, diagnosis=name_builder_bugs(laws, trial), built=compare(laws, trial))
+        evidence, silent = gather(trial)
+        names = name_bugs(laws, trial, evidence, silent)
+        shown = [law for law in laws if law.counterexample is not None and law.level is Level.MUST]
+        drawn = None
+        if shown and shown[0].verdict is Verdict.FAIL and "CONTRACT-1" not in trial.failed:
+            assert shown[0].counterexample is not None
+            drawn = picture(trial, Recipe.from_json(shown[0].counterexample.recipe))
+            if drawn is not None and drawn.found == drawn.expected:
+                drawn = None  # the pairs are right, so something else is wrong
+        apart = None if names else measure(trial, evidence)
+        return replace(found, diagnosis=names, pairing=drawn, difference=apart)
+
+    def _seconds(self) -> float:
+        return round(time.perf_counter() - self.started, 3)

@@ -1,0 +1,233 @@
+"""Build a tiny model of any class of an installed model library, so that its loss can be judged by its own logits.
+
+`find.py` finds the classes. `config.py` makes the configuration. `inputs.py` makes the inputs that forward needs
+besides token ids. `weights.py` makes weights with which tokens have different logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..tracebacks import exception_message
+from .config import VOCABULARY, tiny_config
+from .inputs import Side, is_known, sides
+from .weights import NotSharpened, sharpen, widen
+
+_SEED = 5
+_BATCH, _LENGTH = 4, 12
+
+
+class CannotBuild(Exception):
+    """No tiny model of this class could be built. The message is the reason, in one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(" ".join(reason.split())[:400])
+
+
+class TinyModel(torch.nn.Module):
+    """A model that needs only token ids and labels.
+
+    Attributes:
+        inner: the model itself.
+        vocab_size: V, the number of classes of its logits. Token ids and labels may be any of 0 … V−1.
+        side_inputs: the names of the arguments that are added to every call.
+        reads_input_ids: whether the model takes the token ids. A model of speech or images with a decoder has no
+            parameter for them. With labels, it makes its decoder's inputs from the labels. Without labels, the token
+            ids are its decoder's inputs.
+        is_encoder_decoder: as in the configuration.
+        accepts_loss_kwargs: whether `transformers.Trainer` passes `num_items_in_batch` to this model.
+        gives_logits: whether the output has `.logits` when labels are given. With a fused loss it does not.
+        documentation: the forward's documentation of `labels`, and the sentences on shifts in the class's docstring.
+    """
+
+    def __init__(self, inner: torch.nn.Module, side: Mapping[str, Side]) -> None:
+        super().__init__()
+        self.inner = inner
+        self._side = dict(side)
+        self._parameters_of_forward = inspect.signature(inner.forward).parameters
+        self.side_inputs = tuple(side)
+        self.reads_input_ids = "input_ids" in self._parameters_of_forward
+        config: Any = inner.config
+        self.is_encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+        self.accepts_loss_kwargs = accepts_loss_kwargs(inner)
+        self.documentation = documentation(type(inner))
+        self.vocab_size = VOCABULARY
+        self.gives_logits = True
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **rest: Any) -> Any:
+        """Call the inner model. Return its output.
+
+        Args:
+            input_ids: [B, S] int64.
+            labels: [B, S] int64. −100 is ignored.
+            **rest: further arguments of the inner model. They replace arguments that would be added.
+        """
+        floats = next(self.inner.parameters())
+        arguments: dict[str, Any] = {name: side.rows(input_ids, floats.dtype) for name, side in self._side.items()}
+        accepted = self._parameters_of_forward
+        if self.reads_input_ids:
+            arguments["input_ids"] = input_ids
+        if labels is not None:
+            arguments["labels"] = labels
+        elif "decoder_input_ids" in accepted:
+            arguments["decoder_input_ids"] = input_ids
+        if "use_cache" in accepted:
+            arguments["use_cache"] = bool(getattr(self.inner.config, "use_cache", False))
+        if "return_dict" in accepted:
+            arguments["return_dict"] = True
+        return self.inner(**{**arguments, **rest})
+
+
+def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel:
+    """Build a tiny model of this class: float32, on the CPU, in eval mode, with the same weights each time.
+
+    Raises:
+        CannotBuild: any step fails. The message is the reason.
+    """
+    inner = _instance(model_class)
+    refusals: dict[str, str] = {}
+    for side in _ways(inner):
+        model = TinyModel(inner, side)
+        try:
+            return _tried(model)
+        except _Refused as refused:
+            refusals.setdefault(str(refused), f"with {', '.join(side)}: " if side else "")
+    reasons = [f"{way}{reason}" for reason, way in refusals.items()]
+    shape = re.search(r"of shape `?(\([^()]*\))", documentation(model_class))
+    if shape is not None and shape.group(1).count(",") != 1:
+        reasons.insert(0, f"its labels are {shape.group(1)}, as it documents")
+    raise CannotBuild("; ".join(reasons))
+
+
+class _Refused(Exception):
+    """The model cannot be called in this way."""
+
+
+def _instance(model_class: type) -> torch.nn.Module:
+    """Make the model, with widened weights."""
+    missing = getattr(model_class, "_backends", None)
+    if missing:
+        raise CannotBuild(f"it needs {', '.join(missing)}, and not all of them are installed")
+    config_class = getattr(model_class, "config_class", None)
+    if config_class is None:
+        raise CannotBuild("the class does not say what its configuration is")
+    try:
+        inner = _made(model_class, tiny_config(config_class))
+    except Exception as error:
+        raise CannotBuild(f"it cannot be made: {_told(error)}") from error
+    with torch.no_grad():
+        widen(inner)
+    return inner
+
+
+def _made(model_class: type, config: Any) -> torch.nn.Module:
+    """Make the model from this configuration, or from the part of the configuration that belongs to the class."""
+    config._attn_implementation = "eager"  # other implementations need more than a CPU, or round differently
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            return model_class(config).float().eval()  # type: ignore[no-any-return]
+    except AttributeError:
+        for part in vars(config).values():
+            if hasattr(part, "to_dict"):
+                with contextlib.suppress(Exception):
+                    return _made(model_class, part)
+        raise
+
+
+def _ways(inner: torch.nn.Module) -> Iterator[dict[str, Side]]:
+    """Yield the arguments to try: first only the required ones, then the main input too, then all with a rule."""
+    parameters = inspect.signature(inner.forward).parameters
+    known = [name for name in parameters if is_known(name) and name != "attention_mask"]
+    needed = [name for name in known if parameters[name].default is inspect.Parameter.empty]
+    main = [getattr(inner, "main_input_name", "input_ids")]
+    seen: list[list[str]] = []
+    mask = [name for name in parameters if name == "attention_mask"]
+    for names in (needed, needed + mask, [name for name in known if name in needed + main], known):
+        if names not in seen:
+            seen.append(names)
+            yield from sides(names, inner.config)
+
+
+def _tried(model: TinyModel) -> TinyModel:
+    """Call the model once and sharpen its logits. Return the model.
+
+    Raises:
+        _Refused: the model cannot be called in this way, or its answer is not that of a language model.
+        CannotBuild: the model can be called, but its logits are not useful.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    ids = torch.randint(VOCABULARY, (_BATCH, _LENGTH), generator=generator)
+    labels = torch.randint(VOCABULARY, (_BATCH, _LENGTH), generator=generator)
+    shape = f"[{_BATCH}, {_LENGTH}]"
+    try:
+        with torch.no_grad():
+            output = model(ids, labels)
+    except Exception as error:
+        raise _Refused(f"{_told(error)}{_without_labels(model, ids)}") from error
+    loss, logits = getattr(output, "loss", None), getattr(output, "logits", None)
+    if loss is None:
+        raise _Refused(f"labels {shape} give no loss")
+    if logits is None:
+        model.gives_logits = False
+        logits = _logits_without_labels(model, ids)
+    if logits is None or logits.dim() != 3 or logits.shape[0] != _BATCH or logits.shape[1] < _LENGTH:
+        raise _Refused(f"for labels {shape} its logits are {_shape(logits)}, not [B, S or more, V]")
+    model.vocab_size = logits.shape[-1]
+
+    def answer() -> torch.Tensor:
+        output = model(ids, labels) if model.gives_logits else model(ids)
+        return output.logits  # type: ignore[no-any-return]
+
+    try:
+        with torch.no_grad():
+            sharpen(model.inner, answer)
+    except NotSharpened as error:
+        raise CannotBuild(str(error)) from error
+    return model
+
+
+def _without_labels(model: TinyModel, ids: torch.Tensor) -> str:
+    """The shape of the logits without labels, in words, or "" if there are none."""
+    logits = _logits_without_labels(model, ids)
+    return "" if logits is None else f"; without labels its logits are {_shape(logits)}"
+
+
+def _logits_without_labels(model: TinyModel, ids: torch.Tensor) -> torch.Tensor | None:
+    """The logits without labels. None if there are none, or if the call fails."""
+    try:
+        with torch.no_grad():
+            return getattr(model(ids), "logits", None)
+    except Exception:
+        return None
+
+
+def _shape(logits: object) -> str:
+    return str(list(logits.shape)) if isinstance(logits, torch.Tensor) else "none"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {exception_message(error)}"
+
+
+def accepts_loss_kwargs(model: torch.nn.Module) -> bool:
+    """Whether `transformers.Trainer` passes `num_items_in_batch` to this model (`Trainer.__init__`, 4.46 and later)."""
+    declared = getattr(model, "accepts_loss_kwargs", None)
+    if declared is not None:
+        return bool(declared)
+    return any(each.kind is each.VAR_KEYWORD for each in inspect.signature(model.forward).parameters.values())
+
+
+def documentation(model_class: type[torch.nn.Module]) -> str:
+    """The entry for `labels` in forward's docstring, and the sentences on shifting in the class's docstring."""
+    text = inspect.cleandoc(model_class.forward.__doc__ or "")
+    entry = re.search(r"^( *)labels\b.*(\n(?:\1 +.*)?$)*", text, re.MULTILINE)
+    sentences = re.split(r"(?<=[.!?])\s+", inspect.cleandoc(model_class.__doc__ or ""))
+    shifting = [" ".join(each.split()) for each in sentences if re.search(r"\bshift", each, re.IGNORECASE)]
+    return "\n".join([*([inspect.cleandoc(entry.group())] if entry else []), *shifting])

@@ -1,0 +1,91 @@
+"""What a model promises is found out from itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.judge.ask import PROFILES
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.results import Overall
+from shiftproof.harness.sweep.read_model import Reading, promise_in, read_model
+
+CANDIDATES = Path(__file__).parents[2] / "candidates"
+
+
+def read(name: str, module: str = "models") -> Reading:
+    loaded = LoadedCandidate(
+        jobs_of([Candidate(name, f"{CANDIDATES / module}.py:{name}", "hf.causal_lm")])[0], Options(in_process=True)
+    )
+    try:
+        return read_model(loaded, seed=0, profile=PROFILES["brief"])
+    finally:
+        loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "alignment"),
+    [
+        ("Right", "hf.causal_lm", "k=1"),
+        ("NeverCounts", "hf.causal_lm", "k=1"),
+        ("Copies", "hf.causal_lm", "k=1"),
+        ("Prefixed", "hf.prefix_lm", "k=1"),
+        ("Seq2Seq", "hf.seq2seq", "k=0, inputs shifted by the model"),
+    ],
+)
+def test_right_models(name: str, spec: str, alignment: str) -> None:
+    found = read(name)
+    assert (found.spec, found.verdict, found.alignment) == (spec, Overall.CONFORMS, alignment)
+    assert found.extra == (3 if name == "Prefixed" else 0)
+    assert not found.by_value
+    assert not found.unshifted
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "alignment", "bugs"),
+    [
+        ("DoubleShift", "hf.causal_lm", "k=2", ["double-shift"]),
+        ("FlatDoubleShift", "hf.causal_lm", "k=2, and on another row", ["flat-double-shift"]),
+        ("CopiesDoubleShift", "hf.causal_lm", "k=2", ["double-shift"]),
+        ("Uncounted", "hf.causal_lm", "k=1", ["count-ignored"]),
+        ("AlignedShift", "hf.seq2seq", "k=1, inputs shifted by the model", ["aligned-shift"]),
+        ("SeesAhead", "hf.causal_lm", "k=1", ["sees-its-target"]),
+    ],
+)
+def test_wrong_models(name: str, spec: str, alignment: str, bugs: list[str]) -> None:
+    found = read(name)
+    assert (found.spec, found.verdict, found.alignment) == (spec, Overall.FAILS, alignment)
+    assert [bug.mutant for bug in found.bugs] == bugs
+    assert found.failed
+    assert not found.unshifted
+    assert found.causal == (name != "SeesAhead")
+
+
+def test_whether_a_model_keeps_its_word_on_shifting() -> None:
+    silent, promising = read("Unshifted"), read("UnshiftedAgainstItsWord")
+    assert silent.unshifted
+    assert promising.unshifted
+    assert silent.promise == ""
+    assert promising.promise == "Note that the labels **are shifted** inside the model."
+    assert not silent.bugs
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ""),
+        ("Labels for computing the masked language modeling loss. Ignored at -100.", ""),
+        ("Loss. The labels **are shifted** inside the model, i.e. you can set `labels = input_ids`. Other.", True),
+        ("Labels for the left-to-right loss (next word prediction).", True),
+    ],
+)
+def test_promises(text: str, said: bool | str) -> None:
+    assert bool(promise_in(text)) == bool(said)
+
+
+def test_a_model_whose_gradient_cannot_be_read_does_not_conform() -> None:
+    found = read("OfAnother", "unread")
+    assert found.verdict is Overall.INCONCLUSIVE
+    assert "its values are right" in found.doubt

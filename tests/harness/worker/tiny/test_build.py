@@ -1,0 +1,251 @@
+"""Tiny models: of classes made up for it, and of those of an installed transformers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from shiftproof.harness.worker.tiny.build import CannotBuild, TinyModel, build_tiny
+from shiftproof.harness.worker.tiny.find import language_models
+
+
+class Config:
+    def __init__(self, vocab_size: int = 32000, hidden_size: int = 1024, image_size: int = 224) -> None:
+        self.vocab_size, self.hidden_size, self.image_size = vocab_size, hidden_size, image_size
+
+
+class Model(torch.nn.Module):
+    """Text with a running mean in place of attention.
+
+    The labels are shifted inside. Nothing else is said here of them.
+    """
+
+    config_class = Config
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.head = torch.nn.Linear(config.hidden_size, config.vocab_size)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def answer(self, ids: torch.Tensor, labels: torch.Tensor | None, more: torch.Tensor | float = 0.0) -> Any:
+        hidden = self.embed(ids).cumsum(1) + more
+        logits = self.head(self.dropout(hidden))
+        loss = None if labels is None else F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return SimpleNamespace(loss=loss, logits=logits)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, use_cache: bool = True) -> Any:
+        """What it returns.
+
+        Args:
+            input_ids (`torch.Tensor`): tokens.
+            labels (`torch.Tensor` of shape `(batch, length)`):
+                Labels for the loss.
+
+                They may be -100.
+            use_cache (`bool`): not of the labels.
+        """
+        assert not use_cache
+        return self.answer(input_ids, labels)
+
+
+class Sees(Model):
+    """It reads an image."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.see = torch.nn.Linear(3 * config.image_size**2, config.hidden_size)
+
+    def forward(self, input_ids: Any, pixel_values: torch.Tensor, labels: Any = None, **kwargs: Any) -> Any:
+        return self.answer(input_ids, labels, self.see(pixel_values.flatten(1))[:, None])
+
+
+class Hears(Model):
+    """It decodes what it makes of labels."""
+
+    main_input_name = "input_features"
+
+    def forward(self, input_features: Any = None, decoder_input_ids: Any = None, labels: Any = None) -> Any:
+        assert input_features is not None
+        ids = F.pad(labels[:, :-1], (1, 0)) if decoder_input_ids is None else decoder_input_ids
+        return self.answer(ids, labels)
+
+
+def draw(rows: int, length: int, classes: int) -> torch.Tensor:
+    return torch.randint(classes, (rows, length), generator=torch.Generator().manual_seed(rows * 100 + length))
+
+
+def test_a_model_has_telling_logits_and_the_same_weights_each_time() -> None:
+    state = torch.random.get_rng_state()
+    model, again = build_tiny(Model), build_tiny(Model)
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's own draws stay as they were"
+    ids = draw(3, 9, model.vocab_size)
+    logits = model(ids, ids).logits
+    assert torch.equal(logits, again(ids, ids).logits)
+    assert not any(module.training for module in model.inner.modules())
+    assert 1.5 < logits.std(-1).mean() < 4.5
+    assert (logits[:, 1:] - logits[:, :-1]).abs().mean() > 0.5
+    assert (model.vocab_size, model.side_inputs, model.reads_input_ids) == (logits.shape[-1], (), True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_added_is_a_function_of_the_row_alone(dtype: torch.dtype) -> None:
+    model = build_tiny(Sees).to(dtype)
+    assert model.side_inputs == ("pixel_values",)
+    ids = draw(4, 5, model.vocab_size)
+    logits = model(ids, ids).logits
+    alone = model(ids[:1], ids[:1]).logits
+    torch.testing.assert_close(alone, logits[:1])
+    other = ids.clone()
+    other[1:] = 0
+    torch.testing.assert_close(model(other, other).logits[0], logits[0])
+    same = model(ids[:1].expand(2, -1), ids[:1].expand(2, -1)).logits
+    assert not torch.allclose(same[0], same[1]), "rows with the same ids have images of their own"
+
+
+def test_without_labels_the_ids_are_what_is_decoded() -> None:
+    model = build_tiny(Hears)
+    assert (model.side_inputs, model.reads_input_ids) == (("input_features",), False)
+    ids = draw(2, 6, model.vocab_size)
+    torch.testing.assert_close(model(F.pad(ids[:, :-1], (1, 0))).logits, model(draw(2, 6, 5), ids).logits)
+    given = model(ids, ids, decoder_input_ids=draw(2, 6, 7)).logits
+    torch.testing.assert_close(given, model(draw(2, 6, 7)).logits)
+
+
+def changed(**members: Any) -> type[torch.nn.Module]:
+    return type("Changed", (Model,), members)
+
+
+def answering(**answer: Any) -> type[torch.nn.Module]:
+    def forward(self: Model, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        right = self.answer(input_ids, labels)
+        return SimpleNamespace(**{name: change(right) for name, change in answer.items()})
+
+    return changed(forward=forward)
+
+
+def raises(*args: object, **kwargs: object) -> None:
+    raise ValueError("a size\n  does not fit")
+
+
+@pytest.mark.parametrize(
+    ("model_class", "reason"),
+    [
+        (changed(_backends=["timm"]), "it needs timm, and not all of them are installed"),
+        (changed(config_class=None), "does not say what its configuration is"),
+        (changed(__init__=raises), "^it cannot be made: ValueError: a size does not fit$"),
+        (changed(forward=raises), "a size does not fit"),
+        (answering(logits=lambda o: o.logits), r"labels \[4, 12\] give no loss"),
+        (answering(loss=lambda o: o.logits.sum()), "its logits are none, not"),
+        (answering(loss=lambda o: o.loss, logits=lambda o: o.logits[:, None]), r"its logits are \[4, 1, 12, 99\], not"),
+        (answering(loss=lambda o: o.loss, logits=lambda o: o.logits[:, 1:]), r"its logits are \[4, 11, 99\], not"),
+        (answering(loss=lambda o: 1.0, logits=lambda o: o.logits / 0), "non-finite logits"),
+        (answering(loss=lambda o: 1.0, logits=lambda o: o.logits * 0), "the same for every class"),
+        (answering(loss=lambda o: 1.0, logits=lambda o: o.logits.tanh()), "keep a spread of"),
+    ],
+)
+def test_what_cannot_be_built_says_why(model_class: type[torch.nn.Module], reason: str) -> None:
+    with pytest.raises(CannotBuild, match=reason):
+        build_tiny(model_class)
+
+
+def test_labels_of_another_shape_are_told_from_a_model_that_fails() -> None:
+    def forward(self: Model, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        return self.answer(input_ids, None if labels is None else labels[:, :, 3])
+
+    with pytest.raises(CannotBuild, match=r"^IndexError: .*; without labels its logits are \[4, 12, 99\]$"):
+        build_tiny(changed(forward=forward))
+
+
+def test_labels_that_are_documented_as_codebooks_are_given_as_the_reason() -> None:
+    def forward(self: Model, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> None:
+        """Codes.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length, num_codebooks)`): codes.
+        """
+        raises()
+
+    with pytest.raises(CannotBuild, match=r"^its labels are \(batch_size, sequence_length, num_codebooks\), as it doc"):
+        build_tiny(changed(forward=forward))
+
+
+def test_a_loss_that_keeps_its_logits_to_itself_is_built() -> None:
+    def forward(self: Model, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        answer = self.answer(input_ids, labels)
+        return SimpleNamespace(loss=answer.loss, logits=answer.logits if labels is None else None)
+
+    assert not build_tiny(changed(forward=forward)).gives_logits
+    assert build_tiny(Model).gives_logits
+
+
+def test_what_a_trainer_concludes_of_a_count() -> None:
+    assert build_tiny(Sees).accepts_loss_kwargs
+    assert not build_tiny(Model).accepts_loss_kwargs
+    assert build_tiny(changed(accepts_loss_kwargs=True)).accepts_loss_kwargs
+
+
+def test_documentation_is_what_is_said_of_labels_and_shifts() -> None:
+    said = build_tiny(Model).documentation
+    assert "Labels for the loss.\n" in said
+    assert "They may be -100." in said
+    assert said.endswith("The labels are shifted inside.")
+    assert "tokens" not in said
+    assert "not of the labels" not in said
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, TinyModel | str]:
+    """Every class of transformers: its tiny model, or why there is none."""
+    library = pytest.importorskip("transformers")
+    results: dict[str, TinyModel | str] = {}
+    for target in language_models("transformers"):
+        name = target.partition(":")[2]
+        try:
+            results[name] = build_tiny(getattr(library, name))
+        except CannotBuild as reason:
+            results[name] = str(reason)
+    return results
+
+
+@pytest.mark.peers
+def test_most_language_models_of_transformers_are_built(built: dict[str, TinyModel | str]) -> None:
+    missing = {name: reason for name, reason in built.items() if isinstance(reason, str)}
+    assert len(built) - len(missing) >= 240, "\n".join(f"{name}: {reason}" for name, reason in missing.items())
+    assert all(reason and "\n" not in reason for reason in missing.values())
+
+
+@pytest.mark.peers
+def test_they_take_any_ids_and_rows_do_not_see_each_other(built: dict[str, TinyModel | str]) -> None:
+    wrong: dict[str, str] = {}
+    for name, model in built.items():
+        if isinstance(model, str):
+            continue
+        for rows, length in ((1, 2), (3, 9)):
+            ids, labels = draw(rows, length, model.vocab_size), draw(rows, length, model.vocab_size).flip(0)
+            ids[0, 0] = model.vocab_size - 1
+            output, alone = model(ids, labels), model(ids[:1], labels[:1])
+            if not output.loss.isfinite().all():
+                wrong[name] = f"its loss is {output.loss}"
+            elif model.gives_logits and not torch.allclose(output.logits[:1], alone.logits, atol=1e-3):
+                wrong[name] = f"another batch moves a row by {(output.logits[:1] - alone.logits).abs().max():.3g}"
+    assert not wrong
+
+
+@pytest.mark.peers
+def test_controls_of_transformers(built: dict[str, TinyModel | str]) -> None:
+    git, llama, t5 = (built[name] for name in ("GitForCausalLM", "LlamaForCausalLM", "T5ForConditionalGeneration"))
+    assert isinstance(git, TinyModel)
+    assert isinstance(llama, TinyModel)
+    assert isinstance(t5, TinyModel)
+    ids = draw(2, 5, 99)
+    assert git(ids, ids).logits.shape == (2, 5 + 1 + (16 // 8) ** 2, 99), "it puts the image's patches first"
+    assert git.side_inputs == ("pixel_values",)
+    assert (llama.is_encoder_decoder, t5.is_encoder_decoder) == (False, True)
+    assert llama.accepts_loss_kwargs
+    assert "labels" in llama.documentation
