@@ -70,7 +70,23 @@ def briefly(*arguments: str) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in tmp_path, in this process, which has imported torch already."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name not in environment()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        code = main(briefly(*arguments))
+        return ran(tmp_path, arguments, code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def run_apart(tmp_path: Path) -> Run:
     """Run the command in tmp_path, in another process."""
 
     def run(*arguments: str, timeout: float = 300) -> Ran:
@@ -78,13 +94,17 @@ def run(tmp_path: Path) -> Run:
         done = subprocess.run(
             command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
         )
-        assert "Traceback" not in done.stderr, done.stderr
-        path = tmp_path / arguments[arguments.index("--json") + 1] if "--json" in arguments else None
-        schema = SPEED_SCHEMA if arguments[0] == "speed" else SCHEMA
-        report = read_report(path, schema) if path is not None and path.is_file() else None
-        return Ran(done.returncode, done.stdout, done.stderr, report)
+        return ran(tmp_path, arguments, done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def ran(folder: Path, arguments: tuple[str, ...], code: int, out: str, err: str) -> Ran:
+    assert "Traceback" not in err, err
+    path = folder / arguments[arguments.index("--json") + 1] if "--json" in arguments else None
+    schema = SPEED_SCHEMA if arguments[0] == "speed" else SCHEMA
+    report = read_report(path, schema) if path is not None and path.is_file() else None
+    return Ran(code, out, err, report)
 
 
 def read_report(path: Path, schema: Path = SCHEMA) -> Any:
@@ -605,7 +625,7 @@ def test_replay(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 # --- the user's surroundings ------------------------------------------------------------------------------------------
 
 
-def test_surroundings_that_could_be_in_the_way(run: Run, tmp_path: Path) -> None:
+def test_surroundings_that_could_be_in_the_way(run_apart: Run, tmp_path: Path) -> None:
     """Folders and files called as ours and torch's, and pytest files of his own that are broken."""
     trap = "raise RuntimeError('not what was wanted')\n"
     for folder in ("harness", "shiftproof_harness", "torch_utils", "laws", "tests"):
@@ -616,7 +636,7 @@ def test_surroundings_that_could_be_in_the_way(run: Run, tmp_path: Path) -> None
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --nonsense\n")
     (tmp_path / "reference.py").write_text("import helper\n" + GOOD + "    # helped\n")
     (tmp_path / "helper.py").write_text("")
-    ran = run(
+    ran = run_apart(
         *("check", "reference.py:loss", "--spec", "hf.causal_lm", "--json", "r.json"),
         *("--pytest", "-k", "CONTRACT-1 or ALIGN-1"),
     )
@@ -625,17 +645,19 @@ def test_surroundings_that_could_be_in_the_way(run: Run, tmp_path: Path) -> None
     assert ran.candidates["loss"]["message"].startswith("no violation in 2 of ")
 
 
-def test_no_control_characters_where_stdout_is_no_terminal(run: Run, files: Path) -> None:
-    ran = run(*GOOD_CHECK, "--seed", "3", "--profile", "quick", "--pytest", "-k", "VALUE-1 or CONTRACT")
+def test_no_control_characters_where_stdout_is_no_terminal(run_apart: Run, files: Path) -> None:
+    ran = run_apart(*GOOD_CHECK, "--seed", "3", "--profile", "quick", "--pytest", "-k", "VALUE-1 or CONTRACT")
     assert ran.err == ""
     assert ran.out.splitlines()[0].endswith(" · seed 3 · profile quick")
     assert not {"\x1b", "\r", "━"} & set(ran.out)
     assert "test session starts" not in ran.out
 
 
-def test_variables_that_are_meant_for_the_users_tests(run: Run, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_are_meant_for_the_users_tests(
+    run_apart: Run, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(EXTRA, "PYTEST_ADDOPTS", "--nonsense")
-    assert run(*GOOD_CHECK, "--in-process", "--profile", "brief").code == 0
+    assert run_apart(*GOOD_CHECK, "--in-process", "--profile", "brief").code == 0
 
 
 def test_a_candidate_called_torch(files: Path) -> None:
@@ -652,14 +674,14 @@ def test_a_candidate_called_torch(files: Path) -> None:
 
 
 def test_in_process(run: Run, tmp_path: Path) -> None:
-    where = '    print(__import__("os").getppid(), file=open("seen.txt", "a"))\n'
+    where = '    print(__import__("os").getpid(), file=open("seen.txt", "a"))\n'
     (tmp_path / "where.py").write_text(GOOD.replace("labels):\n", f"labels):\n{where}"))
     ran = run(
         *("check", "where.py:loss", "--spec", "hf.causal_lm", "--in-process", "--json", "r.json"),
         *("--pytest", "-k", "CONTRACT-1 or GRAD-3"),
     )
     assert ran.code == 3
-    assert set((tmp_path / "seen.txt").read_text().split()) == {str(os.getpid())}  # the command's own parent
+    assert set((tmp_path / "seen.txt").read_text().split()) == {str(os.getpid())}
 
 
 def test_a_metric_is_judged_by_its_value_alone(run: Run) -> None:
@@ -785,11 +807,11 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in capsys.readouterr().out
 
 
-def test_what_is_interrupted_does_not_conform(run: Run, tmp_path: Path) -> None:
+def test_what_is_interrupted_does_not_conform(run_apart: Run, tmp_path: Path) -> None:
     stops = "\ncalls = 0\ndef stops(logits, labels):\n    global calls\n    calls += 1\n"
     stops += "    if calls > 60:\n        raise KeyboardInterrupt\n    return loss(logits, labels)\n"
     (tmp_path / "losses.py").write_text(GOOD + stops)
-    ran = run("check", "losses.py:stops", "--spec", "hf.causal_lm", "--in-process")
+    ran = run_apart("check", "losses.py:stops", "--spec", "hf.causal_lm", "--in-process")
     assert ran.code == 130, ran.out
     assert "CONFORMS" not in ran.out
     assert re.search(r"PARTIAL\n  no violation in \d+ of \d+ laws; the others were not asked", ran.out)

@@ -110,7 +110,10 @@ def test_a_rename_and_another_process_for_each_law() -> None:
         'rename = { input_ids = "ids" }\n',
         encoding="utf-8",
     )
-    ran = run("shiftproof", "check", "x", "--config", "c.toml", "--json", "r.json", "--pytest", "-n", "2")
+    ran = run(
+        *("shiftproof", "check", "x", "--config", "c.toml", "--profile", "brief", "--json", "r.json"),
+        *("--pytest", "-n", "2"),
+    )
     assert ran.code == 0, ran.out + ran.err
     (candidate,) = report()["candidates"]
     assert {law["id"]: law["verdict"] for law in candidate["laws"]} == {

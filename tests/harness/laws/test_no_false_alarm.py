@@ -78,7 +78,7 @@ YARDSTICKS = {
     for table in ("RIGHT", "LINEAR")
     for name, spec in _table("yardsticks", table).items()
 }
-FEW_YARDSTICKS = ("parler", "linear_hf_causal_lm")
+FEW_YARDSTICKS = ("parler",)
 
 # The weight has V² elements, so none of the large cases; and a hidden state of −inf gives no logit of −inf: times the
 # zeros of the weight it is NaN.
