@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from .mutants import mutants
 from .replay import replay
 from .speed import speed
 from .sweep import sweep
+
+_COMPLETION = "_SHIFTPROOF_COMPLETE"  # by which shells ask click for completions
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,6 +48,10 @@ def _run(argv: Sequence[str] | None) -> int:
         return say(f"{_reason(error)}; see `{command} --help`", USAGE)
     except click.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit as stop:
+        if _COMPLETION not in os.environ:
+            raise
+        return int(stop.code or 0)  # click printed what completes the line, and that was all
 
 
 def _reason(error: click.UsageError) -> str:

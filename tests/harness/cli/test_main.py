@@ -20,6 +20,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+import shiftproof
 from shiftproof.harness.cli.main import main
 from shiftproof.harness.report.json_report import SCHEMA
 from shiftproof.harness.report.speed import SCHEMA as SPEED_SCHEMA
@@ -805,6 +806,23 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     }.items():
         assert main(["list", what]) == 0
         assert word in capsys.readouterr().out
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"shiftproof {shiftproof.__version__}\n"
+
+
+@pytest.mark.parametrize(("instruction", "word"), [("bash_source", "complete"), ("bash_complete", "plain,check")])
+def test_shells_complete(
+    instruction: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"_SHIFTPROOF_COMPLETE": instruction, "COMP_WORDS": "shiftproof ch", "COMP_CWORD": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    assert word in out
+    assert err == ""
 
 
 def test_what_is_interrupted_does_not_conform(run_apart: Run, tmp_path: Path) -> None:
