@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 
 import rich_click as click
+from click.exceptions import Exit
 
 from ..suggest import nearest
 from .check import check
@@ -41,17 +43,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    """Run the command as click would, but leave what it raises to :func:`exit_code_of`.
+
+    ``shiftproof.main`` turns every interrupt into one exception and a closed pipe into exit code 1, so it only prints
+    completions here.
+    """
+    if _COMPLETION in os.environ:
+        try:
+            shiftproof.main(argv, prog_name="shiftproof")
+        except SystemExit as stop:
+            return int(stop.code or 0)
     try:
-        return int(shiftproof.main(argv, prog_name="shiftproof", standalone_mode=False) or 0)
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        with shiftproof.make_context("shiftproof", arguments) as context:
+            return int(shiftproof.invoke(context) or 0)
+    except Exit as stop:  # --help and --version
+        return stop.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "shiftproof"
         return say(f"{_reason(error)}; see `{command} --help`", USAGE)
-    except click.Abort:
-        raise KeyboardInterrupt from None
-    except SystemExit as stop:
-        if _COMPLETION not in os.environ:
-            raise
-        return int(stop.code or 0)  # click printed what completes the line, and that was all
 
 
 def _reason(error: click.UsageError) -> str:

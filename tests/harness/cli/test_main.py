@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import venv
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -823,6 +825,20 @@ def test_shells_complete(
     out, err = capsys.readouterr()
     assert word in out
     assert err == ""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_the_exit_code(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    began = "\ndef slow(logits, labels):\n    open('began', 'w').close()\n    import time; time.sleep(60)\n"
+    (tmp_path / "losses.py").write_text(GOOD + began)
+    command = [sys.executable, "-m", "shiftproof", "check", "losses.py:slow", "--spec", "hf.causal_lm"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=-3, stderr=-1, text=True) as running:
+        until = time.monotonic() + 120
+        while not (tmp_path / "began").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        running.send_signal(sent)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == code, err
 
 
 def test_what_is_interrupted_does_not_conform(run_apart: Run, tmp_path: Path) -> None:
