@@ -832,7 +832,17 @@ def test_a_signal_is_the_exit_code(sent: signal.Signals, code: int, tmp_path: Pa
     began = "\ndef slow(logits, labels):\n    open('began', 'w').close()\n    import time; time.sleep(60)\n"
     (tmp_path / "losses.py").write_text(GOOD + began)
     command = [sys.executable, "-m", "shiftproof", "check", "losses.py:slow", "--spec", "hf.causal_lm"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=-3, stderr=-1, text=True) as running:
+    # A shell starts what runs in its background with SIGINT ignored, and so would this be.
+    handled = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        **handled,
+    ) as running:
         until = time.monotonic() + 120
         while not (tmp_path / "began").exists() and time.monotonic() < until:
             time.sleep(0.05)
