@@ -29,11 +29,9 @@ class _Check(click.RichCommand):
     """A command that passes everything after ``--pytest`` to pytest unread."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own, given = (
-            (args[: args.index("--pytest")], args[args.index("--pytest") + 1 :]) if "--pytest" in args else (args, [])
-        )
-        ctx.obj = given
-        return super().parse_args(ctx, own)
+        end = args.index("--pytest") if "--pytest" in args else len(args)
+        ctx.obj = args[end + 1 :]
+        return super().parse_args(ctx, args[:end])
 
 
 @click.command(cls=_Check)

@@ -12,7 +12,7 @@ from click.exceptions import Exit
 
 from ..suggest import nearest
 from .check import check
-from .exit_code import USAGE, exit_code_of, say
+from .exit_code import CONFORMS, USAGE, exit_code_of, say
 from .identify import identify
 from .listing import listing
 from .mutants import mutants
@@ -48,15 +48,19 @@ def _run(argv: Sequence[str] | None) -> int:
     ``shiftproof.main`` turns every interrupt into one exception and a closed pipe into exit code 1, so it only prints
     completions here.
     """
-    if _COMPLETION in os.environ:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Shells ask without arguments. A check must not be answered by a script, because this variable was left set.
+    if _COMPLETION in os.environ and not arguments:
         try:
-            shiftproof.main(argv, prog_name="shiftproof")
+            shiftproof.main([], prog_name="shiftproof")
         except SystemExit as stop:
-            return int(stop.code or 0)
+            return USAGE if stop.code else CONFORMS
     try:
-        arguments = list(sys.argv[1:] if argv is None else argv)
         with shiftproof.make_context("shiftproof", arguments) as context:
-            return int(shiftproof.invoke(context) or 0)
+            code = shiftproof.invoke(context)
+        if not isinstance(code, int):
+            raise TypeError(f"the command returned {code!r}; expected an exit code")
+        return code
     except Exit as stop:  # --help and --version
         return stop.exit_code
     except click.UsageError as error:

@@ -10,10 +10,7 @@ import torch
 
 from .protocol import Scalar
 
-Layout = Literal["contiguous", "transposed", "strided", "offset", "expanded"]
 LAYOUTS: tuple[str, ...] = ("contiguous", "transposed", "strided", "offset", "expanded")
-
-GradMode = Literal["enabled", "no_grad", "inference"]
 GRAD_MODES: tuple[str, ...] = ("enabled", "no_grad", "inference")
 
 ValueKind = Literal["tensor", "number", "none"]

@@ -112,7 +112,7 @@ class _Work(Protocol):
     def run(self, leaves: Sequence[Any], weights: Tensor, wanted: Sequence[bool]) -> tuple[Tensor, Gradients]:
         """Compute ℓ [n] of every row, and the gradients of Σ weights · ℓ at the leaves that are wanted."""
 
-    def scale(self, gradients: Gradients, upstream: Tensor) -> None:
+    def scale(self, gradients: Gradients, grad_output: Tensor) -> None:
         """Multiply gradients by the incoming gradient, in place."""
 
 
@@ -135,10 +135,10 @@ class _Logits:
         scores = score_rows(rows, self.rows.targets, weights, self.term.score, self.class_weights, gradient)
         return scores, (None if gradient is None else gradient.view(logits.shape),)
 
-    def scale(self, gradients: Gradients, upstream: Tensor) -> None:
+    def scale(self, gradients: Gradients, grad_output: Tensor) -> None:
         (gradient,) = gradients
         if gradient is not None:
-            scale_rows(gradient.flatten(0, -2), self.rows.targets, upstream)
+            scale_rows(gradient.flatten(0, -2), self.rows.targets, grad_output)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +160,11 @@ class _Linear:
         )
         return scores, (None if at_hidden is None else at_hidden.view(hidden.shape), *others)
 
-    def scale(self, gradients: Gradients, upstream: Tensor) -> None:
-        if upstream.is_cuda or upstream.item() != 1:
+    def scale(self, gradients: Gradients, grad_output: Tensor) -> None:
+        if grad_output.is_cuda or grad_output.item() != 1:
             for gradient in gradients:
                 if gradient is not None:
-                    gradient.mul_(upstream)
+                    gradient.mul_(grad_output)
 
 
 class _Loss(torch.autograd.Function):
@@ -185,10 +185,10 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            _, gradients = ctx.work.run(ctx.saved_tensors, ctx.work.rows.weights * upstream, ctx.wanted)
+            _, gradients = ctx.work.run(ctx.saved_tensors, ctx.work.rows.weights * grad_output, ctx.wanted)
         else:
-            ctx.work.scale(gradients, upstream)
+            ctx.work.scale(gradients, grad_output)
         return (None, None, *gradients)

@@ -30,14 +30,14 @@ def score_rows(
     return blocks.score_rows(logits, targets, weights, how, class_weights, gradient)
 
 
-def scale_rows(gradient: Tensor, targets: Tensor, upstream: Tensor) -> None:
-    """Multiply ``gradient`` [n, V] in place by ``upstream``, one number or one per row [n]. Skip rows NOT_SCORED.
+def scale_rows(gradient: Tensor, targets: Tensor, grad_output: Tensor) -> None:
+    """Multiply ``gradient`` [n, V] in place by ``grad_output``, one number or one per row [n]. Skip rows NOT_SCORED.
 
-    On a CPU, an ``upstream`` of 1 reads and writes nothing. The kernels skip each row with the factor 1.
+    On a CPU, an ``grad_output`` of 1 reads and writes nothing. The kernels skip each row with the factor 1.
     """
-    if upstream.dim() == 0 and not upstream.is_cuda and upstream.item() == 1:
+    if grad_output.dim() == 0 and not grad_output.is_cuda and grad_output.item() == 1:
         return
-    factors = torch.where(targets == NOT_SCORED, 1.0, upstream.to(accumulator(gradient.dtype)))
+    factors = torch.where(targets == NOT_SCORED, 1.0, grad_output.to(accumulator(gradient.dtype)))
     if in_triton(gradient):
         from . import kernel
 

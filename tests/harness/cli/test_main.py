@@ -24,6 +24,7 @@ import pytest
 
 import shiftproof
 from shiftproof.harness.cli.main import main
+from shiftproof.harness.cli.main import shiftproof as shiftproof_command
 from shiftproof.harness.report.json_report import SCHEMA
 from shiftproof.harness.report.speed import SCHEMA as SPEED_SCHEMA
 
@@ -825,6 +826,24 @@ def test_shells_complete(
     out, err = capsys.readouterr()
     assert word in out
     assert err == ""
+
+
+def test_a_variable_that_asks_for_completion_judges_nothing_right(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(files)
+    monkeypatch.setenv("_SHIFTPROOF_COMPLETE", "bash_source")
+    assert main(["check", "bad.py:loss", "--spec", "hf.causal_lm", "--profile", "brief", "--in-process"]) == 1
+    monkeypatch.setenv("_SHIFTPROOF_COMPLETE", "nonsense")
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("returned", [None, "0"])
+def test_a_command_without_an_exit_code_is_no_success(
+    returned: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shiftproof_command, "invoke", lambda context: returned)
+    assert main(["list", "laws"]) == 3
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
