@@ -325,7 +325,7 @@ def prove_wheel(session: nox.Session, wheel: Path) -> None:
     if not any(name.endswith("/licenses/LICENSE") for name in metadata):
         session.error(f"{wheel.name} has no licence")
     for entry_point in (
-        "shiftproof = shiftproof.harness.cli.main:main",
+        "shiftproof = shiftproof.harness.cli.start:main",
         "shiftproof = shiftproof.harness.pytest_plugin.plugin",
     ):
         if entry_point not in entry_points.splitlines():

@@ -92,6 +92,10 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
         yield replace(recipe, rows=rows, masks=recipe.masks[:rows])
         if rows:
             yield replace(recipe, rows=rows, masks=recipe.masks[-rows:])
+    if recipe.rows > 1 and recipe.length > 1 and Mask.ALL in recipe.masks:
+        # An ignored position in place of an ignored row. Three positions are fewer than two rows of two.
+        for mask in (Mask.PADDING, Mask.PROMPT):
+            yield replace(recipe, rows=1, length=recipe.length + 1, masks=(mask,))
     for length in _below(recipe.length, 1):
         yield replace(recipe, length=length)
     for codebooks in _below(recipe.codebooks, 1):

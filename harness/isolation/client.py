@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import sys
 import time
 import weakref
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,10 +27,10 @@ from ..worker.protocol import (
 from ..worker.scratch import CASE_FILE, RESULT_FILE, ScratchFolder
 from ..worker.target import LoadFailure, TargetDescription
 from ..worker.wire import decode_description, decode_failure, decode_outcome, encode_call, room_for
-from .process import ChildProcess, DeadlinePassed, Ended, Ending
+from . import nursery
+from .process import ChildProcess, DeadlinePassed, Ended, spawn
 from .settings import WorkerSettings
 
-_BOOTSTRAP = str(Path(__file__).resolve().parents[1] / "worker" / "bootstrap.py")
 _LONGEST_PREAMBLE = 1000  # lines that an interpreter's start-up files may print before the worker says hello
 
 
@@ -53,6 +53,7 @@ class Worker:
 
         self._seq = 0
         self._starts = 0
+        self._may_fork = self.settings.may_fork
         self._was_loaded = False
         self._greeted = False
         self._load_deadline = 0.0
@@ -82,10 +83,7 @@ class Worker:
             return
         try:
             python, cwd = _interpreter(self.settings.python), _working_directory(self.settings.cwd)
-            try:
-                child = ChildProcess([python, "-u", _BOOTSTRAP], cwd, self.settings.environment)
-            except OSError as error:
-                raise LoadFailure("interpreter", f"{python} cannot be started: {error.strerror or error}") from None
+            child = self._start_process(python, cwd)
         except LoadFailure as failure:
             self._failure = failure
             return
@@ -94,6 +92,22 @@ class Worker:
         self._starts += 1
         self.restarts = self._starts - 1
         self._send_load(child, cwd)
+
+    def _start_process(self, python: str, cwd: str) -> ChildProcess:
+        """Fork a worker, or spawn it where that is not possible.
+
+        Raises:
+            LoadFailure: the interpreter cannot be started.
+        """
+        # One thread unless the user sets a number: small cases are four times faster, and sums repeat exactly.
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, **self.settings.environment}
+        try:
+            if self._may_fork:
+                with contextlib.suppress(nursery.NoNursery):
+                    return nursery.fork(python, cwd, environment)
+            return spawn([python, "-u", nursery.BOOTSTRAP], cwd, environment)
+        except OSError as error:
+            raise LoadFailure("interpreter", f"{python} cannot be started: {error.strerror or error}") from None
 
     def turn_to(self, target: str) -> None:
         """Load another candidate in the same process, which keeps its imported modules. Does not wait, like `start`.
@@ -227,9 +241,11 @@ class Worker:
         begun = time.monotonic()
         try:
             child.send(encode_line({"seq": self._seq, verb: body}), begun + self.settings.call_deadline)
-            return self._answer(child, begun)
+            answer = self._answer(child, begun)
+            tampering = child.handle.tampering
+            return self._not_answered("candidate", tampering) if tampering else answer
         except Ended:
-            return self._died(child.farewell())
+            return self._died(child)
         except DeadlinePassed:
             self._stop()
             loading = time.monotonic() - begun >= self._longest_call
@@ -269,6 +285,8 @@ class Worker:
                 self._greet(child)
             self._greeted = True
             verb, body = check_answer(child.receive(self._load_deadline), self._seq)
+            if tampering := child.handle.tampering:
+                raise LoadFailure("broken", f"while {self.target} was loaded, {tampering}")
         except DeadlinePassed:
             self._stop()
             seconds = self.settings.load_deadline
@@ -277,7 +295,9 @@ class Worker:
             raise LoadFailure("broken", f"loading {self.target} got an answer that cannot be read: {error}") from None
         except Ended:
             ending = child.farewell()
-            died = self._died(ending)
+            if child.handle.refusal:
+                return self._spawn_instead()
+            died = self._died(child)
             if isinstance(died, NotAnswered):
                 raise LoadFailure("broken", f"loading {self.target} got no answer: {died.message}") from None
             if self._greeted:
@@ -292,6 +312,15 @@ class Worker:
         if verb != "loaded":
             raise LoadFailure("broken", f"loading {self.target} was answered by {verb!r}; expected loaded or failed")
         return decode_description(body, self.target)
+
+    def _spawn_instead(self) -> TargetDescription:
+        """Load the candidate in a process that is not a fork, because none could be made."""
+        nursery.refuse(_interpreter(self.settings.python))
+        self._may_fork = False
+        self._stop()
+        self._starts -= 1
+        self.start()
+        return self._await_loading()
 
     def _greet(self, child: ChildProcess) -> None:
         """Wait for the worker's hello. Skip other lines that the interpreter prints at its start."""
@@ -320,8 +349,12 @@ class Worker:
                 f"{self._python} -m pip install torch safetensors",
             )
 
-    def _died(self, ending: Ending) -> Outcome:
+    def _died(self, child: ChildProcess) -> Outcome:
+        """The outcome of a process that has ended by itself."""
+        ending = child.farewell()
         self._stop()
+        if tampering := child.handle.tampering:
+            return NotAnswered("candidate", tampering)
         if ending.exit_code == UNANSWERED or (ending.exit_code is None and ending.signal is None):
             return NotAnswered("candidate", f"it lost its connection to the judge{_last_line(ending.output)}")
         if ending.signal == "SIGKILL":

@@ -1,4 +1,7 @@
-"""One child process with a line protocol, from its start to its certain end. Independent of candidates."""
+"""One child process with a line protocol, from its start to its certain end. Independent of candidates.
+
+How the process was started is the matter of its *handle*: `Spawned` here, `Forked` in nursery.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..worker.protocol import LONGEST_LINE, ProtocolError, decode_line
 
@@ -67,41 +70,107 @@ class _Drain:
             os.close(self._fd)
 
 
-class ChildProcess:
-    """A process in its own session. All its descendants in that session end with it."""
+class Handle(Protocol):
+    """A process that was started: its number, whether it lives, and how it ended."""
 
-    def __init__(self, command: list[str], cwd: str, environment: Mapping[str, str] | None = None) -> None:
-        """Start `command` in the folder `cwd`, with our environment and the changes in `environment`.
+    @property
+    def pid(self) -> int:
+        """The process id, which is also that of its process group."""
 
-        Raises:
-            OSError: it cannot be started.
+    @property
+    def refusal(self) -> str:
+        """Why the process never began, or ``""``. Known once it has ended."""
+
+    @property
+    def tampering(self) -> str:
+        """What it did to the processes that look after it, or ``""``."""
+
+    def is_alive(self) -> bool:
+        """Whether the process still runs."""
+
+    def end(self) -> int | None:
+        """End the process and its group at once, and leave no zombie. Return what `Popen.returncode` would be.
+
+        None if that is not known. Called once.
         """
-        self._popen = subprocess.Popen(
-            command,
-            cwd=cwd,
-            # One thread unless the user sets a number: small cases are four times faster, and sums repeat exactly.
-            env={"OMP_NUM_THREADS": "1", **os.environ, **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
-        assert self._popen.stdin is not None
-        assert self._popen.stdout is not None
-        assert self._popen.stderr is not None
-        self._stdin, self._stdout = self._popen.stdin, self._popen.stdout
-        # A duplicate: from here on the descriptor belongs to the thread, and only the thread closes it.
-        self._drain = _Drain(os.dup(self._popen.stderr.fileno()))
-        self._popen.stderr.close()
-        os.set_blocking(self._stdin.fileno(), False)
+
+
+class Spawned:
+    """A process that this one has started, in its own session."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def refusal(self) -> str:
+        return ""
+
+    @property
+    def tampering(self) -> str:
+        return ""
+
+    def is_alive(self) -> bool:
+        # A process that has ended stays a zombie until `end` waits for it.
+        if self._popen.returncode is not None:
+            return False
+        try:
+            return os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:  # other code in this process has waited for it
+            return False
+
+    def end(self) -> int | None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # Before waiting for the process: until then no other group can have its number.
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        return self._popen.wait()
+
+
+def spawn(command: list[str], cwd: str, environment: Mapping[str, str]) -> ChildProcess:
+    """Start `command` in the folder `cwd`, in its own session.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    popen = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+    )
+    assert popen.stdin is not None
+    assert popen.stdout is not None
+    assert popen.stderr is not None
+    # Duplicates, because `Popen` closes its own.
+    streams = [os.dup(stream.fileno()) for stream in (popen.stdin, popen.stdout, popen.stderr)]
+    for stream in (popen.stdin, popen.stdout, popen.stderr):
+        stream.close()
+    return ChildProcess(Spawned(popen), *streams)
+
+
+class ChildProcess:
+    """A process in its own session, and the pipes to it. All its descendants in that session end with it."""
+
+    def __init__(self, handle: Handle, stdin: int, stdout: int, stderr: int) -> None:
+        """Take over the descriptors of our ends of its pipes."""
+        self.handle = handle
+        self._stdin, self._stdout = stdin, stdout
+        self._drain = _Drain(stderr)  # from here on the descriptor belongs to the thread, and only the thread closes it
+        os.set_blocking(stdin, False)
         self._unread = bytearray()
         self._ending: Ending | None = None
 
     @property
     def pid(self) -> int:
         """The process id, which is also that of its process group."""
-        return self._popen.pid
+        return self.handle.pid
 
     def send(self, line: bytes, deadline: float) -> None:
         """Write one line. If the process is gone, the next `receive` raises.
@@ -110,12 +179,12 @@ class ChildProcess:
             DeadlinePassed: the process, for example a stopped one, did not read a line longer than its pipe's buffer.
         """
         poll = select.poll()
-        poll.register(self._stdin.fileno(), select.POLLOUT)
+        poll.register(self._stdin, select.POLLOUT)
         rest = memoryview(line)
         try:
             while rest:
                 try:
-                    rest = rest[os.write(self._stdin.fileno(), rest) :]
+                    rest = rest[os.write(self._stdin, rest) :]
                 except BlockingIOError:
                     if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
                         raise DeadlinePassed from None
@@ -135,18 +204,20 @@ class ChildProcess:
     def receive_line(self, deadline: float) -> bytes:
         """Receive as `receive` does, but return the raw line."""
         poll = select.poll()
-        poll.register(self._stdout.fileno(), select.POLLIN)
+        poll.register(self._stdout, select.POLLIN)
         while (end := self._unread.find(b"\n")) < 0:
             if len(self._unread) > LONGEST_LINE:
                 raise ProtocolError(f"a line of more than {LONGEST_LINE} bytes")
             remaining = deadline - time.monotonic()
             # In slices, because a dead process may have left a fork that holds the pipe open.
             if poll.poll(1000 * max(0.0, min(remaining, _SLICE))):
-                chunk = os.read(self._stdout.fileno(), _CHUNK)
+                chunk = os.read(self._stdout, _CHUNK)
                 if not chunk:
                     raise Ended
                 self._unread += chunk
-            elif not self._is_alive() and not poll.poll(0):  # it may have answered since the last check, and then ended
+            elif not self.handle.is_alive() and not poll.poll(
+                0
+            ):  # it may have answered since the last check, and then ended
                 raise Ended
             elif remaining <= 0:
                 raise DeadlinePassed
@@ -157,37 +228,25 @@ class ChildProcess:
     def farewell(self) -> Ending:
         """After `Ended`: let the process end by itself, so that the exit code is its own. Then `kill`."""
         give_up = time.monotonic() + _FAREWELL
-        while self._is_alive() and time.monotonic() < give_up:
+        while self.handle.is_alive() and time.monotonic() < give_up:
             time.sleep(0.002)
         return self.kill()
 
     def kill(self) -> Ending:
         """End the process and its group at once, leave no zombie, and return how it ended. May be called again."""
         if self._ending is None:
-            by_us = self._is_alive()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                # Before waiting for the process: until then no other group can have its number.
-                os.killpg(self._popen.pid, signal.SIGKILL)
-            code = self._popen.wait()
-            self._stdin.close()
-            self._stdout.close()
+            by_us = self.handle.is_alive()
+            code = self.handle.end()
+            os.close(self._stdin)
+            os.close(self._stdout)
             output = self._drain.finish(1.0)
-            if by_us:
+            if by_us or code is None:
                 self._ending = Ending(None, None, output)
             elif code < 0:
                 self._ending = Ending(None, _signal_name(-code), output)
             else:
                 self._ending = Ending(code, None, output)
         return self._ending
-
-    def _is_alive(self) -> bool:
-        """Whether the process still runs. A process that has ended stays a zombie until `kill` waits for it."""
-        if self._popen.returncode is not None:
-            return False
-        try:
-            return os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        except ChildProcessError:  # other code in this process has waited for it
-            return False
 
 
 def _signal_name(number: int) -> str:

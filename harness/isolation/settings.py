@@ -38,6 +38,9 @@ class WorkerSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of its process that differ from ours."""
 
+    may_fork: bool = True
+    """Whether the process may be a fork of one that has imported torch. Else it starts from nothing, which is slower."""
+
     def __post_init__(self) -> None:
         for name in ("load_deadline", "call_deadline"):
             seconds = getattr(self, name)

@@ -2,6 +2,8 @@
 
 It moves the protocol's streams out of the candidate's reach. It makes this folder importable under a private name, so
 that the candidate cannot import our harness, load or call by accident. Then it runs `runner.py`.
+
+With the number of a socket as its argument, the process becomes a nursery (`nursery.py`), and its forks run `runner.py`.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 if sys.path and os.path.realpath(sys.path[0] or ".") == os.path.realpath(_FOLDER):
     del sys.path[0]
 
+import contextlib  # noqa: E402
 import fcntl  # noqa: E402
 import importlib  # noqa: E402
 import platform  # noqa: E402
+import socket  # noqa: E402
 import types  # noqa: E402
 from typing import Any  # noqa: E402
 
 PACKAGE = "_shiftproof_worker"
+_NEEDED = ("torch", "safetensors.torch")
+_BY_THE_FIRST_BACKWARD = "torch.fx.experimental.symbolic_shapes"  # is imported, with sympy: 0.3 s
 
 _FIRST_PRIVATE_FD = 200
 """A high number, so that a candidate that closes or reopens the usual low numbers does not hit ours."""
@@ -28,15 +34,35 @@ _FIRST_PRIVATE_FD = 200
 
 def main() -> None:
     """Say hello, then serve until the harness closes our standard input."""
+    if len(sys.argv) > 1:
+        become_nursery(socket.socket(fileno=int(sys.argv.pop())))
+    serve()
+
+
+def become_nursery(requests: socket.socket) -> None:
+    """Import all that a worker needs, and fork workers on demand. Return in each worker.
+
+    What cannot be imported ends the nursery. The harness then starts a worker in the other way, which says what is
+    missing.
+    """
+    _name_package()
+    for name in _NEEDED:
+        importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_BY_THE_FIRST_BACKWARD)
+    importlib.import_module(PACKAGE + ".runner")
+    importlib.import_module(PACKAGE + ".nursery").serve(requests)
+
+
+def serve() -> None:
+    """Be a worker: say hello, then answer the questions that come from our standard input."""
     requests, replies = _take_streams()
-    package = types.ModuleType(PACKAGE)
-    package.__path__ = [_FOLDER]
-    sys.modules[PACKAGE] = package
+    _name_package()
     protocol = importlib.import_module(PACKAGE + ".protocol")
 
     # Before any candidate's folder is on sys.path: it may hold a torch.py.
     hello: dict[str, Any] = {protocol.HELLO: protocol.PROTOCOL_VERSION, "python": platform.python_version()}
-    for name in ("torch", "safetensors.torch"):
+    for name in _NEEDED:
         try:
             importlib.import_module(name)
         except Exception as error:  # a broken torch may raise OSError, RuntimeError or anything else
@@ -50,6 +76,14 @@ def main() -> None:
     if "missing" in hello:
         return
     importlib.import_module(PACKAGE + ".runner").serve(requests, replies)
+
+
+def _name_package() -> None:
+    """Make this folder a package. Its files are imported by no other name."""
+    if PACKAGE not in sys.modules:
+        package = types.ModuleType(PACKAGE)
+        package.__path__ = [_FOLDER]
+        sys.modules[PACKAGE] = package
 
 
 def _take_streams() -> tuple[int, int]:

@@ -32,6 +32,7 @@ _properties = torch.cuda.get_device_properties
 _name = torch.cuda.get_device_name
 _is_available = torch.cuda.is_available
 _count = torch.cuda.device_count
+_is_initialized = torch.cuda.is_initialized
 
 _now = time.perf_counter_ns
 _RESET, _STATUS, _PROCESSOR = "/proc/self/clear_refs", "/proc/self/status", "/proc/cpuinfo"
@@ -157,3 +158,8 @@ def _resident(field: str) -> int:
             if line.startswith(field + ":"):
                 return int(line.split()[1]) << 10
     raise OSError(f"{_STATUS} has no {field}")
+
+
+def is_cuda_initialised() -> bool:
+    """Whether this process uses CUDA already. Then its forks cannot."""
+    return bool(_is_initialized())

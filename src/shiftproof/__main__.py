@@ -7,6 +7,6 @@ if __name__ == "__main__":
     # -m puts the working directory first, where a candidate's own torch.py would stand in for torch.
     if sys.path and sys.path[0] in ("", os.getcwd()):
         del sys.path[0]
-    from shiftproof.harness.cli.main import main
+    from shiftproof.harness.cli.start import main
 
     raise SystemExit(main())

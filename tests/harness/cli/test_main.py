@@ -380,8 +380,8 @@ COMPILED = CANDIDATES / "compiled.py"
         ),
     ],
 )
-def test_a_compiled_loss_conforms_whatever_compiling_takes(run: Run, name: str) -> None:
-    ran = run("check", f"{COMPILED}:{name}", "--spec", "hf.causal_lm", "--seed", "0", timeout=900)
+def test_a_compiled_loss_conforms_whatever_compiling_takes(run_apart: Run, name: str) -> None:
+    ran = run_apart("check", f"{COMPILED}:{name}", "--spec", "hf.causal_lm", "--seed", "0", timeout=900)
     assert ran.code == 0, ran.out
 
 
@@ -580,7 +580,7 @@ def test_a_seed_fixes_what_is_drawn(run: Run, tmp_path: Path) -> None:
     for seed in ("5", "5", "6"):
         ran = run(
             *("check", "logs.py:loss", "--spec", "hf.causal_lm", "--json", "r.json", "--seed", seed),
-            *("--in-process", "--pytest", "-k", "CONTRACT-1 or ALIGN-1"),
+            *("--profile", "quick", "--in-process", "--pytest", "-k", "CONTRACT-1 or ALIGN-1"),
         )
         assert ran.code == 1
         assert f"seed {seed} " in ran.out.splitlines()[0]

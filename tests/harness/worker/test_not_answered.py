@@ -14,7 +14,7 @@ import torch
 from shiftproof.harness.isolation import client
 from shiftproof.harness.isolation.client import Worker
 from shiftproof.harness.isolation.inprocess import InProcess
-from shiftproof.harness.isolation.process import ChildProcess, DeadlinePassed
+from shiftproof.harness.isolation.process import DeadlinePassed, spawn
 from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker import scratch, wire
 from shiftproof.harness.worker.exchange import Call, Died, NotAnswered, Outcome, Raised, Returned, TimedOut, Unusable
@@ -313,7 +313,7 @@ def test_a_scratch_folder_that_was_removed_is_made_again() -> None:
 
 
 def test_a_process_that_takes_no_line_meets_the_deadline(tmp_path: Path) -> None:
-    child = ChildProcess(["sleep", "60"], str(tmp_path))
+    child = spawn(["sleep", "60"], str(tmp_path), {})
     with pytest.raises(DeadlinePassed):
         child.send(b"x" * (1 << 20) + b"\n", 0.0)
     child.kill()
