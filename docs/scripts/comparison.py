@@ -25,7 +25,7 @@ from page import fill_in, table
 from right_losses import Loss, other_losses, run, text_losses
 
 from shiftproof.harness.candidates.loss import Observation
-from shiftproof.harness.judge.ask import PROFILES as EFFORTS
+from shiftproof.harness.judge.profile import PROFILES as EFFORTS
 from shiftproof.harness.kill_table.equivalent import equivalent_on, small_cases
 from shiftproof.harness.kill_table.run import first_kill
 from shiftproof.harness.kill_table.subjects import Subject, subjects

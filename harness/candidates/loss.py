@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ from ..worker.target import LoadFailure
 from .arguments import Binding, lay_back, linear_of, values_for
 from .declaration import Candidate
 from .head import Head
+
+_LARGE = 50_000  # elements of logits
+_KEPT, _LARGE_KEPT = 2000, 8  # observations
 
 
 class Caller(Protocol):
@@ -132,6 +136,8 @@ class Trial:
         self.calls = 0
         self.seconds_in_oracle = 0.0
         self._seen: dict[tuple[Recipe, float, str], Observation] = {}
+        self._large_seen: dict[tuple[Recipe, float, str], Observation] = {}
+        self._bounds: WeakKeyDictionary[Observation, Bounds] = WeakKeyDictionary()
 
     def case(self, recipe: Recipe) -> Case:
         """Build the case of a recipe under this trial's spec."""
@@ -167,18 +173,20 @@ class Trial:
         return changed
 
     def observe_cached(self, recipe: Recipe, grad_output: float = 1.0, grad_mode: str = "enabled") -> Observation:
-        """Observe the candidate on a recipe. Small observations are cached."""
+        """Observe the candidate on a recipe, once. Of large observations, only the last few are kept."""
         key = (recipe, grad_output, grad_mode)
-        if key not in self._seen:
-            observation = self.observe(self.case(recipe), grad_output, grad_mode)
-            if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
-                return observation  # the next process may answer
-            if sum(map(math.prod, observation.case.pairing.shapes.values())) > 50_000:
-                return observation
-            if len(self._seen) > 2000:
-                self._seen.clear()
-            self._seen[key] = observation
-        return self._seen[key]
+        seen = self._seen.get(key) or self._large_seen.get(key)
+        if seen is not None:
+            return seen
+        observation = self.observe(self.case(recipe), grad_output, grad_mode)
+        if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
+            return observation  # the next process may answer
+        is_large = sum(map(math.prod, observation.case.pairing.shapes.values())) > _LARGE
+        kept, most = (self._large_seen, _LARGE_KEPT) if is_large else (self._seen, _KEPT)
+        if len(kept) >= most:
+            del kept[next(iter(kept))]
+        kept[key] = observation
+        return observation
 
     def observe(
         self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
@@ -226,7 +234,9 @@ class Trial:
 
     def bounds(self, observation: Observation) -> Bounds:
         """How far a right candidate may be from the oracle in this observation."""
-        return derive_bounds(observation.case, self.compute, observation.dtype)
+        if observation not in self._bounds:
+            self._bounds[observation] = derive_bounds(observation.case, self.compute, observation.dtype)
+        return self._bounds[observation]
 
     def _read(self, case: Case, outcome: Outcome, differentiated: Mapping[str, str]) -> Observation:
         if not isinstance(outcome, Returned):

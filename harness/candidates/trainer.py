@@ -67,7 +67,7 @@ class TrainerTrial(Trial):
         LoadFailure: the first call got no answer.
     """
 
-    source = replace(LOSS_RECIPES, large=lambda space, seed: [])
+    generators = replace(LOSS_RECIPES, large=lambda space, seed: [])
     share = 0.25
 
     def __init__(

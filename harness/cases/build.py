@@ -30,7 +30,7 @@ class Case:
     oracle: Oracle
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1024)
 def build_case(spec: LossSpec, recipe: Recipe) -> Case:
     """Build the tensors of ``recipe`` as ``spec`` reads them, and the right answer for them."""
     blank = build_batch(spec, recipe)
@@ -226,7 +226,12 @@ def ignored_places(recipe: Recipe, padding_only: bool, start: int = 0) -> Tensor
 
     Row r takes the recipe's mask r + ``start``, modulo the number of masks.
     """
-    length = recipe.length
+    return _places(recipe.masks, recipe.rows, recipe.length, padding_only, start)
+
+
+@lru_cache(maxsize=1024)
+def _places(masks: tuple[Mask, ...], count: int, length: int, padding_only: bool, start: int) -> Tensor:
+    """As :func:`ignored_places`. Many recipes have the same masks and sizes. Nobody writes to what this returns."""
     t = torch.arange(length)
     nowhere = torch.zeros(length, dtype=torch.bool)
     tokens = {
@@ -242,7 +247,7 @@ def ignored_places(recipe: Recipe, padding_only: bool, start: int = 0) -> Tensor
         Mask.LEFT: t < (length + 1) // 3,
     }
     chosen = padding if padding_only else tokens | padding
-    rows = [chosen.get(recipe.masks[(row + start) % len(recipe.masks)], nowhere) for row in range(recipe.rows)]
+    rows = [chosen.get(masks[(row + start) % len(masks)], nowhere) for row in range(count)]
     return torch.stack(rows) if rows else torch.zeros((0, length), dtype=torch.bool)
 
 

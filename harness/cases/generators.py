@@ -42,6 +42,7 @@ class Generators(Generic[R]):
         large: some cases larger than the space, from a seed.
         random_recipes: an endless stream of recipes from a seed.
         simpler: the simplifications of a recipe that are still valid in the space.
+        within: whether a recipe that was made for one law is an ordinary case of another law's space too.
         again: other recipes of the same structure, for a recipe that proves nothing.
         settings: the fields that determine a cell's regime and reduction.
     """
@@ -51,6 +52,7 @@ class Generators(Generic[R]):
     large: Callable[[Space, int], list[R]]
     random_recipes: Callable[[Space, int], Iterator[R]]
     simpler: Callable[[R, Space], Iterator[R]]
+    within: Callable[[R, Space], bool]
     again: Callable[[R, Space], Iterator[R]]
     settings: tuple[str, ...]
 
@@ -65,6 +67,7 @@ LOSS_RECIPES: Generators[Recipe] = Generators(
     space.large,
     space.random_recipes,
     _simpler,
+    space.within,
     space.redraws,
     ("regime", "count"),
 )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from shiftproof.reference.spec import Axis, Denominator, Documents, Extra, Heads, LossSpec
 
-from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams
+from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
 
 Space = Mapping[str, tuple[Any, ...]]
 """Field of a recipe -> its choices, simplest first."""
@@ -114,6 +114,27 @@ def fits(choices: Space, recipe: Recipe) -> bool:
     if recipe.documents > 1 and recipe.boundaries_ignored not in choices.get("boundaries_ignored", (False, True)):
         return False
     return recipe.count in choices.get("count", (Count.ABSENT,))
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Recipe)}
+
+
+def within(recipe: Recipe, choices: Space) -> bool:
+    """Whether a recipe that was made for one law is an ordinary case of another law's space too.
+
+    It must have something to train on and a size of the space. Fields that the space does not have keep their defaults:
+    other regimes, layouts and dtypes are left to special laws. Calm numbers are ordinary.
+    """
+    return (
+        recipe.masks != (Mask.ALL,)
+        and recipe.streams is not Streams.NEITHER
+        and recipe.rows >= min(choices["rows"])
+        and recipe.length >= min(choices["length"])
+        and all(
+            name in choices or getattr(recipe, name) == default or (name == "regime" and recipe.regime is Regime.CALM)
+            for name, default in _DEFAULTS.items()
+        )
+    )
 
 
 def recipes(choices: Space) -> st.SearchStrategy[Recipe]:

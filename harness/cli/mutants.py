@@ -43,7 +43,7 @@ def mutants(
 
     from shiftproof.reference.profiles import PROFILES
 
-    from ..judge.ask import PROFILES as EFFORTS
+    from ..judge.profile import PROFILES as EFFORTS
     from ..kill_table.run import kill_table
     from ..kill_table.table import MutantOutcome
     from ..report.console import new_console

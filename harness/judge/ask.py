@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Generic, Protocol, TypeVar
-
-import hypothesis
-from hypothesis import HealthCheck, Phase
-from hypothesis.strategies import SearchStrategy
+from typing import Any, Generic, TypeVar
 
 from ..candidates.allowance import Allowance
-from ..candidates.declaration import Candidate
-from ..cases.generators import Generators, R
-from ..cases.recipe import digest
+from ..cases.generators import R
 from ..cases.shrink import Effort, shrink
 from ..laws import Judgement, Law, adapt_to
+from ..laws.base import NOT_APPLICABLE
 from ..results import Counterexample, LawResult, Level, Verdict
-from .coverage import Counted, gaps
+from .coverage import gaps
+from .laws_of import laws_of
+from .on_trial import OnTrial
+from .pool import Pool, pool_of
+from .profile import Profile
 from .store import Stored
 
 PREREQUISITES = ("CONTRACT-1", "CONTRACT-2", "BUILD-1")
@@ -28,65 +27,6 @@ PREREQUISITES = ("CONTRACT-1", "CONTRACT-2", "BUILD-1")
 _UNJUDGED_AT_MOST = 3  # laws per trial: each costs a process, and the other laws would end in the same way
 _FAILURES_KEPT = 6
 _CASES_AFTER_FAILURE = 40
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How much a run judges.
-
-    Attributes:
-        factor: multiplies each law's budget of cases.
-        seed: a fixed seed, if runs must be repeatable.
-        complete: whether every cell of the space that can be judged must be judged.
-    """
-
-    name: str
-    factor: float
-    seed: int | None = None
-    complete: bool = False
-
-
-PROFILES: dict[str, Profile] = {
-    "brief": Profile("brief", 0.1),  # for candidates that take a second per case, and for hundreds of candidates
-    "quick": Profile("quick", 1.0),
-    "ci": Profile("ci", 2.0, seed=0, complete=True),
-    "deep": Profile("deep", 20.0, complete=True),
-}
-
-
-class Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-class OnTrial(Counted, Protocol):
-    """The interface of a trial, of a loss or of a builder, that the judge uses. Laws know the rest."""
-
-    @property
-    def candidate(self) -> Candidate: ...
-
-    @property
-    def spec(self) -> Named: ...
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def failed(self) -> set[str]: ...
-
-    @property
-    def unjudged(self) -> dict[str, str]:
-        """The laws that could not be asked so far: id -> reason."""
-
-    @property
-    def share(self) -> float:
-        """The part of each law's budget that this candidate gets."""
-
-    def skip_reason(self, law: str) -> str | None:
-        """The reason why the law with this id does not apply to the candidate, or None."""
-
-    def fit(self, recipe: Any) -> Any:
-        """Return the recipe with the fields that all cases of this trial share."""
 
 
 T = TypeVar("T", bound=OnTrial)
@@ -127,10 +67,25 @@ class Failure(Generic[R]):
     judgement: Judgement
 
 
-def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[], None] = lambda: None) -> LawResult:
-    """Ask ``law`` of ``trial``. Call ``tick`` after every case. If the declaration allows a failure, it is ALLOWED."""
+def ask(
+    law: Law[T, R],
+    trial: T,
+    profile: Profile,
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
+    among: Mapping[str, Law[Any, Any]] | None = None,
+) -> LawResult:
+    """Ask ``law`` of ``trial``. Call ``tick`` after every case. If the declaration allows a failure, it is ALLOWED.
+
+    ``among``: the laws that the trial is asked, which share their cases. None means all laws of its spec, or ``law``
+    alone if it is not one of them.
+    """
     allowance = next((each for each in trial.candidate.allowances if each.law == law.id), None)
-    found = _ask(law, trial, profile, seed, tick)
+    if among is None:
+        every = laws_of(trial.spec)
+        among = every if every.get(law.id) is law else {law.id: law}
+    pool = pool_of(among, trial, profile, seed)
+    found = _ask(law, trial, pool, profile, tick)
     if allowance is None:
         if found.verdict.is_failure:
             trial.failed.add(law.id)
@@ -140,9 +95,8 @@ def ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[]
     return found
 
 
-def _ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[], None]) -> LawResult:
+def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Callable[[], None]) -> LawResult:
     started = time.perf_counter()
-    profile = replace(profile, factor=profile.factor * trial.share)
 
     def result(verdict: Verdict, message: str = "", cases: int = 0, vacuous: int = 0, **rest: object) -> LawResult:
         return LawResult(
@@ -173,8 +127,8 @@ def _ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[
     refusals = Refusals(trial.candidate.allowances)
     failures: list[Failure[R]] = []
     missing = gaps(law, trial) if profile.complete and not doubtful else ()
-    for recipe in chain(cases_of(law, trial, profile, seed, doubtful), missing):
-        recipe, judgement = judge_or_redraw(law, trial, recipe)
+    for recipe in chain(pool.of(law, by_hand=doubtful), missing):
+        recipe, judgement = judge_in_pool(law, trial, pool, recipe)
         if judgement.verdict is Verdict.SKIP:
             outside = outside or judgement.message
             continue
@@ -222,6 +176,14 @@ def _ask(law: Law[T, R], trial: T, profile: Profile, seed: int, tick: Callable[[
     return result(Verdict.PASS, refusals.allowed, cases, vacuous)
 
 
+def judge_in_pool(law: Law[T, R], trial: T, pool: Pool[T, R], recipe: R) -> tuple[R, Judgement]:
+    """Judge ``recipe``. If it is vacuous, redraw it, except if it is another law's case: it was not made for this."""
+    if not pool.is_others(law, recipe):
+        return judge_or_redraw(law, trial, recipe)
+    judgement = law.check(trial, recipe)
+    return recipe, NOT_APPLICABLE if judgement.verdict is Verdict.VACUOUS else judgement
+
+
 def judge_or_redraw(law: Law[T, R], trial: T, recipe: R) -> tuple[R, Judgement]:
     """Judge ``recipe``. If it is vacuous, judge its redraws. Return the first recipe that proves something.
 
@@ -241,59 +203,8 @@ def judge_or_redraw(law: Law[T, R], trial: T, recipe: R) -> tuple[R, Judgement]:
 
 
 def planned(law: Law[Any, Any], profile: Profile) -> int:
-    """The number of cases that :func:`ask` judges at most, without those that fill missing cells."""
+    """About the number of cases that :func:`ask` judges: a law that covers other laws' cases gets more."""
     return round(law.budget * profile.factor)
-
-
-def cases_of(law: Law[T, R], trial: T, profile: Profile, seed: int, doubtful: bool = False) -> Iterator[R]:
-    """Yield the recipes for the law, each once: hand-made, from Hypothesis, large, and from the plain loop.
-
-    Nothing is drawn before the hand-made recipes are used up. If the law is ``doubtful``, nothing is drawn at all.
-    """
-    space = law.restrict(trial.space)
-    drawn: Generators[R] = trial.generators
-    budget = planned(law, profile)
-    seed = int(digest(law.id, str(seed)), 16)  # every law gets its own cases
-    seen: set[R] = set()
-
-    def draws() -> Iterator[R]:
-        yield from drawn_by_hypothesis(drawn.recipes(space), budget // 3, seed)
-        yield from drawn.large(space, seed) if law.large else ()
-        yield from _bounded(drawn.random_recipes(space, seed), 6 * budget)
-
-    for recipe in chain(drawn.hand_made(space), () if doubtful else draws()):
-        focused = adapt_to(law, trial, recipe)
-        if focused is None or focused in seen:
-            continue
-        seen.add(focused)
-        yield focused
-        if len(seen) >= budget:
-            return
-
-
-def drawn_by_hypothesis(strategy: SearchStrategy[R], count: int, seed: int) -> list[R]:
-    """Draw ``count`` recipes, the simplest first. The same seed gives the same recipes."""
-    drawn: list[R] = []
-
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=max(count, 1),
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        suppress_health_check=tuple(HealthCheck),
-    )
-    @hypothesis.given(strategy)
-    def collect(recipe: R) -> None:
-        drawn.append(recipe)
-
-    collect()
-    return drawn
-
-
-def _bounded(source: Iterator[R], most: int) -> Iterator[R]:
-    for _ in range(most):
-        yield next(source)
 
 
 def _worth_shrinking(failures: list[Failure[R]]) -> Failure[R]:

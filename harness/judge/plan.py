@@ -12,9 +12,10 @@ from ..candidates.allowance import parse_allowance, read_allowances
 from ..candidates.declaration import DTYPES, PRECISIONS, Candidate, UsageError, declared_in, resolve
 from ..candidates.requires import parse_requires, read_requires
 from ..suggest import nearest
-from .ask import PREREQUISITES, PROFILES, Profile
+from .ask import PREREQUISITES
 from .laws_of import laws_of
 from .loading import Job, Options, find_spec, jobs_of
+from .profile import PROFILES, Profile
 
 _DEVICES = ("cpu", "cuda")
 

@@ -25,7 +25,8 @@ from ..cases.recipe import Recipe
 from ..cases.space import hand_made
 from ..diagnosis.evidence import gather
 from ..diagnosis.name import name_bugs
-from ..judge.ask import PROFILES, Failure, judge_or_redraw, shrunk
+from ..judge.ask import Failure, judge_in_pool, judge_or_redraw, shrunk
+from ..judge.profile import PROFILES
 from ..laws import LAWS, Judgement, Law, adapt_to
 from ..results import LawResult, Verdict
 from .easy_inputs import easy_inputs, right_on
@@ -43,7 +44,8 @@ def first_kill(
     If several laws need the same number, the first one asked counts. ``known`` caches the judgements of cases that
     several seeds share.
     """
-    waiting = [(law, iter(trial.bench.tape(law, seed))) for law in trial.bench.laws]
+    pool = trial.bench.pool(seed)
+    waiting = [(law, iter(pool.of(law))) for law in trial.bench.laws]
     count = 0
     while waiting:
         count += 1
@@ -52,7 +54,7 @@ def first_kill(
             for recipe in recipes:
                 key = (law.id, recipe)
                 if key not in known:
-                    known[key] = judge_or_redraw(law, trial, recipe)
+                    known[key] = judge_in_pool(law, trial, pool, recipe)
                 of, judgement = known[key]
                 if judgement.verdict.is_failure:
                     return law, count, Failure(of, judgement)

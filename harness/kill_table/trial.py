@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +15,9 @@ from ..candidates.declaration import Candidate
 from ..candidates.loss import Observation, Trial
 from ..cases.build import Case, build_case
 from ..cases.recipe import Recipe
-from ..judge.ask import Profile, cases_of
-from ..laws import LAWS, Law
+from ..judge.pool import Pool
+from ..judge.profile import Profile
+from ..laws import LAWS
 from ..mutants.behaviour import Act, Asked, answer, at_leaves
 from ..results import Level
 from ..worker.exchange import Call, Outcome
@@ -45,7 +44,7 @@ class Bench:
         self.profile = profile
         self.cases: dict[Recipe, Case] = {}
         self._bounds: dict[tuple[int, torch.dtype], Bounds] = {}
-        self._tapes: dict[tuple[str, int], Tape] = {}
+        self._pools: dict[int, Pool[Trial, Recipe]] = {}
         self.right = MutantTrial(self, "right", answer)
         self.laws = [law for law in LAWS.values() if law.level is Level.MUST and law.skip_reason(self.right) is None]
 
@@ -66,32 +65,11 @@ class Bench:
             self._bounds[key] = derive_bounds(case, trial.compute, observation.dtype)
         return self._bounds[key]
 
-    def tape(self, law: Law[Any, Any], seed: int) -> Tape:
-        key = (law.id, seed)
-        if key not in self._tapes:
-            by_hand = set(cases_of(law, self.right, self.profile, seed, doubtful=True)) if self.drawn_only else set()
-            recipes = cases_of(law, self.right, self.profile, seed)
-            self._tapes[key] = Tape(recipe for recipe in recipes if recipe not in by_hand)
-        return self._tapes[key]
-
-
-class Tape:
-    """The recipes of one law under one seed. They are drawn once, and only as far as a mutant needs them."""
-
-    def __init__(self, source: Iterator[Recipe]) -> None:
-        self._source = source
-        self._drawn: list[Recipe] = []
-
-    def __iter__(self) -> Iterator[Recipe]:
-        place = 0
-        while True:
-            if place == len(self._drawn):
-                recipe = next(self._source, None)
-                if recipe is None:
-                    return
-                self._drawn.append(recipe)
-            yield self._drawn[place]
-            place += 1
+    def pool(self, seed: int) -> Pool[Trial, Recipe]:
+        """The cases of all laws under one seed."""
+        if seed not in self._pools:
+            self._pools[seed] = Pool(LAWS, self.right, self.profile, seed, self.drawn_only)
+        return self._pools[seed]
 
 
 def is_small(case: Case) -> bool:

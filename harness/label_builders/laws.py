@@ -137,6 +137,7 @@ def leaves_inputs_alone(trial: BuilderTrial, recipe: BuilderRecipe) -> Judgement
     "the same case gives the same labels, at once and after another case",
     source="randomness, and state left over from the call before",
     budget=20,
+    calls_again=True,
     depends_on=("BUILD-1",),
 )
 def repeatable(trial: BuilderTrial, recipe: BuilderRecipe) -> Judgement:
@@ -156,6 +157,7 @@ def repeatable(trial: BuilderTrial, recipe: BuilderRecipe) -> Judgement:
     "a row alone gives the labels that it gives in a batch",
     source="transformers#47394 (flattened before the shift); rows of a batch are independent",
     budget=30,
+    calls_again=True,
     depends_on=("BUILD-1", "BUILD-2"),
     adapt=lambda recipe: replace(recipe, rows=max(recipe.rows, 2)),
     skip_reason=lambda trial: "packed documents are one row" if trial.spec.name.startswith("packing.") else None,

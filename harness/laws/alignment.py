@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -46,6 +47,18 @@ def one_id_a_place(recipe: Recipe) -> Recipe:
     return replace(calm(recipe), classes=max(wide, 2), ids=Ids.COUNTING, digit=0)
 
 
+_read: WeakKeyDictionary[Observation, ScoredRows] = WeakKeyDictionary()
+
+
+def pairs_of(observation: Observation) -> ScoredRows:
+    """The pairs that the gradient of an observation shows, with their weights. They are read once."""
+    if observation not in _read:
+        assert observation.gradients is not None
+        case = observation.case
+        _read[observation] = read_gradients(observation.gradients, case.pairing, case.batch)
+    return _read[observation]
+
+
 def positions_of(trial: Trial, recipe: Recipe) -> Positions | Observation:
     """Return the label places that each logit row was scored on, or the observation without a loss or gradient."""
     case = trial.case(recipe)
@@ -58,7 +71,7 @@ def positions_of(trial: Trial, recipe: Recipe) -> Positions | Observation:
         observation = trial.observe_cached(replace(recipe, ids=Ids.COUNTING, digit=digit))
         if observation.problem is not None or observation.gradients is None:
             return observation
-        scored.append(read_gradients(observation.gradients, case.pairing, observation.case.batch))
+        scored.append(pairs_of(observation))
     found: dict[Site, tuple[Place, ...]] = {}
     for term in trial.spec.terms:
         shape = labels[term.labels]
@@ -142,6 +155,7 @@ def how_moved(found: Place, right: Place) -> str:
     "the pairs read back from values alone are the right ones",
     source="ΔL = Σ_i W_ij·(x_i[a] − x_i[b]) when the label at place j changes from a to b",
     budget=12,
+    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1"),
     adapt=lambda recipe: _few_places(recipe),
     skip_reason=lambda trial: (
@@ -230,9 +244,8 @@ def targets_exact(trial: Trial, recipe: Recipe) -> Judgement:
     observation = trained(trial, recipe, gradient=True)
     if isinstance(observation, Judgement):
         return observation
-    assert observation.gradients is not None
     case = observation.case
-    found = read_gradients(observation.gradients, case.pairing, case.batch)
+    found = pairs_of(observation)
     expected = predict(case.pairing)
     features: set[str] = set()
     wrong: list[str] = []
@@ -258,19 +271,22 @@ def weights_exact(trial: Trial, recipe: Recipe) -> Judgement:
     observation = trained(trial, recipe, gradient=True)
     if isinstance(observation, Judgement):
         return observation
-    assert observation.gradients is not None
     case = observation.case
-    found = read_gradients(observation.gradients, case.pairing, case.batch)
+    found = pairs_of(observation)
     bounds = trial.bounds(observation).gradients
     wrong: list[str] = []
-    for pair in case.pairing.pairs:
-        site = site_of(case.pairing, pair)
-        weight = found.get(site, {}).get(pair.target)
+    for name in trial.spec.logits:
+        pairs = case.pairing.of(name)
+        if not pairs:
+            continue
+        at = torch.tensor([(*pair.logit, pair.target) for pair in pairs]).unbind(1)
         # The factor on the weight in the gradient at the target. The bound applies to their product.
-        right = float(case.oracle.gradients[site[0]][pair.logit][pair.target])
-        most = float(bounds[site[0]][pair.logit][pair.target])
-        if weight is None or abs(weight / pair.weight - 1) * abs(right) > most:
-            wrong.append(f"{show(site)} have weight {_number(weight)}, not {_number(pair.weight)}")
+        factors, most = case.oracle.gradients[name][at].abs().tolist(), bounds[name][at].tolist()
+        for pair, factor, allowed in zip(pairs, factors, most, strict=True):
+            weight = found.get((name, *pair.logit), {}).get(pair.target)
+            if weight is None or abs(weight / pair.weight - 1) * factor > allowed:
+                site = site_of(case.pairing, pair)
+                wrong.append(f"{show(site)} have weight {_number(weight)}, not {_number(pair.weight)}")
     if not wrong:
         return PASS
     return failing(f"{len(wrong)} of {len(case.pairing.pairs)} pairs: {wrong[0]}", "weight")

@@ -82,6 +82,16 @@ Check = Callable[[T, R], Judgement]
 Focus = Callable[[R], R | None]
 
 
+def any_recipe(recipe: Any) -> Any:
+    """The focus of a law that covers every recipe as it is."""
+    return recipe
+
+
+def whole_space(space: Space) -> Space:
+    """The restriction of a law whose cases come from the whole space."""
+    return space
+
+
 @dataclass(frozen=True)
 class Law(Generic[T, R]):
     """One property of a trial ``T``, judged on recipes ``R``.
@@ -96,6 +106,8 @@ class Law(Generic[T, R]):
         restrict: restricts the space from which cases are drawn.
         depends_on: ids of other laws. If one of them failed, this law adds little, so it gets only a few cases.
         large: whether the law also judges large cases, beyond the sizes where cheap bugs hide.
+        calls_again: whether it calls the candidate more often than once a case. Such a law gets no more cases than its
+            budget; all others are asked about every case that they cover.
         skip_reason: why this law cannot judge a trial, or None.
         points_to: the bugs to suspect when this law alone fails.
     """
@@ -106,10 +118,11 @@ class Law(Generic[T, R]):
     source: str
     check: Check[T, R]
     budget: int
-    adapt: Focus[R] = field(default=lambda recipe: recipe)
-    restrict: Callable[[Space], Space] = field(default=lambda space: space)
+    adapt: Focus[R] = field(default=any_recipe)
+    restrict: Callable[[Space], Space] = field(default=whole_space)
     depends_on: tuple[str, ...] = ()
     large: bool = False
+    calls_again: bool = False
     skip_reason: Callable[[T], str | None] = field(default=lambda trial: None)
     points_to: tuple[str, ...] = ()
 
@@ -132,10 +145,11 @@ class Laws(dict[str, Law[T, R]]):
         source: str,
         budget: int,
         level: Level = Level.MUST,
-        adapt: Focus[R] = lambda recipe: recipe,
-        restrict: Callable[[Space], Space] = lambda space: space,
+        adapt: Focus[R] = any_recipe,
+        restrict: Callable[[Space], Space] = whole_space,
         depends_on: tuple[str, ...] = ("CONTRACT-1",),
         large: bool = False,
+        calls_again: bool = False,
         skip_reason: Callable[[T], str | None] = lambda trial: None,
         points_to: tuple[str, ...] = (),
     ) -> Callable[[Check[T, R]], Law[T, R]]:
@@ -155,6 +169,7 @@ class Laws(dict[str, Law[T, R]]):
                 restrict=restrict,
                 depends_on=depends_on,
                 large=large,
+                calls_again=calls_again,
                 skip_reason=skip_reason,
                 points_to=points_to,
             )

@@ -16,9 +16,9 @@ from ..candidates.loss import Trial
 from ..cases.build import Case, classes_of
 from ..cases.recipe import Recipe, Streams
 from ..cases.space import has_streams
-from ..probe.read import read_gradients, site_of
+from ..probe.read import site_of
 from ..results import Verdict
-from .alignment import calm
+from .alignment import calm, pairs_of
 from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
 from .numerics import judge_both, judge_gradient
 
@@ -48,6 +48,7 @@ def _several_codebooks(recipe: Recipe) -> Recipe | None:
     "codebooks in another order, with their labels and weights, give the same loss",
     source="the sum over codebooks does not depend on their order; audiocraft, transformers musicgen",
     budget=30,
+    calls_again=True,
     adapt=_several_codebooks,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=_interchangeable,
@@ -104,6 +105,7 @@ def _take(name: str, value: Tensor, spec: LossSpec, order: list[int]) -> Tensor:
     "labels that one codebook loses change the others' weights as the spec's denominators say",
     source="flat and per-codebook means differ here: transformers moshi, musicgen; Higgs-audio trainers",
     budget=30,
+    calls_again=True,
     adapt=_several_codebooks,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     skip_reason=lambda trial: _needs_codebooks(trial) or needs_gradient(trial),
@@ -139,6 +141,7 @@ def _thinned(batch: Batch, spec: LossSpec, book: int) -> Batch:
     "other labels in one stream leave the gradient of the other as it was",
     source="text and audio losses are computed separately: transformers higgs_audio_v2, csm, moshi",
     budget=30,
+    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     skip_reason=lambda trial: _needs_streams(trial) or needs_gradient(trial),
 )
@@ -202,7 +205,7 @@ def mixing(trial: Trial, recipe: Recipe) -> Judgement:
         return observed
     assert observed.gradients is not None
     pairing = observed.case.pairing
-    found = read_gradients(observed.gradients, pairing, observed.case.batch)
+    found = pairs_of(observed)
     bounds = trial.bounds(observed).gradients
     for index, term in enumerate(trial.spec.terms):
         pairs = [pair for pair in pairing.pairs if pair.term == index]

@@ -30,6 +30,7 @@ _OFFSET_16_BITS = 16.0
     "padding a batch with ignored columns changes nothing",
     source="the number of tokens in a batch must not depend on how it is padded",
     budget=30,
+    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=lambda trial: (
         "the spec counts every position, padding too"
@@ -101,6 +102,7 @@ def _widen(tensor: Tensor, fill: int) -> Tensor:
     "other logits in one row leave the other rows' gradients as they were",
     source="rows of a batch are independent given the labels",
     budget=30,
+    calls_again=True,
     adapt=lambda recipe: replace(recipe, rows=max(recipe.rows, 2)),
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     skip_reason=needs_gradient,
@@ -142,6 +144,7 @@ def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
     "a constant added to all logits of a row changes neither value nor gradient",
     source="softmax does not see a constant; mlx#4188",
     budget=30,
+    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "STABLE-1"),
     points_to=("offset-cancel",),
     skip_reason=lambda trial: (

@@ -79,6 +79,7 @@ def leaves(trial: Trial, recipe: Recipe) -> Judgement:
     "the incoming gradient scales the gradients of hidden states, weight and bias alike",
     source="DeepSpeed's tiled loss scales that of the hidden states alone; Liger#968: reduction none",
     budget=40,
+    calls_again=True,
     restrict=ordinary,
     adapt=_few_rows,
     skip_reason=_needs_leaves,

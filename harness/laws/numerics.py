@@ -160,6 +160,7 @@ def zero_where_ignored(trial: Trial, recipe: Recipe) -> Judgement:
     "the incoming gradient scales every element",
     source="fla#963; torchtitan ChunkedLossWrapper, DeepSpeed's tiled loss",
     budget=40,
+    calls_again=True,
     restrict=ordinary,
     skip_reason=needs_gradient,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
@@ -183,6 +184,7 @@ def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
     "under reduction none, each token's own incoming gradient scales its row",
     source="Liger#680, #968: every row was scaled by the first row's",
     budget=40,
+    calls_again=True,
     restrict=ordinary,
     skip_reason=lambda trial: (
         needs_gradient(trial) or (None if trial.spec.terms[0].reduction is Reduction.NONE else "its loss is a scalar")
@@ -224,6 +226,7 @@ def weighted_by(grad_output: Tensor, case: Case) -> Pairing:
     "going backward again, where that is possible, gives the same gradient again",
     source="Liger rescales its stored gradient in place, so a second backward scales it twice",
     budget=30,
+    calls_again=True,
     restrict=ordinary,
     skip_reason=needs_gradient,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3"),

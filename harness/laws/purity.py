@@ -49,6 +49,7 @@ def _same(trial: Trial, one: Observation, other: Observation) -> str | None:
     "the same case twice gives the same answer",
     source="randomness and state left over from the call before",
     budget=30,
+    calls_again=True,
 )
 def repeatable(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
@@ -65,6 +66,7 @@ def repeatable(trial: Trial, recipe: Recipe) -> Judgement:
     "a case gives the same answer after another case of the same shape",
     source="answers cached by shape, address or part of the content",
     budget=30,
+    calls_again=True,
 )
 def remembers_nothing(trial: Trial, recipe: Recipe) -> Judgement:
     case, other = trial.case(recipe), trial.case(replace(recipe, seed=recipe.seed + 1))
@@ -145,6 +147,7 @@ def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
     "the value is the same where no gradient is recorded",
     source="evaluation runs under no_grad; Liger#930",
     budget=20,
+    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     points_to=("no-grad-path",),
 )
@@ -158,6 +161,7 @@ def without_gradients(trial: Trial, recipe: Recipe) -> Judgement:
     "the value is the same under inference_mode",
     source="torch.inference_mode",
     budget=8,
+    calls_again=True,
     level=Level.SHOULD,
     depends_on=("CONTRACT-1", "VALUE-1", "MODE-1"),
 )

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..candidates.declaration import DTYPES, UsageError
-from ..judge.ask import PROFILES
 from ..judge.plan import check_device, check_name
+from ..judge.profile import PROFILES
 from .engine import ENGINES, hands_of, run
 from .plan import library, matching
 from .result import Row

@@ -10,8 +10,8 @@ import torch
 from ..candidates.declaration import Candidate, UsageError
 from ..isolation.client import Worker
 from ..isolation.settings import WorkerSettings
-from ..judge.ask import PROFILES
 from ..judge.loading import LoadedCandidate, Options, jobs_of
+from ..judge.profile import PROFILES
 from ..results import Overall, Verdict
 from ..worker.target import LoadFailure
 from .read_model import CAUSAL, Reading, read_model

@@ -25,8 +25,9 @@ from ..cases.recipe import Count, Ids, Mask, Recipe
 from ..cases.space import hand_made
 from ..diagnosis.evidence import gather
 from ..diagnosis.name import name_bugs
-from ..judge.ask import Profile, ask
+from ..judge.ask import ask
 from ..judge.loading import LoadedCandidate
+from ..judge.profile import Profile
 from ..laws import LAWS
 from ..laws.alignment import places_only, positions_of, read_by_value
 from ..laws.models import changed, unmasked
@@ -164,8 +165,9 @@ def _trial(loaded: LoadedCandidate, spec: LossSpec) -> ModelTrial:
 
 def _ask(trial: ModelTrial, profile: Profile, seed: int, ids: Iterable[str]) -> tuple[LawResult, ...]:
     results = []
-    for id in ids:
-        results.append(ask(LAWS[id], trial, profile, seed))
+    asked = {id: LAWS[id] for id in ids}
+    for law in asked.values():
+        results.append(ask(law, trial, profile, seed, among=asked))
         if results[-1].verdict.is_costly:
             break  # each further call can cost a process or a deadline
     return tuple(result for result in results if result.verdict is not Verdict.SKIP)

@@ -15,9 +15,10 @@ import torch
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.diagnosis.evidence import gather
 from shiftproof.harness.diagnosis.name import name_bugs
-from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.laws_of import laws_of
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.results import Level, Overall, Verdict, overall
 from shiftproof.reference.spec import LossSpec
 

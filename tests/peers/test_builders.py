@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from shiftproof.harness.candidates.declaration import Candidate
-from shiftproof.harness.judge.ask import PROFILES, ask
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import PROFILES
 from shiftproof.harness.label_builders.candidate import BuilderTrial
 from shiftproof.harness.label_builders.diagnosis import name_builder_bugs
 from shiftproof.harness.label_builders.laws import BUILDER_LAWS

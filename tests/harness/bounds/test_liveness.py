@@ -29,8 +29,9 @@ from shiftproof.harness.candidates.loss import Observation, Trial
 from shiftproof.harness.cases.build import Case, build_case
 from shiftproof.harness.cases.recipe import Ids, Recipe, Regime
 from shiftproof.harness.cases.space import random_recipes, space
-from shiftproof.harness.judge.ask import PROFILES as SIZES
-from shiftproof.harness.judge.ask import cases_of, judge_or_redraw
+from shiftproof.harness.judge.ask import judge_or_redraw
+from shiftproof.harness.judge.pool import Pool
+from shiftproof.harness.judge.profile import PROFILES as SIZES
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.laws.numerics import judge_both
 from shiftproof.harness.results import Verdict
@@ -247,7 +248,7 @@ def shares(profiles: tuple[str, ...], dtype: str, compute: Compute, large: bool 
             law = replace(LAWS[id], large=large and LAWS[id].large)
             if law.skip_reason(trial) is not None:
                 continue
-            for recipe in cases_of(law, trial, SIZES["quick"], 0):
+            for recipe in Pool({law.id: law}, trial, SIZES["quick"], 0).of(law):
                 last, judgement = judge_or_redraw(law, trial, recipe)
                 assert not judgement.verdict.is_failure, (profile, id, last, judgement.message)
                 found[id][judgement.verdict] += 1

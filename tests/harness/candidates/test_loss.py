@@ -183,10 +183,12 @@ def test_a_question_is_asked_once() -> None:
     assert trial.calls == 5
 
 
-def test_what_is_large_is_not_remembered() -> None:
+def test_of_what_is_large_only_the_last_few_are_remembered() -> None:
     trial = trial_of(Scripted(returned(ONE)))
-    large = Recipe(rows=1, length=2, classes=30_000)
-    assert trial.observe_cached(large) is not trial.observe_cached(large)
+    large = [Recipe(rows=1, length=2, classes=30_000, seed=seed) for seed in range(9)]
+    seen = [trial.observe_cached(recipe) for recipe in large]
+    assert trial.observe_cached(large[-1]) is seen[-1]
+    assert trial.observe_cached(large[0]) is not seen[0]
 
 
 def test_a_variation_has_its_own_right_answer() -> None:

@@ -14,9 +14,9 @@ from shiftproof.harness.candidates.trainer import TrainerTrial
 from shiftproof.harness.candidates.trainer_arguments import PARTS, TO_TRAINERS, TRAINER_ARGUMENTS, trains
 from shiftproof.harness.cases.recipe import Mask, Recipe
 from shiftproof.harness.diagnosis.identify import identify
-from shiftproof.harness.judge.ask import PROFILES as PROFILES_OF_CASES
 from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import PROFILES as PROFILES_OF_CASES
 from shiftproof.harness.laws import LAWS
 from shiftproof.reference.profiles import PROFILES
 
@@ -86,7 +86,7 @@ def test_laws_on_the_loss_of_its_model_are_not_asked(trial: TrainerTrial) -> Non
 
 def test_it_is_asked_a_share_of_the_cases(trial: TrainerTrial) -> None:
     law = LAWS["GRAD-1"]
-    found = ask(law, trial, PROFILES_OF_CASES["quick"], seed=0)
+    found = ask(law, trial, PROFILES_OF_CASES["quick"], seed=0, among={law.id: law})
     most = round(law.budget * trial.share)  # less those in which nothing is trained
     assert most / 2 < found.cases + found.vacuous <= most
 

@@ -15,8 +15,9 @@ import pytest
 from shiftproof.harness.candidates.declaration import resolve
 from shiftproof.harness.diagnosis.evidence import gather
 from shiftproof.harness.diagnosis.name import name_bugs
-from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.results import Level
 from shiftproof.reference.profiles import PROFILES

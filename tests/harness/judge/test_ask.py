@@ -14,7 +14,9 @@ from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Trial
 from shiftproof.harness.cases.recipe import Recipe, Regime, digest
 from shiftproof.harness.cases.space import hand_made, recipes, redraws
-from shiftproof.harness.judge.ask import PROFILES, Profile, ask, drawn_by_hypothesis, judge_or_redraw, planned
+from shiftproof.harness.judge.ask import ask, judge_or_redraw, planned
+from shiftproof.harness.judge.pool import drawn_by_hypothesis
+from shiftproof.harness.judge.profile import PROFILES, Profile
 from shiftproof.harness.judge.store import load
 from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
 from shiftproof.harness.results import Level, Verdict
@@ -104,7 +106,7 @@ def test_a_third_of_the_budget_comes_from_hypothesis(trial: Trial) -> None:
     law = law_of(check)
     ask(law, trial, QUICK, 3)
     made = hand_made(trial.space)
-    drawn = drawn_by_hypothesis(recipes(trial.space), law.budget // 3, int(digest(law.id, "3"), 16))
+    drawn = drawn_by_hypothesis(recipes(trial.space), law.budget // 3, int(digest("pool", "3"), 16))
     fresh = list(dict.fromkeys(recipe for recipe in drawn if recipe not in made))
     assert len(fresh) > 10
     assert check.recipes[len(made) :][: len(fresh)] == fresh

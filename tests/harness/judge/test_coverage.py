@@ -13,9 +13,10 @@ from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Observation, Trial
 from shiftproof.harness.cases.recipe import Count, Mask, Regime
 from shiftproof.harness.cases.space import Space
-from shiftproof.harness.judge.ask import PROFILES as EFFORTS
-from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.coverage import coverage, gaps
+from shiftproof.harness.judge.profile import PROFILES as EFFORTS
+from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.kill_table.trial import Bench
 from shiftproof.harness.label_builders.candidate import BuilderTrial
 from shiftproof.harness.label_builders.laws import BUILDER_LAWS

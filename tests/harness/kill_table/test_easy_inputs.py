@@ -6,7 +6,7 @@ import pytest
 
 from shiftproof.harness.cases.build import build_batch
 from shiftproof.harness.cases.recipe import Count
-from shiftproof.harness.judge.ask import PROFILES as EFFORTS
+from shiftproof.harness.judge.profile import PROFILES as EFFORTS
 from shiftproof.harness.kill_table.easy_inputs import easy_inputs, right_on
 from shiftproof.harness.kill_table.subjects import subjects
 from shiftproof.harness.kill_table.trial import Bench, MutantTrial

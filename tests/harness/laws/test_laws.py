@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from shiftproof.harness.candidates.declaration import resolve
-from shiftproof.harness.judge.ask import PROFILES, Profile, ask
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import PROFILES, Profile
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.mutants import MUTANTS
 from shiftproof.harness.mutants.symptoms import SYMPTOMS

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from shiftproof.harness.candidates.declaration import resolve
-from shiftproof.harness.judge.ask import PROFILES, Profile, ask
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import PROFILES, Profile
 from shiftproof.harness.laws import LAWS, Law
 from shiftproof.harness.results import Level, Overall, overall
 from shiftproof.reference.profiles import PROFILES as SPECIFIED

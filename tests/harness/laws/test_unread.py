@@ -10,8 +10,9 @@ import pytest
 
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.model import ModelTrial, Route
-from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.results import LawResult, Overall, Verdict, overall
 from shiftproof.reference.profiles import PROFILES

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shiftproof.harness.candidates.declaration import Candidate
-from shiftproof.harness.judge.ask import PROFILES
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import PROFILES
 from shiftproof.harness.results import Overall
 from shiftproof.harness.sweep.read_model import Reading, promise_in, read_model
 

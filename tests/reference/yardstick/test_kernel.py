@@ -19,8 +19,9 @@ from shiftproof.harness.bounds.rounding import rounding
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.cases.build import build_case
 from shiftproof.harness.cases.recipe import Mask, Recipe
-from shiftproof.harness.judge.ask import Profile, ask
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.results import Overall, overall
 from shiftproof.harness.worker.device import device_of

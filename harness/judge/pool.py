@@ -1,0 +1,224 @@
+"""The cases of one trial, which its laws share: a case is called once, and judged by every law that covers it.
+
+Laws with the same focus form a group. Each group has its own cases: hand-made ones first, then some that Hypothesis
+draws, a few large ones, and the rest from a plain loop over a seed. A law is asked about its group's own cases, and
+about the cases of other groups that are in its focus too. So a group needs fewer cases of its own, the more of the
+others' it covers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+import hypothesis
+from hypothesis import HealthCheck, Phase
+from hypothesis.strategies import SearchStrategy
+
+from ..cases.generators import R
+from ..cases.recipe import digest
+from ..cases.space import Space
+from ..laws import Law, adapt_to
+from ..laws.base import any_recipe, whole_space
+from .on_trial import OnTrial
+from .profile import Profile
+
+T = TypeVar("T", bound=OnTrial)
+
+_BY_HAND = 0.75  # the part of a group's cases that hand-made ones may fill, so that a brief run draws too
+_OWN = 0.7  # the part of a group's cases that are its own, however many of the others' it covers
+_BY_HYPOTHESIS = 1 / 3  # of the drawn cases; a draw costs a hundred times as much as one of the plain loop
+_TRIES = 6  # draws per case that is wanted; several draws may have the same case in a law's focus
+
+
+@dataclass
+class _Group(Generic[T, R]):
+    """Laws with one focus, and the cases that are made for them."""
+
+    laws: list[Law[T, R]]
+    hand_made: list[R] = field(default_factory=list)
+    drawn: list[R] = field(default_factory=list)
+    large: list[R] = field(default_factory=list)
+    others: _Group[T, R] | None = None
+
+    @property
+    def first(self) -> Law[T, R]:
+        return self.laws[0]
+
+
+class Pool(Generic[T, R]):
+    """The cases of ``laws`` for ``trial``, as many as ``profile`` asks for, from ``seed``.
+
+    ``drawn_only`` leaves out the hand-made ones.
+    """
+
+    def __init__(
+        self, laws: Mapping[str, Law[T, R]], trial: T, profile: Profile, seed: int, drawn_only: bool = False
+    ) -> None:
+        self._trial = trial
+        self._by_hand = 0.0 if drawn_only else _BY_HAND
+        self._factor = profile.factor * trial.share
+        self._seed = int(digest("pool", str(seed)), 16)
+        self._cases: dict[str, list[R]] = {}
+        self._others: dict[str, frozenset[R]] = {}
+        self._groups: dict[object, _Group[T, R]] = {}
+        for law in laws.values():
+            if not (trial.skip_reason(law.id) or law.skip_reason(trial)):
+                self._groups.setdefault(_focus(law), _Group([])).laws.append(law)
+        self._hypothesis = drawn_by_hypothesis(
+            trial.generators.recipes(trial.space), self._wanted_of_hypothesis(), self._seed
+        )
+        # Narrow focuses first: the wide ones cover their cases.
+        for group in sorted(self._groups.values(), key=lambda group: _width(group.first)):
+            self._fill(group)
+
+    def of(self, law: Law[T, R], *, by_hand: bool = False) -> list[R]:
+        """The cases that ``law`` is asked about, its group's own first. With ``by_hand``, its own hand-made ones."""
+        group = self._groups.get(_focus(law))
+        if group is None or law not in group.laws:
+            group = self._groups[_focus(law)] = _Group([law])
+            self._fill(group)
+        if by_hand:
+            return list(group.hand_made)
+        if law.id not in self._cases:
+            others = self._of_others(group)
+            own = [*group.hand_made, *group.drawn, *(group.large if law.large else ())]
+            every = list(dict.fromkeys([*own, *others.drawn, *(others.large if law.large else ())]))
+            self._others[law.id] = frozenset(every) - frozenset(own)
+            self._cases[law.id] = _spread(every, self._budget(law)) if law.calls_again else every
+        return self._cases[law.id]
+
+    def _of_others(self, group: _Group[T, R]) -> _Group[T, R]:
+        """The cases of all other groups that are in the focus of this one."""
+        if group.others is None:
+            rest = [other for other in self._groups.values() if other is not group]
+            drawn, large = self._covered(group.first, rest), self._covered_large(group.first, rest)
+            group.others = _Group(group.laws, drawn=drawn, large=large)
+        return group.others
+
+    def is_others(self, law: Law[T, R], recipe: R) -> bool:
+        """Whether a case was made for another group, and not for the law's own."""
+        return recipe in self._others.get(law.id, ())
+
+    def _budget(self, *laws: Law[T, R]) -> int:
+        return round(max(law.budget for law in laws) * self._factor)
+
+    def _wanted_of_hypothesis(self) -> int:
+        budgets = [self._budget(*group.laws) for group in self._groups.values()]
+        return round(max(budgets, default=0) * _BY_HYPOTHESIS)
+
+    def _fill(self, group: _Group[T, R]) -> None:
+        budget = self._budget(*group.laws)
+        law, trial = group.first, self._trial
+        space = law.restrict(trial.space)
+        made = self._focused(law, trial.generators.hand_made(space))
+        group.hand_made = list(islice(made, round(budget * self._by_hand)))
+        covered = self._covered(law, self._groups.values())
+        wanted = min(budget - len(group.hand_made), max(budget - len(covered), round(budget * _OWN)))
+        seed = self._seed + int(digest(law.id), 16) % (1 << 32)
+        known = {*covered, *group.hand_made}
+        for recipe in self._focused(law, islice(self._drawn(space, seed, budget), _TRIES * budget)):
+            if len(group.drawn) >= wanted:
+                break
+            if recipe not in known:
+                group.drawn.append(recipe)
+        if any(law.large for law in group.laws) and not (
+            _width(law) == _WIDEST and self._covered_large(law, self._groups.values())
+        ):
+            group.large = list(self._focused(law, trial.generators.large(space, seed)))
+
+    def _drawn(self, space: Space, seed: int, budget: int) -> Iterator[R]:
+        """Draw from a space: what Hypothesis drew from the whole space, moved into this one, and then a plain loop."""
+        moved = random.Random(seed)
+        narrowed = self._narrowed(space)
+        for recipe in self._hypothesis[: round(budget * _BY_HYPOTHESIS)]:
+            changed: dict[str, Any] = {name: moved.choice(values) for name, values in narrowed.items()}
+            yield replace(recipe, **changed)
+        yield from self._trial.generators.random_recipes(space, seed)
+
+    def _focused(self, law: Law[T, R], recipes: Iterable[R]) -> Iterator[R]:
+        """The recipes in the focus of a law, each once."""
+        seen = set()
+        for recipe in recipes:
+            focused = adapt_to(law, self._trial, recipe)
+            if focused is not None and focused not in seen:
+                seen.add(focused)
+                yield focused
+
+    def _covered(self, law: Law[T, R], groups: Iterable[_Group[T, R]]) -> list[R]:
+        """The cases of some groups that are in the focus of a law as they are."""
+        return self._in_focus(law, (recipe for group in groups for recipe in (*group.hand_made, *group.drawn)))
+
+    def _covered_large(self, law: Law[T, R], groups: Iterable[_Group[T, R]]) -> list[R]:
+        return self._in_focus(law, (recipe for group in groups for recipe in group.large))
+
+    def _in_focus(self, law: Law[T, R], recipes: Iterable[R]) -> list[R]:
+        trial, within = self._trial, self._trial.generators.within
+        space = law.restrict(trial.space)
+        narrowed = self._narrowed(space)
+        return [
+            recipe
+            for recipe in recipes
+            if all(getattr(recipe, name) in values for name, values in narrowed.items())
+            and within(recipe, space)
+            and adapt_to(law, trial, recipe) == recipe
+        ]
+
+    def _narrowed(self, space: Space) -> Space:
+        """The fields of a law's space that the trial's whole space lets have other values."""
+        return {name: values for name, values in space.items() if self._trial.space.get(name) != values}
+
+
+def _focus(law: Law[Any, Any]) -> object:
+    return law.adapt, law.restrict
+
+
+_WIDEST = 3
+
+
+def _width(law: Law[Any, Any]) -> int:
+    """How wide the focus of a law is: whether it adapts no recipe, and restricts no space."""
+    return 2 * (law.adapt is any_recipe) + (law.restrict is whole_space)
+
+
+def _spread(recipes: list[R], count: int) -> list[R]:
+    """Choose ``count`` of the recipes, evenly, the first one among them."""
+    if len(recipes) <= count:
+        return recipes
+    return [recipes[index * len(recipes) // count] for index in range(count)]
+
+
+def drawn_by_hypothesis(strategy: SearchStrategy[R], count: int, seed: int) -> list[R]:
+    """Draw ``count`` recipes, the simplest first. The same seed gives the same recipes."""
+    drawn: list[R] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=max(count, 1),
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=tuple(HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def collect(recipe: R) -> None:
+        drawn.append(recipe)
+
+    collect()
+    return drawn
+
+
+_pools: WeakKeyDictionary[Any, dict[object, Pool[Any, Any]]] = WeakKeyDictionary()
+
+
+def pool_of(laws: Mapping[str, Law[T, R]], trial: T, profile: Profile, seed: int) -> Pool[T, R]:
+    """The pool of a trial that is asked some laws. It is made once."""
+    made = _pools.setdefault(trial, {})
+    key = profile, seed, tuple(laws.values())
+    if key not in made:
+        made[key] = Pool(laws, trial, profile, seed)
+    return made[key]
