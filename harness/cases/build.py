@@ -12,11 +12,11 @@ from torch import Tensor
 
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import Oracle, evaluate
-from shiftproof.reference.pairing import Pairing, build_pairing, select
+from shiftproof.reference.pairing import Pair, Pairing, assemble, build_pairing, group, select
 from shiftproof.reference.spec import Axis, Extra, Heads, LossSpec, LossTerm, ShiftedBy
 
 from .logits import draw_logits, uniform_ints
-from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams
+from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +33,35 @@ class Case:
 @lru_cache(maxsize=1024)
 def build_case(spec: LossSpec, recipe: Recipe) -> Case:
     """Build the tensors of ``recipe`` as ``spec`` reads them, and the right answer for them."""
-    blank = build_batch(spec, recipe)
-    pairing = build_pairing(spec, blank)
+    # Only huge logits are drawn for their dtype. All else is the same in every dtype, and is made once.
+    blank, pairing, drawn = _unrounded(
+        spec, recipe if recipe.regime is Regime.HUGE else replace(recipe, dtype="float32")
+    )
     dtype = getattr(torch, recipe.dtype)
-    logits: dict[str, Any] = {name: drawn.to(dtype) for name, drawn in draw_logits(recipe, pairing).items()}
+    logits: dict[str, Any] = {name: of_name.to(dtype, copy=True) for name, of_name in drawn.items()}
     batch = replace(blank, **logits)
     return Case(spec, recipe, batch, pairing, evaluate(pairing, batch))
 
 
+@lru_cache(maxsize=1024)
+def _unrounded(spec: LossSpec, recipe: Recipe) -> tuple[Batch, Pairing, dict[str, Tensor]]:
+    """The batch of a recipe without its logits, the right pairs, and the logits in float64."""
+    blank, chosen = _batch_and_pairs(spec, recipe)
+    if chosen is None:
+        pairing = build_pairing(spec, blank)
+    else:  # the rest of build_pairing
+        groups = [group(term, blank, of_term) for term, of_term in zip(spec.terms, chosen, strict=True)]
+        pairing = assemble(spec, blank, groups)
+    return blank, pairing, draw_logits(recipe, pairing)
+
+
 def build_batch(spec: LossSpec, recipe: Recipe) -> Batch:
     """Build a batch without its logits. Each array of logits is one expanded zero, in the right shape."""
+    return _batch_and_pairs(spec, recipe)[0]
+
+
+def _batch_and_pairs(spec: LossSpec, recipe: Recipe) -> tuple[Batch, list[list[Pair]] | None]:
+    """The batch without its logits, and the pairs of each term if the batch's count needs them."""
     term = spec.terms[0]
     segments, positions, cu_seqlens = pack(recipe)
     padding = ignored_places(recipe, padding_only=True)
@@ -82,10 +101,11 @@ def build_batch(spec: LossSpec, recipe: Recipe) -> Batch:
         **logits,
     )
     if recipe.count is Count.ABSENT:
-        return batch
+        return batch, None
+    chosen = [select(term, batch, index) for index, term in enumerate(spec.terms)]
     # The caller's count is that of the first stream with anything to train on.
-    valid = next((n for n in (len(select(term, batch)) for term in spec.terms) if n), 0)
-    return replace(batch, num_items_in_batch=valid if recipe.count is Count.VALID else 2 * valid + 3)
+    valid = next((len(of_term) for of_term in chosen if of_term), 0)
+    return replace(batch, num_items_in_batch=valid if recipe.count is Count.VALID else 2 * valid + 3), chosen
 
 
 def logits_shape(spec: LossSpec, name: str, recipe: Recipe) -> tuple[int, ...]:

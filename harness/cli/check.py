@@ -136,7 +136,7 @@ def _pytest_arguments(targets: Sequence[str], options: dict[str, Any], given: Se
     config = _HARNESS / "pytest_plugin" / "empty.ini"
     arguments = ["-c", str(config), "--rootdir", str(Path.cwd()), str(_HARNESS / "laws")]
     arguments += ["-p", "shiftproof.harness.pytest_plugin.plugin"]
-    arguments += ["-p", "no:cacheprovider", "--shiftproof-display", "own"]
+    arguments += ["-p", "no:cacheprovider", "-p", "no:unraisableexception", "--shiftproof-display", "own"]
     if any(argument.startswith(_IN_PARALLEL) for argument in given):
         arguments += ["-p", "xdist.plugin"]
     arguments += [] if targets else ["--shiftproof-declared"]

@@ -97,18 +97,28 @@ class Nursery:
         self._was_blamed = True
         return True
 
-    def close(self) -> None:
-        """End the nursery. Its workers go on."""
+    def retire(self) -> None:
+        """Fork no more workers, and do not wait for the last ones. The nursery ends after them."""
         self._is_closed = True
         self._requests.close()
+        _retired.append(self._process)
+
+    def close(self) -> None:
+        """End the nursery, after its last workers have ended."""
+        self._is_closed = True
+        self._requests.close()
+        if not self.has_served:  # it may be importing torch
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
         if isinstance(self._process, subprocess.Popen):
-            self._process.kill()
             self._process.wait()
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._process, 0)
+        else:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._process, 0)
+
+    @property
+    def _pid(self) -> int:
+        return self._process.pid if isinstance(self._process, subprocess.Popen) else self._process
 
 
 class Forked:
@@ -188,6 +198,7 @@ class Forked:
 _Key = tuple[object, ...]
 _nurseries: dict[_Key, Nursery] = {}  # the one used last comes last
 _refused: set[str] = set()  # interpreters from which no worker can be forked
+_retired: list[subprocess.Popen[bytes] | int] = []  # a Popen that is dropped while it runs warns
 _lock = threading.Lock()
 
 
@@ -209,7 +220,7 @@ def fork(python: str, cwd: str, environment: Mapping[str, str]) -> ChildProcess:
             nursery = _started(python, cwd, environment)
         _nurseries[key] = nursery
         while len(_nurseries) > _MOST:
-            _nurseries.pop(next(iter(_nurseries))).close()
+            _nurseries.pop(next(iter(_nurseries))).retire()
         return nursery.fork(cwd, environment)
 
 

@@ -39,7 +39,7 @@ class WorkerSettings:
     """Environment variables of its process that differ from ours."""
 
     may_fork: bool = True
-    """Whether the process may be a fork of one that has imported torch. Else it starts from nothing, which is slower."""
+    """Whether the process may be a fork of one that has imported torch. Else it starts from nothing, in seconds."""
 
     def __post_init__(self) -> None:
         for name in ("load_deadline", "call_deadline"):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ..candidates.allowance import Allowance
 from ..cases.generators import R
@@ -82,7 +82,7 @@ def ask(
     """
     allowance = next((each for each in trial.candidate.allowances if each.law == law.id), None)
     if among is None:
-        every = laws_of(trial.spec)
+        every = laws_of(cast("Any", trial.spec))
         among = every if every.get(law.id) is law else {law.id: law}
     pool = pool_of(among, trial, profile, seed)
     found = _ask(law, trial, pool, profile, tick)

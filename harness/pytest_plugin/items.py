@@ -87,6 +87,8 @@ class LawItem(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
         if isinstance(excinfo.value, LawBroken):
             return f"{self.law.id} ({self.law.level}) {self.law.title}\n{excinfo.value}"
+        if isinstance(excinfo.value, pytest.xfail.Exception):
+            return str(excinfo.value)  # pytest would read and parse the source of every frame, and show none of it
         return str(super().repr_failure(excinfo, style))
 
     def reportinfo(self) -> tuple[Path, int, str]:  # pytest needs a line number for items that are marked to be skipped

@@ -154,6 +154,7 @@ class Bench:
                 call_deadline=terms.deadline,
                 memory_limit=None,
                 environment={**threads, **(_KEEP_PAGES if keeps_pages else {})},
+                may_fork=False,  # a fork copies pages when it first writes to them, at another loss's cost
             ),
         )
 

@@ -3,7 +3,7 @@
 It moves the protocol's streams out of the candidate's reach. It makes this folder importable under a private name, so
 that the candidate cannot import our harness, load or call by accident. Then it runs `runner.py`.
 
-With the number of a socket as its argument, the process becomes a nursery (`nursery.py`), and its forks run `runner.py`.
+With the number of a socket as its argument, the process becomes a nursery (`nursery.py`). Its forks run `runner.py`.
 """
 
 from __future__ import annotations

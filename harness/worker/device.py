@@ -162,4 +162,4 @@ def _resident(field: str) -> int:
 
 def is_cuda_initialised() -> bool:
     """Whether this process uses CUDA already. Then its forks cannot."""
-    return bool(_is_initialized())
+    return bool(_is_initialized())  # type: ignore[no-untyped-call]

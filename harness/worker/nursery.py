@@ -35,6 +35,7 @@ STREAMS = 4
 """The file descriptors of a request: the worker's standard input, output and error, and the guard's control socket."""
 
 _GRACE = 2.0  # seconds for a worker whose harness died: it removes the harness's files, and ends itself
+_PATIENCE = 5  # seconds that a nursery waits for its last guards
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -42,12 +43,14 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 def serve(requests: socket.socket) -> None:
     """Fork a worker for each request. Return in the worker, and end the process when the harness has gone."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guards report by themselves, and leave no zombies
     gc.collect()
     gc.freeze()  # else the collector of each worker would copy all pages of torch's objects
     while True:
         packet, descriptors, _, _ = socket.recv_fds(requests, PACKET, STREAMS)
+        _reap(os.WNOHANG)
         if not packet:
+            signal.alarm(_PATIENCE)
+            _reap(0)
             os._exit(0)
         *streams, control = descriptors
         if reason := unfit():
@@ -58,6 +61,13 @@ def serve(requests: socket.socket) -> None:
                 return
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _reap(options: int) -> None:
+    """Wait for guards that have ended, or with 0 for all. So their processor time is counted as this process's."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, options) != (0, 0):
+            pass
 
 
 def unfit() -> str:
@@ -71,7 +81,6 @@ def unfit() -> str:
 def _guard(request: dict[str, Any], streams: list[int], control: int) -> bool:
     """Fork the worker, and return True in it. Else end the process, once the worker and its descendants have ended."""
     os.setsid()  # a candidate that kills its parent's group kills its guard alone
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     guard = os.getpid()
     worker = os.fork()
@@ -106,9 +115,9 @@ def _become(request: dict[str, Any], streams: list[int], guard: int) -> None:
     for name in request["removed"]:
         os.environ.pop(name, None)
     os.environ.update(request["changed"])
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  they live as long as we do
-    sys.stdout = sys.__stdout__ = _unbuffered(1)
-    sys.stderr = sys.__stderr__ = _unbuffered(2)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  it lives as long as we do
+    sys.stdout = _unbuffered(1)
+    sys.stderr = _unbuffered(2)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # as a new process would; the standard library's generator does so by itself
 

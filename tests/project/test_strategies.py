@@ -60,7 +60,7 @@ def test_other_arguments_are_drawn_where_the_loss_takes_them() -> None:
 
 def test_bad_input_is_refused() -> None:
     case = find(batches("hf.causal_lm"), lambda case: bool(case.pairing.pairs))
-    with pytest.raises(ValueError, match="no spec is called 'hf.causal'"):
+    with pytest.raises(ValueError, match=r"no spec is called 'hf\.causal'"):
         batches("hf.causal")
     with pytest.raises(ValueError, match="'large' is not a valid Regime"):
         batches("hf.causal_lm", regimes=("large",))

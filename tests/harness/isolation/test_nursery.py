@@ -245,7 +245,7 @@ def test_what_a_worker_leaves_in_another_session_ends_with_it(worker: Worker, fo
     assert ends(int((folder / "child.pid").read_text()))
 
 
-# The command imports torch once -----------------------------------------------------------------------------------------
+# The command imports torch once ---------------------------------------------------------------------------------------
 
 LOSS = """
 from those import tell

@@ -1,4 +1,4 @@
-"""The cases that the laws of a trial share: called once, more for each law than its budget, and the same from a seed."""
+"""The cases that the laws of a trial share: called once, enough for each law, and the same from a seed."""
 
 from __future__ import annotations
 
