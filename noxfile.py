@@ -241,6 +241,14 @@ def comparison(session: nox.Session) -> None:
     session.run("python", "docs/scripts/comparison.py")
 
 
+@session()
+def shrinking(session: nox.Session) -> None:
+    """Compare the judge's shrinker with Hypothesis's and write docs/shrinking.md. Takes a minute of one core."""
+    install(session)
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("python", "docs/scripts/shrinking.py")
+
+
 @session(posargs=True)
 def speed_gate(session: nox.Session) -> None:
     """Try the gate of ``shiftproof speed``, and write docs/speed-*.csv and the table of docs/speed.md.
