@@ -123,7 +123,8 @@ def compare(spec: str, subject: Subject) -> Compared | None:
     law, _, failure = kill
     # Each starts with nothing remembered.
     found = [
-        shrinker(law, MutantTrial(bench, subject.name, subject.act), failure) for shrinker in (ours, theirs, ours, theirs)
+        shrinker(law, MutantTrial(bench, subject.name, subject.act), failure)
+        for shrinker in (ours, theirs, ours, theirs)
     ]
     best = [min(found[index::2], key=lambda shrunk: shrunk.seconds) for index in range(2)]
     return Compared(spec, subject.name, law.id, size_of(failure.recipe), *best)

@@ -48,7 +48,7 @@ def _same(trial: Trial, one: Observation, other: Observation) -> str | None:
     "PURE-2",
     "the same case twice gives the same answer",
     source="randomness and state left over from the call before",
-    budget=30,
+    budget=36,
     calls_again=True,
 )
 def repeatable(trial: Trial, recipe: Recipe) -> Judgement:
@@ -65,7 +65,7 @@ def repeatable(trial: Trial, recipe: Recipe) -> Judgement:
     "PURE-3",
     "a case gives the same answer after another case of the same shape",
     source="answers cached by shape, address or part of the content",
-    budget=30,
+    budget=36,
     calls_again=True,
 )
 def remembers_nothing(trial: Trial, recipe: Recipe) -> Judgement:
@@ -105,7 +105,7 @@ def _made_non_contiguous(recipe: Recipe) -> Recipe:
     "LAYOUT-1",
     "logits that are not contiguous give the right answer or are refused, never a wrong answer",
     source="slices of a padded vocabulary and transposed heads are not contiguous",
-    budget=40,
+    budget=46,
     restrict=_non_contiguous,
     adapt=_made_non_contiguous,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
@@ -133,7 +133,7 @@ def layout_is_accepted(trial: Trial, recipe: Recipe) -> Judgement:
     "LABELS-1",
     "int32 labels give the right answer or are refused, never a wrong answer",
     source="torch and transformers reject them, Liger accepts; pytorch#111484",
-    budget=15,
+    budget=18,
     adapt=lambda recipe: replace(recipe, label_dtype="int32"),
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     points_to=("narrow-index",),
@@ -146,7 +146,7 @@ def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
     "MODE-1",
     "the value is the same where no gradient is recorded",
     source="evaluation runs under no_grad; Liger#930",
-    budget=20,
+    budget=26,
     calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     points_to=("no-grad-path",),
@@ -160,7 +160,7 @@ def without_gradients(trial: Trial, recipe: Recipe) -> Judgement:
     "MODE-2",
     "the value is the same under inference_mode",
     source="torch.inference_mode",
-    budget=8,
+    budget=16,
     calls_again=True,
     level=Level.SHOULD,
     depends_on=("CONTRACT-1", "VALUE-1", "MODE-1"),

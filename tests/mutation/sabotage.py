@@ -207,6 +207,8 @@ def run_tests(sabotage: Sabotage) -> tuple[int, str]:
         "-x",
         "-q",
         "--tb=line",
+        "-m",
+        "not slow and not timed and not gpu and not peers and not benchmark",
         "-p",
         "no:cacheprovider",
         "-p",
