@@ -1,4 +1,4 @@
-"""The comparison of the two shrinkers: both keep the way in which a case fails, and the table counts what they found."""
+"""The comparison of two shrinkers: both keep the way in which a case fails, and the table counts what they found."""
 
 from typing import Any
 
