@@ -173,6 +173,8 @@ class Forked:
         if "pid" in self._known and "status" not in self._known:  # the guard was killed, or is stopped
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._known["pid"], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self._known["guard"], signal.SIGKILL)
         return self._known.get("status")
 
     def _listen(self, seconds: float) -> None:

@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,14 +54,24 @@ def serve(requests: socket.socket) -> None:
             _reap(0)
             os._exit(0)
         *streams, control = descriptors
-        if reason := unfit():
-            _say(control, refused=reason)
-        elif os.fork() == 0:
+        if _forks(control):
             requests.close()
             if _guard(json.loads(packet), streams, control):
                 return
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _forks(control: int) -> bool:
+    """Fork a guard, and return True in it. Say so if that is not possible."""
+    try:
+        if reason := unfit():
+            _say(control, refused=reason)
+            return False
+        return os.fork() == 0
+    except OSError as error:  # no memory, or too many processes
+        _say(control, refused=f"it could not fork: {error}")
+        return False
 
 
 def _reap(options: int) -> None:
@@ -80,26 +91,31 @@ def unfit() -> str:
 
 def _guard(request: dict[str, Any], streams: list[int], control: int) -> bool:
     """Fork the worker, and return True in it. Else end the process, once the worker and its descendants have ended."""
-    os.setsid()  # a candidate that kills its parent's group kills its guard alone
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    guard = os.getpid()
-    worker = os.fork()
-    if worker == 0:
-        os.close(control)
-        _become(request, streams, guard)
-        return True
+    worker = -1
     try:
+        os.setsid()  # a candidate that kills its parent's group kills its guard alone
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        guard = os.getpid()
+        worker = os.fork()
+        if worker == 0:
+            os.close(control)
+            _become(request, streams, guard)
+            return True
         for stream in streams:
             os.close(stream)
-        _say(control, pid=worker)
+        _say(control, pid=worker, guard=guard)
         _await_the_end(worker, control)
         with contextlib.suppress(OSError):  # its group ends before its number is free for another process
             os.killpg(worker, signal.SIGKILL)
         _, status = os.waitpid(worker, 0)
         _end_descendants()
         _say(control, status=os.waitstatus_to_exitcode(status))
-    finally:
-        os._exit(0)
+    except BaseException as error:
+        if worker == 0:
+            traceback.print_exc()
+        else:
+            _say(control, refused=f"its guard failed: {type(error).__name__}: {error}")
+    os._exit(1)
 
 
 def _become(request: dict[str, Any], streams: list[int], guard: int) -> None:

@@ -186,6 +186,16 @@ def test_an_interpreter_without_a_nursery_spawns(folder: Path, monkeypatch: pyte
         assert worker.restarts == 1
 
 
+def test_where_the_nursery_cannot_fork_it_spawns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "sitecustomize.py").write_text(
+        "import os\ndef fork(): raise OSError(11, 'no more processes')\nos.fork = fork\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr(nursery, "_refused", set())
+    with Worker("those.py:loss", WorkerSettings(cwd=str(folder))) as worker:
+        assert seen(worker, folder)["guard"] == os.getpid()
+
+
 def test_a_program_with_another_name_is_no_python() -> None:
     with pytest.raises(nursery.NoNursery):
         nursery.fork("/bin/cat", "/", {})
@@ -229,11 +239,12 @@ def test_who_kills_its_parent_while_it_is_loaded_is_blamed(folder: Path) -> None
 
 
 def test_who_stops_its_parent_ends_all_the_same(worker: Worker, folder: Path) -> None:
-    seen(worker, folder)
+    guard = seen(worker, folder)["guard"]
     pid = worker.pid
     assert pid is not None
     assert ask(worker, "stop guard") == TimedOut(2.0)
     assert ends(pid)
+    assert ends(int(str(guard)))
     assert_right(ask(worker))
 
 
