@@ -50,6 +50,18 @@ def _right_of_nothing(case: Case, found: float, allowed: float) -> Judgement:
     return failing(f"the loss is {found:g}; expected NaN, or {counted_as_zero:g} if an empty part counts as 0", "value")
 
 
+def _where_nothing_is_trained(trial: Trial, recipe: Recipe, whole: bool) -> Judgement:
+    """Judge the value of a case without pairs, or if not ``whole``, of one in which only a part has none."""
+    case = trial.case(recipe)
+    if bool(case.pairing.pairs) is whole or case.oracle.value is None:
+        return NOT_APPLICABLE
+    observation = trial.observe_cached(recipe)
+    if observation.problem is not None:
+        return not_answered(observation)
+    assert observation.value is not None
+    return _right_of_nothing(case, observation.value, 0.0 if whole else trial.bounds(observation).value)
+
+
 def _value_as_declared(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if case.pairing.pairs or case.oracle.value is None:
@@ -72,14 +84,7 @@ def _value_as_declared(trial: Trial, recipe: Recipe) -> Judgement:
     adapt=_all_ignored,
 )
 def empty_value(trial: Trial, recipe: Recipe) -> Judgement:
-    case = trial.case(recipe)
-    if case.pairing.pairs or case.oracle.value is None:
-        return NOT_APPLICABLE
-    observation = trial.observe_cached(recipe)
-    if observation.problem is not None:
-        return not_answered(observation)
-    assert observation.value is not None
-    return _right_of_nothing(case, observation.value, 0.0)
+    return _where_nothing_is_trained(trial, recipe, whole=True)
 
 
 @law(
@@ -117,14 +122,7 @@ def empty_gradient(trial: Trial, recipe: Recipe) -> Judgement:
     ),
 )
 def empty_part(trial: Trial, recipe: Recipe) -> Judgement:
-    case = trial.case(recipe)
-    if not case.pairing.pairs or case.oracle.value is None:
-        return NOT_APPLICABLE
-    observation = trial.observe_cached(recipe)
-    if observation.problem is not None:
-        return not_answered(observation)
-    assert observation.value is not None
-    return _right_of_nothing(case, observation.value, trial.bounds(observation).value)
+    return _where_nothing_is_trained(trial, recipe, whole=False)
 
 
 @law(
