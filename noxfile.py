@@ -196,7 +196,7 @@ def run_on(session: nox.Session, folder: Path, python: str, torch: str) -> str:
         return f"not run: no python{python} on PATH"
     # Every version but torch's is that of the other sessions, where this Python has it.
     pins = [line for line in Path(CONSTRAINTS).read_text().splitlines() if not line.startswith(("torch==", "triton=="))]
-    constraints = folder.with_suffix(".txt")
+    constraints = folder.parent / f"{folder.name}.txt"
     constraints.write_text("\n".join([*pins, f"torch=={torch}"]) + "\n")
     freely = {"PIP_CONSTRAINT": "", "PIP_BUILD_CONSTRAINT": ""}
     executable = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,33 @@ class Case:
     oracle: Oracle
 
 
-@lru_cache(maxsize=1024)
+_LARGE = 50_000  # elements of logits; with its right answer, such a case takes megabytes
+_KEPT, _LARGE_KEPT = 1024, 16
+_Made = TypeVar("_Made")
+
+
+def _kept(make: Callable[[LossSpec, Recipe], _Made]) -> Callable[[LossSpec, Recipe], _Made]:
+    """Keep the last small results of a function, and a few of the large ones."""
+    small, large = lru_cache(_KEPT)(make), lru_cache(_LARGE_KEPT)(make)
+    _CACHES.extend((small, large))
+
+    @wraps(make)
+    def made(spec: LossSpec, recipe: Recipe) -> _Made:
+        return (large if recipe.size * recipe.codebooks > _LARGE else small)(spec, recipe)
+
+    return made
+
+
+_CACHES: list[Any] = []
+
+
+def forget_cases() -> None:
+    """Forget all cases that were built."""
+    for cache in _CACHES:
+        cache.cache_clear()
+
+
+@_kept
 def build_case(spec: LossSpec, recipe: Recipe) -> Case:
     """Build the tensors of ``recipe`` as ``spec`` reads them, and the right answer for them."""
     # Only huge logits are drawn for their dtype. All else is the same in every dtype, and is made once.
@@ -43,7 +70,7 @@ def build_case(spec: LossSpec, recipe: Recipe) -> Case:
     return Case(spec, recipe, batch, pairing, evaluate(pairing, batch))
 
 
-@lru_cache(maxsize=1024)
+@_kept
 def _unrounded(spec: LossSpec, recipe: Recipe) -> tuple[Batch, Pairing, dict[str, Tensor]]:
     """The batch of a recipe without its logits, the right pairs, and the logits in float64."""
     blank, chosen = _batch_and_pairs(spec, recipe)

@@ -16,6 +16,7 @@ from shiftproof.harness.cases.build import (
     build_case,
     classes_of,
     delays_of,
+    forget_cases,
     ignored_places,
     label_ids,
     labels_shape,
@@ -93,7 +94,7 @@ def test_a_case_is_the_same_bytes_everywhere(profile: str, recipe: Recipe, logit
     for _ in range(2):
         batch = build_case(PROFILES[profile], recipe).batch
         assert (fingerprint(batch.logits), fingerprint(batch.labels, batch.shift_labels)) == (logits, labels)
-        build_case.cache_clear()
+        forget_cases()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shiftproof.harness.cases.build import Case, build_case
+from shiftproof.harness.cases.build import Case, build_case, forget_cases
 from shiftproof.harness.cases.logits import bell, uniform_ints
 from shiftproof.harness.cases.recipe import Count, Ids, Mask, Recipe, Regime, Stride
 from shiftproof.reference.profiles import PROFILES
@@ -110,7 +110,7 @@ def test_any_other_stride_leaves_the_numbers_alone(stride: Stride) -> None:
 @pytest.mark.parametrize("regime", Regime)
 def test_the_same_recipe_gives_the_same_bytes_again(regime: Regime) -> None:
     first = fingerprint(case_of(KNOWN, regime).batch.logits)
-    build_case.cache_clear()
+    forget_cases()
     assert fingerprint(case_of(KNOWN, regime).batch.logits) == first
     assert fingerprint(case_of(replace(KNOWN, seed=4), regime).batch.logits) != first
 
