@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
@@ -152,9 +152,14 @@ def kill_table(
     parts.sort(key=lambda part: -len(SPECS[part[0]].terms) if isinstance(part[0], str) else 0)  # the longest first
     found: list[list[tuple[int, MutantResult]]] = []
     with ProcessPoolExecutor(processes, get_context("spawn")) if apart else nullcontext() as pool:
-        for each in pool.map(_try_part, parts) if pool else map(_try_part, parts):
-            found.append(each)
-            tick(len(found), len(parts))
+        try:
+            for each in pool.map(_try_part, parts) if pool else map(_try_part, parts):
+                found.append(each)
+                tick(len(found), len(parts))
+        except BaseException:  # an interrupt must not wait for parts that take minutes
+            for process in active_children() if pool else ():
+                process.kill()
+            raise
     names = tuple(spec if isinstance(spec, str) else spec.name for spec in specs)
     order = {name: index for index, name in enumerate(names)}
     placed = sorted(((order[each.spec], place, each) for part in found for place, each in part), key=lambda it: it[:2])

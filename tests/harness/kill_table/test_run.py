@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -174,6 +178,23 @@ def test_parts_of_a_table_make_the_whole() -> None:
     parts = kill_table(["hf.causal_lm"], seeds=2, processes=2)
     assert {(each.mutant, each.detail): (each.fate, each.firsts) for each in parts.tried} == whole
     assert [each.mutant for each in parts.tried] == [each.mutant for each in table_of_text().tried]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
+def test_a_signal_does_not_wait_for_the_processes() -> None:
+    command = [sys.executable, "-m", "shiftproof", "mutants", "--spec", "csm", "--processes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        workers: list[int] = []
+        until = time.monotonic() + 120
+        while len(workers) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+            listed = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+            workers = [int(pid) for pid in listed if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(workers) == 2
+        running.send_signal(signal.SIGTERM)
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 143, err
+    assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_without_hand_made_cases_seeds_differ() -> None:
