@@ -186,10 +186,12 @@ def _width(law: Law[Any, Any]) -> int:
 
 
 def _spread(recipes: list[R], count: int) -> list[R]:
-    """Choose ``count`` of the recipes, evenly, the first one among them."""
+    """Choose ``count`` of the recipes: the first ones, which were made by hand, and the other half evenly."""
     if len(recipes) <= count:
         return recipes
-    return [recipes[index * len(recipes) // count] for index in range(count)]
+    first, rest = recipes[: (count + 1) // 2], recipes[(count + 1) // 2 :]
+    left = count - len(first)
+    return [*first, *(rest[index * len(rest) // left] for index in range(left))]
 
 
 def drawn_by_hypothesis(strategy: SearchStrategy[R], count: int, seed: int) -> list[R]:

@@ -780,10 +780,10 @@ def test_several_processes_cover_the_same(run: Run, files: Path) -> None:
 def test_a_cell_that_no_case_was_drawn_of_is_named_and_leaves_the_verdict_open(files: Path) -> None:
     """Nothing is drawn beyond the hand-made cases, and nothing fills the gaps."""
     script = """
-from shiftproof.harness.judge import ask as judge
+from shiftproof.harness.judge import ask, profile
 from shiftproof.harness.cli.main import main
-judge.PROFILES["ci"] = judge.Profile("ci", 0.1, seed=0, complete=True)
-judge.gaps = lambda law, trial: ()
+profile.PROFILES["ci"] = profile.Profile("ci", 0.1, seed=0, complete=True)
+ask.gaps = lambda law, trial: ()
 raise SystemExit(main(["check", "good.py:loss", "--spec", "torchtune", "--profile", "ci", "--json", "r.json"]))
 """
     command = [sys.executable, "-c", script]

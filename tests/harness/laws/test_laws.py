@@ -328,7 +328,9 @@ def asked(breaks: Breaks, *ids: str) -> list[LawResult]:
         loaded.start()
         trial = loaded.trial()
         return [
-            ask(law, trial, PROFILES["quick"] if law.id == breaks.law else BRIEFLY, 0)
+            ask(law, trial, PROFILES["quick"], 0, among={law.id: law})
+            if law.id == breaks.law
+            else ask(law, trial, BRIEFLY, 0)
             for law in LAWS.values()
             if law.id in ids
         ]
