@@ -32,6 +32,7 @@ T = TypeVar("T", bound=OnTrial)
 _BY_HAND = 0.75  # the part of a group's cases that hand-made ones may fill, so that a brief run draws too
 _OWN = 0.7  # the part of a group's cases that are its own, however many of the others' it covers
 _BY_HYPOTHESIS = 1 / 3  # of the drawn cases; a draw costs a hundred times as much as one of the plain loop
+_LARGE_FROM = 30  # cases; with fewer, the run is for a candidate that takes long, and large cases take longest
 _TRIES = 6  # draws per case that is wanted; several draws may have the same case in a law's focus
 
 
@@ -126,9 +127,8 @@ class Pool(Generic[T, R]):
                 break
             if recipe not in known:
                 group.drawn.append(recipe)
-        if any(law.large for law in group.laws) and not (
-            _width(law) == _WIDEST and self._covered_large(law, self._groups.values())
-        ):
+        covers = _width(law) == _WIDEST and self._covered_large(law, self._groups.values())
+        if any(law.large for law in group.laws) and budget >= _LARGE_FROM and not covers:
             group.large = list(self._focused(law, trial.generators.large(space, seed)))
 
     def _drawn(self, space: Space, seed: int, budget: int) -> Iterator[R]:

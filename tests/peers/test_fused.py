@@ -27,7 +27,8 @@ def failed(candidate: Candidate, asked: tuple[str, ...] = ASKED) -> set[str]:
     loaded = LoadedCandidate(jobs_of([candidate])[0], Options(deadline=60.0))
     try:
         trial = loaded.of_loss(loaded.job.spec)  # type: ignore[arg-type]
-        results = [ask(LAWS[id], trial, BRIEF, seed=0) for id in asked]
+        among = {id: LAWS[id] for id in asked}
+        results = [ask(law, trial, BRIEF, seed=0, among=among) for law in among.values()]
     finally:
         loaded.close()
     assert any(result.verdict is Verdict.PASS for result in results)
