@@ -107,14 +107,25 @@ class Nursery:
         """End the nursery, after its last workers have ended."""
         self._is_closed = True
         self._requests.close()
-        if not self.has_served:  # it may be importing torch
-            with contextlib.suppress(ProcessLookupError):
+        patience = _ENDS if self.has_served else 0.0  # one that has not served may be importing torch
+        give_up = time.monotonic() + patience
+        while not self._has_ended() and time.monotonic() < give_up:
+            time.sleep(0.005)
+        with contextlib.suppress(ProcessLookupError):  # a candidate may have stopped it
+            if not self._has_ended():
                 os.kill(self._pid, signal.SIGKILL)
         if isinstance(self._process, subprocess.Popen):
             self._process.wait()
         else:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._process, 0)
+
+    def _has_ended(self) -> bool:
+        """Whether the process has ended, and may still have to be waited for."""
+        try:
+            return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
 
     @property
     def _pid(self) -> int:

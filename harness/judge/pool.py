@@ -106,7 +106,8 @@ class Pool(Generic[T, R]):
         return recipe in self._others.get(law.id, ())
 
     def _budget(self, *laws: Law[T, R]) -> int:
-        return round(max(law.budget for law in laws) * self._factor)
+        """How many cases laws get. At least one: a law without a case would be skipped, and could not fail."""
+        return max(1, round(max(law.budget for law in laws) * self._factor))
 
     def _wanted_of_hypothesis(self) -> int:
         budgets = [self._budget(*group.laws) for group in self._groups.values()]

@@ -92,3 +92,8 @@ def test_a_brief_run_has_no_large_cases(bench: Bench, pool: Pool) -> None:
     for law in asked(bench):
         assert all(recipe.length < 4000 and recipe.classes < 40_000 for recipe in brief.of(law)), law.id
     assert any(recipe.size > 20_000 for recipe in pool.of(LAWS["VALUE-1"]))
+
+
+def test_however_small_the_run_no_law_is_without_a_case(bench: Bench) -> None:
+    tiny = Pool(LAWS, bench.right, Profile("tiny", 0.001), 0)
+    assert {law.id for law in asked(bench) if not tiny.of(law) or not tiny.of(law, by_hand=True)} == set()
