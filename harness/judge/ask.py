@@ -12,7 +12,6 @@ from ..candidates.allowance import Allowance
 from ..cases.generators import R
 from ..cases.shrink import Effort, shrink
 from ..laws import Judgement, Law, adapt_to
-from ..laws.base import NOT_APPLICABLE
 from ..results import Counterexample, LawResult, Level, Verdict
 from .coverage import gaps
 from .laws_of import laws_of
@@ -122,6 +121,7 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
         return result(Verdict.UNJUDGED, f"was not asked, because {first} and others could not be judged: {why}")
     follows = next((id for id in law.depends_on if id in trial.failed), None)
     doubtful = follows is not None
+    proves_nothing = False  # whether any case was vacuous; of other laws' cases, these are not counted
     cases = vacuous = since = 0
     outside = ""  # the message on cases whose sizes the candidate is not declared to take
     refusals = Refusals(trial.candidate.allowances)
@@ -142,7 +142,8 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
             trial.unjudged[law.id] = judgement.message
             return result(Verdict.UNJUDGED, judgement.message, cases, vacuous)
         if judgement.verdict is Verdict.VACUOUS:
-            vacuous += 1
+            proves_nothing = True
+            vacuous += not pool.is_others(law, recipe)
             continue
         cases += 1
         trial.cell_counts.note(law.id, recipe, law.level is Level.MUST)
@@ -170,7 +171,7 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
             Verdict.REFUSED, str(refusals), cases, vacuous, refused=refusals.count, refusals=tuple(refusals.cells)
         )
     if cases == 0:
-        if vacuous:
+        if proves_nothing:
             return result(Verdict.VACUOUS, "no case could tell a null candidate from a right one", vacuous=vacuous)
         return result(Verdict.SKIP, refusals.allowed or outside or "the law applies to no case of this spec")
     return result(Verdict.PASS, refusals.allowed, cases, vacuous)
@@ -180,8 +181,7 @@ def judge_in_pool(law: Law[T, R], trial: T, pool: Pool[T, R], recipe: R) -> tupl
     """Judge ``recipe``. If it is vacuous, redraw it, except if it is another law's case: it was not made for this."""
     if not pool.is_others(law, recipe):
         return judge_or_redraw(law, trial, recipe)
-    judgement = law.check(trial, recipe)
-    return recipe, NOT_APPLICABLE if judgement.verdict is Verdict.VACUOUS else judgement
+    return recipe, law.check(trial, recipe)
 
 
 def judge_or_redraw(law: Law[T, R], trial: T, recipe: R) -> tuple[R, Judgement]:
