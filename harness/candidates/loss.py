@@ -41,6 +41,7 @@ from ..worker.target import LoadFailure
 from .arguments import Binding, lay_back, linear_of, values_for
 from .declaration import Candidate
 from .head import Head
+from .variant import PLAIN, Asked, Variant, weighted_by
 
 _LARGE = 50_000  # elements of logits
 _KEPT, _LARGE_KEPT = 2000, 8  # observations
@@ -85,6 +86,8 @@ class Observation:
         off: float64 [B, L]. If the model computes its loss from other logits than it returns, how far the two may
             differ.
         window: the behaviour of a trainer in one window.
+        factor: the factor of a right candidate's gradients on the oracle's: the incoming gradient, if it is one number,
+            times the number of backward passes. Incoming gradients of single tokens are in the case's weights.
     """
 
     case: Case
@@ -98,6 +101,7 @@ class Observation:
     head: Head | None = None
     off: Tensor | None = None
     window: Window | None = None
+    factor: float = 1.0
 
 
 class Trial:
@@ -135,8 +139,8 @@ class Trial:
         self.cell_counts = CellCounts(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
-        self._seen: dict[tuple[Recipe, float, str], Observation] = {}
-        self._large_seen: dict[tuple[Recipe, float, str], Observation] = {}
+        self._seen: dict[tuple[Recipe, Variant], Observation] = {}
+        self._large_seen: dict[tuple[Recipe, Variant], Observation] = {}
         self._bounds: WeakKeyDictionary[Observation, Bounds] = WeakKeyDictionary()
 
     def case(self, recipe: Recipe) -> Case:
@@ -172,13 +176,13 @@ class Trial:
         self.seconds_in_oracle += time.perf_counter() - started
         return changed
 
-    def observe_cached(self, recipe: Recipe, grad_output: float = 1.0, grad_mode: str = "enabled") -> Observation:
+    def observe_cached(self, recipe: Recipe, variant: Variant = PLAIN) -> Observation:
         """Observe the candidate on a recipe, once. Of large observations, only the last few are kept."""
-        key = (recipe, grad_output, grad_mode)
+        key = (recipe, variant)
         seen = self._seen.get(key) or self._large_seen.get(key)
         if seen is not None:
             return seen
-        observation = self.observe(self.case(recipe), grad_output, grad_mode)
+        observation = self.observe(self.case(recipe), variant)
         if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
             return observation  # the next process may answer
         is_large = sum(map(math.prod, observation.case.pairing.shapes.values())) > _LARGE
@@ -188,27 +192,40 @@ class Trial:
         kept[key] = observation
         return observation
 
-    def observe(
-        self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
-    ) -> Observation:
-        """Call the candidate on a case and read its answer. Run backward ``n_backward`` times. Never cached.
+    def observe(self, case: Case, variant: Variant = PLAIN) -> Observation:
+        """Call the candidate on a case as a variant says. Never cached.
+
+        The observation's case is the one that the variant made, with the right answer to it.
+        """
+        change = variant.change
+        asked = variant.ask(case if change is None else self.variation(case, lambda batch: change(case)))
+        seen = self.answer(asked)
+        if seen.problem is not None:
+            return seen
+        if isinstance(asked.grad_output, Tensor):
+            return replace(seen, case=weighted_by(asked.grad_output, seen.case), factor=float(asked.n_backward))
+        return replace(seen, factor=asked.grad_output * asked.n_backward)
+
+    def answer(self, asked: Asked) -> Observation:
+        """Call the candidate, and read its answer.
 
         If the candidate is declared not to take these sizes, it is not called.
         """
+        case = asked.case
         if outside := self._outside(case):
             return Observation(case, outside)
         tensors, scalars = values_for(case, self.binding)
         names = LEAVES if self.is_linear else case.spec.logits
         differentiated = {name: self.binding.names[name] for name in names if self.binding.takes(name)}
-        wanted = self.candidate.gradient and grad_mode == "enabled"
+        wanted = self.candidate.gradient and asked.records
         call = Call(
             tensors=tensors,
             scalars=scalars,
             layouts={theirs: str(case.recipe.stride) for theirs in differentiated.values()},
             gradients=tuple(differentiated.values()) if wanted else (),
-            grad_output=grad_output,
-            grad_mode=grad_mode,
-            n_backward=n_backward,
+            grad_output=asked.grad_output,
+            grad_mode=asked.grad_mode,
+            n_backward=asked.n_backward,
         )
         self.calls += 1
         return self._read(case, self.caller.call(call), differentiated)

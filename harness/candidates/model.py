@@ -22,6 +22,7 @@ from .arguments import Binding, values_for
 from .declaration import Candidate, UsageError
 from .head import moved_value, read_head
 from .loss import Caller, Observation, Problem, Trial, answered, problem_of
+from .variant import PLAIN, Asked, Variant
 
 _ASKED = {
     *("CONTRACT-1", "CONTRACT-2", "ALIGN-1", "ALIGN-2", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "GRAD-2"),
@@ -125,7 +126,7 @@ class ModelTrial(Trial):
 
     def _find_route(self) -> Route:
         """Find where to read the gradient of a loss that does not flow through the returned logits."""
-        outcome = self._call(super().case(_first_recipe(self.classes)), "enabled", 1.0, 1, watch=True)
+        outcome = self._call(Asked(super().case(_first_recipe(self.classes))), watch=True)
         watched = outcome.watched if isinstance(outcome, Returned) else {}
         if _is_given(watched.get("logits_gradient")):
             return Route.COPIED
@@ -137,7 +138,7 @@ class ModelTrial(Trial):
     def _measure(self) -> Returned | None:
         """Call the model on a small case. Return the outcome if it holds logits [B, L, V] with enough rows, or None."""
         recipe = _first_recipe(self.classes)
-        outcome = answered(self._call(super().case(recipe), "enabled", 1.0, 1), self.candidate.name)
+        outcome = answered(self._call(Asked(super().case(recipe))), self.candidate.name)
         if not isinstance(outcome, Returned):
             return None
         shape = outcome.outputs["logits"].shape
@@ -179,31 +180,26 @@ class ModelTrial(Trial):
     def case(self, recipe: Recipe) -> Case:
         return super().case(self.fit(recipe))
 
-    def observe_cached(self, recipe: Recipe, grad_output: float = 1.0, grad_mode: str = "enabled") -> Observation:
-        return super().observe_cached(self.fit(recipe), grad_output, grad_mode)
+    def observe_cached(self, recipe: Recipe, variant: Variant = PLAIN) -> Observation:
+        return super().observe_cached(self.fit(recipe), variant)
 
     def scored(self, recipe: Recipe) -> Case:
         return self.observe_cached(recipe).case
 
-    def observe(
-        self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
-    ) -> Observation:
+    def answer(self, asked: Asked) -> Observation:
         """Give the model the case's tokens. The observation's case has the logits that the model made from them."""
-        enabled = grad_mode == "enabled"
-        return self._observe(
-            case, grad_output, grad_mode, n_backward, self.route in (Route.COPIED, Route.HEAD) and enabled
-        )
+        return self._answer(asked, watch=asked.records and self.route in (Route.COPIED, Route.HEAD))
 
     def watch(self, case: Case, grad_output: float = 1.0) -> Observation:
-        """Observe as :meth:`observe` does, and find the head too."""
-        return self._observe(case, grad_output, "enabled", 1, watch=True)
+        """Observe the model on a case, and find its head too."""
+        return self._answer(Asked(case, grad_output), watch=True)
 
     def nudge(self, case: Case) -> Slopes | Observation:
         """Measure the slope of the loss along a direction of the model's parameters, by its gradient and its logits.
 
         Return an observation if the slopes cannot be measured.
         """
-        outcome = self._call(case, "enabled", 1.0, 1, watch=True, nudge=_NUDGE)
+        outcome = self._call(Asked(case), watch=True, nudge=_NUDGE)
         if not isinstance(outcome, Returned):
             return Observation(case, problem_of(outcome))
         nudged = outcome.watched.get("nudged")
@@ -223,10 +219,9 @@ class ModelTrial(Trial):
             return bounds
         return replace(bounds, value=bounds.value + moved_value(observation.case, observation.off))
 
-    def _observe(
-        self, case: Case, grad_output: float | Tensor, grad_mode: str, n_backward: int, watch: bool
-    ) -> Observation:
-        outcome = self._call(case, grad_mode, grad_output, n_backward, watch)
+    def _answer(self, asked: Asked, watch: bool) -> Observation:
+        case = asked.case
+        outcome = self._call(asked, watch)
         if not isinstance(outcome, Returned):
             return Observation(case, problem_of(outcome))
         logits, gradient = outcome.outputs["logits"], outcome.output_gradients.get("logits")
@@ -234,8 +229,8 @@ class ModelTrial(Trial):
         if self.route is Route.COPIED:
             logits = outcome.watched.get("logits", logits)
             gradient = outcome.watched.get("logits_gradient")
-        if self.route in (Route.COPIED, Route.HEAD) and grad_mode != "enabled":  # watching needs a graph
-            found = self._observe(case, 1.0, "enabled", 1, watch=True)
+        if self.route in (Route.COPIED, Route.HEAD) and not asked.records:  # watching needs a graph
+            found = self._answer(Asked(case), watch=True)
             off = found.off
             if self.route is Route.COPIED and found.problem is None:
                 logits = found.case.batch.tensor("logits")
@@ -253,24 +248,16 @@ class ModelTrial(Trial):
         gradients = None if gradient is None or not self.candidate.gradient else {"logits": gradient.double()}
         return replace(seen, gradients=gradients, head=head, off=off)
 
-    def _call(
-        self,
-        case: Case,
-        grad_mode: str,
-        grad_output: float | Tensor,
-        n_backward: int,
-        watch: bool = False,
-        nudge: float = 0.0,
-    ) -> Outcome:
-        tensors, scalars = values_for(case, self.binding)
+    def _call(self, asked: Asked, watch: bool = False, nudge: float = 0.0) -> Outcome:
+        tensors, scalars = values_for(asked.case, self.binding)
         self.calls += 1
         return self.caller.call(
             Call(
                 tensors=tensors,
                 scalars=scalars,
-                grad_output=grad_output,
-                grad_mode=grad_mode,
-                n_backward=n_backward,
+                grad_output=asked.grad_output,
+                grad_mode=asked.grad_mode,
+                n_backward=asked.n_backward,
                 outputs=("logits",),
                 watch=watch,
                 nudge=nudge,

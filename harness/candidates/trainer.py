@@ -21,6 +21,7 @@ from .arguments import Binding
 from .declaration import Candidate, UsageError
 from .loss import Caller, Observation, Problem, Trial, answered, problem_of
 from .trainer_arguments import MICRO_BATCHES, MODEL, PARTS, scalars_for
+from .variant import Asked
 
 _ASKED = {
     *("CONTRACT-1", "CONTRACT-2", "ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "GRAD-2"),
@@ -115,11 +116,9 @@ class TrainerTrial(Trial):
         rows = parts if recipe.rows <= PARTS else 2 * parts - 1
         return super().case(replace(self.fit(recipe), rows=rows))
 
-    def observe(
-        self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
-    ) -> Observation:
-        """Have the trainer take one step on the case in a full window. The other arguments have no effect."""
-        return self.in_window(case, PARTS)
+    def answer(self, asked: Asked) -> Observation:
+        """Have the trainer take one step on the case in a full window. It sets its own incoming gradient and mode."""
+        return self.in_window(asked.case, PARTS)
 
     def in_window(self, case: Case, window: int, parts: int = PARTS) -> Observation:
         """Have the trainer take one step on the rows of a case, cut into ``parts`` micro-batches.

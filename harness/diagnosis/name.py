@@ -17,12 +17,12 @@ from shiftproof.reference.spec import Compute, LossSpec
 from ..bounds.compare import different_gradients, same_value
 from ..bounds.derive import Bounds, derive_bounds
 from ..candidates.loss import Observation, Trial
+from ..candidates.variant import Asked
 from ..cases.recipe import Recipe, Regime
 from ..cases.space import hand_made
 from ..laws import LAWS
 from ..laws.alignment import expected_positions, one_id_a_place, places_only, positions_of, read_by_value
 from ..mutants import MUTANTS
-from ..mutants.behaviour import Asked
 from ..mutants.behaviours import BEHAVIOURS
 from ..mutants.scores import SCORES, predict_score, taken
 from ..mutants.scores import Wrong as WrongScore

@@ -13,17 +13,15 @@ from dataclasses import replace
 from itertools import chain, product
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from ..candidates.loss import Observation, Trial
-from ..cases.build import Case
+from ..candidates.variant import Asked
 from ..cases.cells import Cell, CellCounts
 from ..cases.generators import Generators, R
 from ..cases.space import Space
 from ..label_builders.candidate import BuilderTrial, Built
 from ..label_builders.cases import BuilderCase
 from ..laws import Law, adapt_to
-from ..mutants.behaviour import Asked, answer, at_leaves
+from ..mutants.behaviour import answer, at_leaves
 from ..results import Coverage, Level, Verdict
 
 _SEEDS = 4
@@ -173,11 +171,9 @@ class _RightLoss(Trial):
     def __init__(self, of: Trial) -> None:
         super().__init__(of.candidate, of.spec, of.binding, of.caller, dtype=of.dtype, device=of.device)
 
-    def observe(
-        self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
-    ) -> Observation:
-        right = answer(Asked(case, grad_output, grad_mode, n_backward))
-        return at_leaves(right, self.linear(case)) if self.is_linear else right
+    def answer(self, asked: Asked) -> Observation:
+        right = answer(asked)
+        return at_leaves(right, self.linear(asked.case)) if self.is_linear else right
 
 
 class _RightBuilder(BuilderTrial):

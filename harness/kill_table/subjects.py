@@ -11,10 +11,11 @@ from shiftproof.reference.spec import LossSpec
 
 from ..candidates.arguments import ARGUMENTS
 from ..candidates.loss import Observation
+from ..candidates.variant import Asked
 from ..cases.build import build_batch
 from ..cases.space import hand_made, space
 from ..mutants import MUTANTS, Variant
-from ..mutants.behaviour import Act, Asked, answer, computed
+from ..mutants.behaviour import Act, answer, computed
 from ..mutants.behaviours import BEHAVIOURS
 from ..mutants.scores import SCORES, ScoreMutant
 from ..mutants.views import variants_under

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from shiftproof.reference.spec import LOGITS, LossSpec
 
@@ -13,12 +12,13 @@ from ..bounds.derive import Bounds, derive_bounds
 from ..candidates.arguments import ARGUMENTS, Binding
 from ..candidates.declaration import Candidate
 from ..candidates.loss import Observation, Trial
+from ..candidates.variant import Asked
 from ..cases.build import Case, build_case
 from ..cases.recipe import Recipe
 from ..judge.pool import Pool
 from ..judge.profile import Profile
 from ..laws import LAWS
-from ..mutants.behaviour import Act, Asked, answer, at_leaves
+from ..mutants.behaviour import Act, answer, at_leaves
 from ..results import Level
 from ..worker.exchange import Call, Outcome
 
@@ -98,12 +98,10 @@ class MutantTrial(Trial):
     def case(self, recipe: Recipe) -> Case:
         return self.bench.case(recipe)
 
-    def observe(
-        self, case: Case, grad_output: float | Tensor = 1.0, grad_mode: str = "enabled", n_backward: int = 1
-    ) -> Observation:
+    def answer(self, asked: Asked) -> Observation:
         self.calls += 1
-        seen = self.act(Asked(case, grad_output, grad_mode, n_backward))
-        return at_leaves(seen, self.linear(case)) if self.is_linear else seen
+        seen = self.act(asked)
+        return at_leaves(seen, self.linear(asked.case)) if self.is_linear else seen
 
     def bounds(self, observation: Observation) -> Bounds:
         return self.bench.bounds(self, observation)

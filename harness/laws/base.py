@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..candidates.loss import Observation, Problem, Trial
+from ..candidates.variant import PLAIN, Variant
 from ..cases.generators import R
 from ..cases.recipe import Recipe
 from ..cases.space import Space
@@ -54,7 +55,7 @@ def not_answered(observation: Answer) -> Judgement:
 
 
 def trained(
-    trial: Trial, recipe: Recipe, grad_output: float = 1.0, grad_mode: str = "enabled", *, gradient: bool = False
+    trial: Trial, recipe: Recipe, variant: Variant = PLAIN, *, gradient: bool = False
 ) -> Observation | Judgement:
     """Return what the candidate did with a case that has pairs (with a ``gradient``, if asked), or a judgement.
 
@@ -63,9 +64,12 @@ def trained(
     """
     if not trial.case(recipe).pairing.pairs:
         return NOT_APPLICABLE
-    observation = trial.observe_cached(recipe, grad_output, grad_mode)
+    observation = trial.observe_cached(recipe, variant)
+    if not observation.case.pairing.pairs:
+        return NOT_APPLICABLE
     if observation.problem is not None:
-        return not_answered(observation)
+        refused = variant.refusable and observation.problem.verdict is Verdict.ERROR
+        return PASS if refused else not_answered(observation)
     if gradient and observation.gradients is None:
         return failing("no gradient at the logits", "no gradient")
     return observation
@@ -80,6 +84,34 @@ class Aimed(Protocol):
 T = TypeVar("T")
 Check = Callable[[T, R], Judgement]
 Focus = Callable[[R], R | None]
+
+
+@dataclass(frozen=True)
+class OnVariant:
+    """The check of a law that judges the answer to a variant of a case.
+
+    Attributes:
+        gradient: whether an answer without a gradient fails.
+        judge: judges an observation whose case is the variant's.
+    """
+
+    variant: Variant
+    gradient: bool
+    judge: Callable[[Trial, Observation], Judgement]
+
+    def __call__(self, trial: Trial, recipe: Recipe) -> Judgement:
+        observed = trained(trial, recipe, self.variant, gradient=self.gradient)
+        if isinstance(observed, Judgement):
+            return observed
+        judgement = self.judge(trial, observed)
+        if judgement.verdict is not Verdict.FAIL or self.variant.words is None:
+            return judgement
+        return replace(judgement, message=f"{self.variant.words(observed.case)}: {judgement.message}")
+
+
+def on(variant: Variant, *, gradient: bool = False) -> Callable[[Callable[[Trial, Observation], Judgement]], OnVariant]:
+    """Turn a function that judges one observation into the check of a law on a variant."""
+    return lambda judge: OnVariant(variant, gradient, judge)
 
 
 def any_recipe(recipe: Any) -> Any:
@@ -106,8 +138,8 @@ class Law(Generic[T, R]):
         restrict: restricts the space from which cases are drawn.
         depends_on: ids of other laws. If one of them failed, this law adds little, so it gets only a few cases.
         large: whether the law also judges large cases, beyond the sizes where cheap bugs hide.
-        calls_again: whether it calls the candidate more often than once a case. Such a law gets no more cases than its
-            budget; all others are asked about every case that they cover.
+        calls_again: whether it calls the candidate more often than once a case, as each law on a variant does. Such a
+            law gets no more cases than its budget; all others are asked about every case that they cover.
         skip_reason: why this law cannot judge a trial, or None.
         points_to: the bugs to suspect when this law alone fails.
     """
@@ -169,7 +201,7 @@ class Laws(dict[str, Law[T, R]]):
                 restrict=restrict,
                 depends_on=depends_on,
                 large=large,
-                calls_again=calls_again,
+                calls_again=calls_again or isinstance(check, OnVariant),
                 skip_reason=skip_reason,
                 points_to=points_to,
             )

@@ -12,14 +12,14 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.spec import Axis, Heads, LossSpec
 
 from ..bounds.compare import different_gradients, same_value
-from ..candidates.loss import Trial
+from ..candidates.loss import Observation, Trial
+from ..candidates.variant import Variant
 from ..cases.build import Case, classes_of
 from ..cases.recipe import Recipe, Streams
 from ..cases.space import has_streams
 from ..probe.read import site_of
-from ..results import Verdict
 from .alignment import calm, pairs_of
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, on, trained
 from .numerics import judge_both, judge_gradient
 
 
@@ -48,21 +48,16 @@ def _several_codebooks(recipe: Recipe) -> Recipe | None:
     "codebooks in another order, with their labels and weights, give the same loss",
     source="the sum over codebooks does not depend on their order; audiocraft, transformers musicgen",
     budget=36,
-    calls_again=True,
     adapt=_several_codebooks,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=_interchangeable,
 )
-def codebook_order(trial: Trial, recipe: Recipe) -> Judgement:
-    before = trained(trial, recipe)
+@on(Variant("codebooks in another order", change=lambda case: _reordered(case.batch, case.spec, _order(case))))
+def codebook_order(trial: Trial, after: Observation) -> Judgement:
+    before = trained(trial, after.case.recipe)
     if isinstance(before, Judgement):
         return before
-    books = recipe.codebooks
-    order = [*range(recipe.seed % books, books), *range(recipe.seed % books)][::-1]
-    case = trial.variation(before.case, lambda batch: _reordered(batch, trial.spec, order))
-    after = trial.observe(case)
-    if after.problem is not None:
-        return not_answered(after)
+    order = _order(after.case)
     assert before.value is not None
     assert after.value is not None
     bounds = trial.bounds(before), trial.bounds(after)
@@ -80,6 +75,11 @@ def codebook_order(trial: Trial, recipe: Recipe) -> Judgement:
     }
     difference = different_gradients(after.gradients, moved, allowed)
     return failing(f"with the codebooks in the order {order}: {difference}", "order") if difference else PASS
+
+
+def _order(case: Case) -> list[int]:
+    books, first = case.recipe.codebooks, case.recipe.seed % case.recipe.codebooks
+    return [*range(first, books), *range(first)][::-1]
 
 
 def _reordered(batch: Batch, spec: LossSpec, order: list[int]) -> Batch:
@@ -105,24 +105,26 @@ def _take(name: str, value: Tensor, spec: LossSpec, order: list[int]) -> Tensor:
     "labels that one codebook loses change the others' weights as the spec's denominators say",
     source="flat and per-codebook means differ here: transformers moshi, musicgen; Higgs-audio trainers",
     budget=36,
-    calls_again=True,
     adapt=_several_codebooks,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     skip_reason=lambda trial: _needs_codebooks(trial) or needs_gradient(trial),
 )
-def codebook_denominators(trial: Trial, recipe: Recipe) -> Judgement:
-    case = trial.case(recipe)
-    book = recipe.seed % recipe.codebooks
-    fewer = trial.variation(case, lambda batch: _thinned(batch, trial.spec, book))
-    if not fewer.pairing.pairs or len(fewer.pairing.pairs) == len(case.pairing.pairs):
-        return NOT_APPLICABLE
-    observation = trial.observe(fewer)
-    if observation.problem is not None:
-        return not_answered(observation)
-    judgement = judge_gradient(trial, observation)
-    if judgement.verdict is Verdict.FAIL:
-        return replace(judgement, message=f"with every second label of codebook {book} ignored: {judgement.message}")
-    return judgement
+@on(
+    Variant(
+        "codebook thinned",
+        change=lambda case: _thinned(case.batch, case.spec, _thinned_book(case)),
+        words=lambda case: f"with every second label of codebook {_thinned_book(case)} ignored",
+    )
+)
+def codebook_denominators(trial: Trial, observed: Observation) -> Judgement:
+    case = observed.case
+    if len(case.pairing.pairs) == len(trial.case(case.recipe).pairing.pairs):
+        return NOT_APPLICABLE  # all of these labels were ignored before
+    return judge_gradient(trial, observed)
+
+
+def _thinned_book(case: Case) -> int:
+    return case.recipe.seed % case.recipe.codebooks
 
 
 def _thinned(batch: Batch, spec: LossSpec, book: int) -> Batch:
@@ -141,22 +143,17 @@ def _thinned(batch: Batch, spec: LossSpec, book: int) -> Batch:
     "other labels in one stream leave the gradient of the other as it was",
     source="text and audio losses are computed separately: transformers higgs_audio_v2, csm, moshi",
     budget=36,
-    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     skip_reason=lambda trial: _needs_streams(trial) or needs_gradient(trial),
 )
-def streams_apart(trial: Trial, recipe: Recipe) -> Judgement:
-    before = trained(trial, recipe, gradient=True)
+@on(Variant("one stream relabelled", change=lambda case: _relabelled(case, _moved_stream(case))), gradient=True)
+def streams_apart(trial: Trial, after: Observation) -> Judgement:
+    before = trained(trial, after.case.recipe, gradient=True)
     if isinstance(before, Judgement):
         return before
-    moved = recipe.seed % len(trial.spec.terms)
-    case = trial.variation(before.case, lambda batch: _relabelled(batch, before.case, moved))
-    after = trial.observe(case)
-    if after.problem is not None:
-        return not_answered(after)
     assert before.gradients is not None
-    if after.gradients is None:
-        return failing("no gradient at the logits", "no gradient")
+    assert after.gradients is not None
+    moved = _moved_stream(after.case)
     others = [name for name in trial.spec.logits if name != trial.spec.terms[moved].logits]
     bounds = trial.bounds(before).gradients, trial.bounds(after).gradients
     allowed: Mapping[str, Tensor] = {name: bounds[0][name] + bounds[1][name] for name in others}
@@ -165,15 +162,19 @@ def streams_apart(trial: Trial, recipe: Recipe) -> Judgement:
     return failing(f"after the labels of {name} changed: {difference}", "leak") if difference else PASS
 
 
-def _relabelled(batch: Batch, case: Case, term: int) -> Batch:
+def _moved_stream(case: Case) -> int:
+    return case.recipe.seed % len(case.spec.terms)
+
+
+def _relabelled(case: Case, term: int) -> Batch:
     """Return the batch with every label that one term trains on replaced by the next class."""
     name = case.spec.terms[term].labels
-    labels = batch.tensor(name).clone()
+    labels = case.batch.tensor(name).clone()
     classes = classes_of(case.spec, name, case.recipe)
     for place in {pair.label for pair in case.pairing.pairs if pair.term == term}:
         labels[place] = (int(labels[place]) + 1) % classes
     changed: dict[str, Any] = {name: labels}
-    return replace(batch, **changed)
+    return replace(case.batch, **changed)
 
 
 @law(

@@ -13,11 +13,12 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.spec import Denominator, LossSpec
 
 from ..bounds.compare import compare_tensors, same_value
-from ..candidates.loss import Trial
+from ..candidates.loss import Observation, Trial
+from ..candidates.variant import Variant
+from ..cases.build import Case
 from ..cases.logits import bell
-from ..cases.recipe import Recipe, ShiftLabels
-from ..results import Verdict
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
+from ..cases.recipe import ShiftLabels
+from .base import PASS, Judgement, failing, law, needs_gradient, on, trained
 from .numerics import judge_both
 
 _PADDING = 3
@@ -30,7 +31,6 @@ _OFFSET_16_BITS = 16.0
     "padding a batch with ignored columns changes nothing",
     source="the number of tokens in a batch must not depend on how it is padded",
     budget=36,
-    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=lambda trial: (
         "the spec counts every position, padding too"
@@ -41,14 +41,11 @@ _OFFSET_16_BITS = 16.0
     ),
     adapt=lambda recipe: replace(recipe, shift_labels=ShiftLabels.ABSENT),
 )
-def padding(trial: Trial, recipe: Recipe) -> Judgement:
-    before = trained(trial, recipe)
+@on(Variant("padded", change=lambda case: pad(case.batch, case.spec, case.recipe.seed)))
+def padding(trial: Trial, after: Observation) -> Judgement:
+    before = trained(trial, after.case.recipe)
     if isinstance(before, Judgement):
         return before
-    case = trial.variation(before.case, lambda batch: pad(batch, trial.spec, recipe.seed))
-    after = trial.observe(case)
-    if after.problem is not None:
-        return not_answered(after)
     assert before.value is not None
     assert after.value is not None
     allowed = trial.bounds(before).value + trial.bounds(after).value
@@ -97,40 +94,47 @@ def _widen(tensor: Tensor, fill: int) -> Tensor:
     return torch.nn.functional.pad(tensor, (*(0, 0) * (tensor.dim() - 2), 0, _PADDING), value=fill)
 
 
+def _moved_row(case: Case) -> int:
+    return case.recipe.seed % case.recipe.rows
+
+
+def _separate(case: Case) -> list[str]:
+    """The logits that have one row for each row of the batch."""
+    return [name for name, shape in case.pairing.shapes.items() if shape[0] == case.recipe.rows]
+
+
+def _one_row_moved(case: Case) -> Batch:
+    """The batch with other logits in one row."""
+    row = _moved_row(case)
+    moved: dict[str, Any] = {}
+    for index, name in enumerate(_separate(case)):
+        logits = case.batch.tensor(name).clone()
+        logits[row] = (bell(case.recipe.seed, 6 + 10 * index, tuple(logits[row].shape)) * 3).to(logits.dtype)
+        moved[name] = logits
+    return replace(case.batch, **moved)
+
+
 @law(
     "INVAR-2",
     "other logits in one row leave the other rows' gradients as they were",
     source="rows of a batch are independent given the labels",
     budget=38,
-    calls_again=True,
     adapt=lambda recipe: replace(recipe, rows=max(recipe.rows, 2)),
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     skip_reason=needs_gradient,
 )
-def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
-    before = trained(trial, recipe)
+@on(Variant("one row moved", change=_one_row_moved), gradient=True)
+def row_independence(trial: Trial, after: Observation) -> Judgement:
+    case = after.case
+    before = trained(trial, case.recipe, gradient=True)
     if isinstance(before, Judgement):
         return before
-    moved = recipe.seed % recipe.rows
-    separate = [name for name, shape in before.case.pairing.shapes.items() if shape[0] == recipe.rows]
-
-    def shake(batch: Batch) -> Batch:
-        shaken: dict[str, Any] = {}
-        for index, name in enumerate(separate):
-            logits = batch.tensor(name).clone()
-            noise = bell(recipe.seed, 6 + 10 * index, tuple(logits[moved].shape))
-            logits[moved] = (noise * 3).to(logits.dtype)
-            shaken[name] = logits
-        return replace(batch, **shaken)
-
-    after = trial.observe(trial.variation(before.case, shake))
-    if after.problem is not None:
-        return not_answered(after)
-    if before.gradients is None or after.gradients is None:
-        return failing("no gradient at the logits", "no gradient")
-    others = [row for row in range(recipe.rows) if row != moved]
+    assert before.gradients is not None
+    assert after.gradients is not None
+    moved = _moved_row(case)
+    others = [row for row in range(case.recipe.rows) if row != moved]
     bounds = trial.bounds(before).gradients, trial.bounds(after).gradients
-    for name in separate:
+    for name in _separate(case):
         allowed = (bounds[0][name] + bounds[1][name])[others]
         mismatch = compare_tensors(after.gradients[name][others], before.gradients[name][others], allowed)
         if mismatch is not None:
@@ -139,12 +143,26 @@ def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
     return PASS
 
 
+def _offset(case: Case) -> float:
+    return _OFFSET.get(case.recipe.dtype, _OFFSET_16_BITS)
+
+
+def _raised(case: Case) -> Batch:
+    """The batch with a constant added to all logits of each row."""
+    signs = torch.tensor([1.0, -1.0, 0.5])
+    raised: dict[str, Any] = {}
+    for name, shape in case.pairing.shapes.items():
+        logits = case.batch.tensor(name)
+        steps = signs[torch.arange(math.prod(shape[:-1])) % 3].reshape(*shape[:-1], 1) * _offset(case)
+        raised[name] = (logits.double() + steps).to(logits.dtype)
+    return replace(case.batch, **raised)
+
+
 @law(
     "INVAR-3",
     "a constant added to all logits of a row changes neither value nor gradient",
     source="softmax does not see a constant; mlx#4188",
     budget=36,
-    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "STABLE-1"),
     points_to=("offset-cancel",),
     skip_reason=lambda trial: (
@@ -153,24 +171,6 @@ def row_independence(trial: Trial, recipe: Recipe) -> Judgement:
         else None
     ),
 )
-def additive_constant(trial: Trial, recipe: Recipe) -> Judgement:
-    if not trial.case(recipe).pairing.pairs:
-        return NOT_APPLICABLE
-    signs = torch.tensor([1.0, -1.0, 0.5])
-    offset = _OFFSET.get(recipe.dtype, _OFFSET_16_BITS)
-
-    def raise_rows(batch: Batch) -> Batch:
-        raised: dict[str, Any] = {}
-        for name, shape in trial.case(recipe).pairing.shapes.items():
-            logits = batch.tensor(name)
-            steps = signs[torch.arange(math.prod(shape[:-1])) % 3].reshape(*shape[:-1], 1) * offset
-            raised[name] = (logits.double() + steps).to(logits.dtype)
-        return replace(batch, **raised)
-
-    observation = trial.observe(trial.variation(trial.case(recipe), raise_rows))
-    if observation.problem is not None:
-        return not_answered(observation)
-    judgement = judge_both(trial, observation)
-    if judgement.verdict is Verdict.FAIL:
-        return replace(judgement, message=f"with up to ±{offset:g} added to each row: {judgement.message}")
-    return judgement
+@on(Variant("raised", change=_raised, words=lambda case: f"with up to ±{_offset(case):g} added to each row"))
+def additive_constant(trial: Trial, observed: Observation) -> Judgement:
+    return judge_both(trial, observed)

@@ -5,22 +5,21 @@ All other laws judge such a loss at its logits. Their gradient is read back from
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
 
-from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.spec import Reduction
 
 from ..bounds.compare import compare_tensors
 from ..bounds.derive import derive_leaf_bounds
 from ..candidates.loss import Observation, Trial
+from ..candidates.variant import Variant
+from ..cases.build import Case
 from ..cases.linear import through
 from ..cases.recipe import Recipe
-from ..results import Verdict
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
-from .numerics import UPSTREAM, ordinary, weighted_by
+from .base import PASS, Judgement, failing, law, needs_gradient, on, trained, vacuous
+from .numerics import factor_of, ordinary, per_token
 
 _MANY = 2048  # rows; with so many, a bf16 sum of similar terms, added one by one, no longer grows
 
@@ -29,11 +28,11 @@ def _needs_leaves(trial: Trial) -> str | None:
     return needs_gradient(trial) or (None if trial.is_linear else "it takes logits as input")
 
 
-def judge_leaves(trial: Trial, observation: Observation, grad_output: float = 1.0) -> Judgement:
-    """Compare the gradient of every leaf with ``grad_output`` times the right one.
+def judge_leaves(trial: Trial, observation: Observation) -> Judgement:
+    """Compare the gradient of every leaf with the right one, times the incoming one.
 
-    The judgement is vacuous if the bounds would let a wrong gradient pass at one leaf. The wrong gradient is 0 if
-    ``grad_output`` is 1, and otherwise the gradient for an incoming gradient of 1.
+    The judgement is vacuous if the bounds would let a wrong gradient pass at one leaf. The wrong gradient is 0 if the
+    incoming one is 1, and otherwise the gradient for an incoming gradient of 1.
     """
     if observation.leaves is None:
         return failing("no gradient at the hidden states, the weight or the bias", "no gradient")
@@ -41,6 +40,7 @@ def judge_leaves(trial: Trial, observation: Observation, grad_output: float = 1.
     linear = trial.linear(case)
     right = through(linear, case.oracle.gradients["logits"])
     bounds = derive_leaf_bounds(case, linear, trial.bounds(observation))
+    grad_output = observation.factor
     null = "no gradient" if grad_output == 1 else "the gradient for an incoming gradient of 1"
     dead = ""
     for name, found in observation.leaves.items():
@@ -52,6 +52,21 @@ def judge_leaves(trial: Trial, observation: Observation, grad_output: float = 1.
         if compare_tensors(passing, expected, allowed) is None:
             dead = f"{null} at {name}"
     return vacuous(dead) if dead else PASS
+
+
+def _has_many_outputs(case: Case) -> bool:
+    return case.spec.terms[0].reduction is Reduction.NONE
+
+
+def _coming(case: Case) -> str:
+    return "a different factor per token" if _has_many_outputs(case) else f"{factor_of(case):g}"
+
+
+UPSTREAM_OF_LEAVES = Variant(
+    "upstream of leaves",
+    grad_output=lambda case: per_token(case) + factor_of(case) - 1 if _has_many_outputs(case) else factor_of(case),
+    words=lambda case: f"with an incoming gradient of {_coming(case)}",
+)
 
 
 def _few_rows(recipe: Recipe) -> Recipe:
@@ -79,34 +94,15 @@ def leaves(trial: Trial, recipe: Recipe) -> Judgement:
     "the incoming gradient scales the gradients of hidden states, weight and bias alike",
     source="DeepSpeed's tiled loss scales that of the hidden states alone; Liger#968: reduction none",
     budget=40,
-    calls_again=True,
     restrict=ordinary,
     adapt=_few_rows,
     skip_reason=_needs_leaves,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3", "GRAD-4", "LINEAR-1"),
     points_to=("upstream-ignored-weight",),
 )
-def leaves_scale_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
-    case = trial.case(recipe)
-    if not case.pairing.pairs:
-        return NOT_APPLICABLE
-    per_token = case.spec.terms[0].reduction is Reduction.NONE
-    factor = UPSTREAM[recipe.seed % len(UPSTREAM)]
-    shape = case.pairing.output_shape
-    grad_output = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape) % 5 / 2 + factor
-    observation = trial.observe(case, grad_output if per_token else factor)
-    if observation.problem is not None:
-        return not_answered(observation)
-    if per_token:
-        pairing = weighted_by(grad_output, case)
-        scaled = replace(case, pairing=pairing, oracle=evaluate(pairing, case.batch))
-        judgement = judge_leaves(trial, replace(observation, case=scaled))
-    else:
-        judgement = judge_leaves(trial, observation, factor)
-    if judgement.verdict is Verdict.FAIL:
-        coming = "a different factor per token" if per_token else f"{factor:g}"
-        return replace(judgement, message=f"with an incoming gradient of {coming}: {judgement.message}")
-    return judgement
+@on(UPSTREAM_OF_LEAVES)
+def leaves_scale_with_upstream(trial: Trial, observed: Observation) -> Judgement:
+    return judge_leaves(trial, observed)
 
 
 @law(

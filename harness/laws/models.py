@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shiftproof.reference.batch import Batch
+from shiftproof.reference.spec import ShiftedBy
+
 from ..bounds.compare import compare_tensors
 from ..candidates.head import head_gradients
 from ..candidates.loss import Observation, Trial
 from ..candidates.model import ModelTrial, Route, Slopes, moved_rows
+from ..candidates.variant import Variant
 from ..cases.build import Case
 from ..cases.linear import HIDDEN, WEIGHT
 from ..cases.recipe import Count, Mask, Recipe, ShiftLabels
 from ..cases.space import Space
 from ..results import Level
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
-from .numerics import UPSTREAM, judge_both, ordinary
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, on, trained, vacuous
+from .numerics import factor_of, judge_both, ordinary
 
 _SEVERAL = 3
 
@@ -35,36 +39,47 @@ def unmasked(recipe: Recipe) -> Recipe:
     )
 
 
-def changed(trial: Trial, case: Case, of: str, where: Tensor) -> Observation | Judgement:
-    """Return what a model does with other tokens in ``of`` (input_ids, labels, or both) at ``where``, bool [B, S]."""
-    batch = case.batch
-    names = ("input_ids", "labels") if of == "both" else (of,)
+def _positions(case: Case) -> Tensor:
+    """The position of each label [B, S]."""
+    labels = case.batch.tensor("labels")
+    return torch.arange(labels.shape[1]).expand_as(labels)
+
+
+def _first_row(case: Case) -> Tensor:
+    """Where the first sequence stands, bool [B, S]."""
+    return (torch.arange(len(case.batch.tensor("labels"))) == 0)[:, None].expand_as(_positions(case))
+
+
+def _other_tokens(case: Case, of: Iterable[str], where: Tensor) -> Batch:
+    """The batch with other tokens in the arrays ``of`` at ``where``, bool [B, S]."""
     other: dict[str, Any] = {}
-    for name in names:
-        tokens = batch.tensor(name)
+    for name in of:
+        tokens = case.batch.tensor(name)
         other[name] = torch.where(where & (tokens >= 0), (tokens + 1) % case.recipe.classes, tokens)
-    observation = trial.observe(replace(case, batch=replace(batch, **other)))
-    return observation if observation.problem is None else not_answered(observation)
+    return replace(case.batch, **other)
 
 
-def compare(
-    trial: Trial, recipe: Recipe, of: str, where: Callable[[Tensor], Tensor], still: Callable[[Tensor], Tensor]
-) -> Judgement | Tensor:
-    """Return the rows of the labels' logits [B, S] that moved although they should have been ``still``.
-
-    The tokens are changed ``where``. Both functions get the positions [B, S].
-    """
-    before = trained(trial, recipe)
+def _judge_moved(trial: Trial, after: Observation, still: Tensor, what: str) -> Judgement:
+    """Judge that the logits of the labels did not move where they should be ``still``, bool [B, S]."""
+    before = trained(trial, after.case.recipe)
     if isinstance(before, Judgement):
         return before
-    labels = before.case.batch.tensor("labels")
-    places = torch.arange(labels.shape[1]).expand_as(labels)
-    after = changed(trial, before.case, of, where(places))
-    if isinstance(after, Judgement):
-        return after
-    extra = before.case.batch.tensor("logits").shape[1] - labels.shape[1]
-    rows = moved_rows(before, after)
-    return rows[:, extra:] & still(places)
+    extra = before.case.batch.tensor("logits").shape[1] - still.shape[1]
+    found = moved_rows(before, after)[:, extra:] & still
+    if not bool(found.any()):
+        return PASS
+    row, position = found.nonzero()[0].tolist()
+    return failing(f"{what} {int(found.sum())} rows of logits that must not move; the first is [{row}, {position}]")
+
+
+def _from(case: Case) -> int:
+    return 1 + case.recipe.seed % (case.recipe.length - 1)
+
+
+def _later_changed(case: Case) -> Batch:
+    # The row of a decoder that shifts its labels sees at t the labels before t.
+    of = "labels" if case.spec.terms[0].shifted_by is ShiftedBy.INPUTS else "input_ids"
+    return _other_tokens(case, (of,), _positions(case) >= _from(case))
 
 
 @law(
@@ -72,20 +87,15 @@ def compare(
     "a later token does not move an earlier row of logits",
     source="a row that sees the token it is scored on learns to copy; causal attention in every decoder",
     budget=30,
-    calls_again=True,
     adapt=unmasked,
     skip_reason=needs_model,
     points_to=("sees-its-target",),
 )
-def causal(trial: Trial, recipe: Recipe) -> Judgement:
-    at = 1 + recipe.seed % (trial.fit(recipe).length - 1)
-    if trial.shifts_inputs:  # the row at t sees the labels before t
-        found = compare(trial, recipe, "labels", lambda t: t >= at, lambda t: t <= at)
-        what = f"labels from position {at} on"
-    else:
-        found = compare(trial, recipe, "input_ids", lambda t: t >= at, lambda t: t < at)
-        what = f"tokens from position {at} on"
-    return _judge(found, f"other {what} move")
+@on(Variant("later tokens changed", change=_later_changed))
+def causal(trial: Trial, after: Observation) -> Judgement:
+    case, at = after.case, _from(after.case)
+    what, last = ("labels", at) if trial.shifts_inputs else ("tokens", at - 1)
+    return _judge_moved(trial, after, _positions(case) <= last, f"other {what} from position {at} on move")
 
 
 @law(
@@ -93,17 +103,21 @@ def causal(trial: Trial, recipe: Recipe) -> Judgement:
     "what one sequence holds does not move the logits of another",
     source="rows of a batch are independent; padding-free batches without a mask of documents",
     budget=20,
-    calls_again=True,
     adapt=unmasked,
     skip_reason=needs_model,
     points_to=("sees-other-rows",),
 )
-def rows_apart(trial: Trial, recipe: Recipe) -> Judgement:
-    def first(places: Tensor) -> Tensor:
-        return (torch.arange(len(places)) == 0)[:, None].expand_as(places)
+@on(
+    Variant(
+        "first sequence changed",
+        change=lambda case: _other_tokens(case, ("input_ids", "labels"), _first_row(case)),
+    )
+)
+def rows_apart(trial: Trial, after: Observation) -> Judgement:
+    return _judge_moved(trial, after, ~_first_row(after.case), "other tokens in the first sequence move")
 
-    found = compare(trial, recipe, "both", first, lambda places: ~first(places))
-    return _judge(found, "other tokens in the first sequence move")
+
+LABELS_CHANGED = Variant("labels changed", change=lambda case: _other_tokens(case, ("labels",), _positions(case) >= 0))
 
 
 @law(
@@ -111,22 +125,12 @@ def rows_apart(trial: Trial, recipe: Recipe) -> Judgement:
     "labels do not move the logits",
     source="what is scored must not depend on what it is scored on",
     budget=20,
-    calls_again=True,
     adapt=unmasked,
     skip_reason=lambda trial: needs_model(trial) or ("its labels are its inputs too" if trial.shifts_inputs else None),
 )
-def labels_apart(trial: Trial, recipe: Recipe) -> Judgement:
-    found = compare(trial, recipe, "labels", lambda t: t >= 0, lambda t: t >= 0)
-    return _judge(found, "other labels move")
-
-
-def _judge(found: Judgement | Tensor, what: str) -> Judgement:
-    if isinstance(found, Judgement):
-        return found
-    if not bool(found.any()):
-        return PASS
-    row, position = found.nonzero()[0].tolist()
-    return failing(f"{what} {int(found.sum())} rows of logits that must not move; the first is [{row}, {position}]")
+@on(LABELS_CHANGED)
+def labels_apart(trial: Trial, after: Observation) -> Judgement:
+    return _judge_moved(trial, after, _positions(after.case) >= 0, "other labels move")
 
 
 def shifted(space: Space) -> Space:
@@ -176,7 +180,7 @@ def at_its_head(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if not case.pairing.pairs:
         return NOT_APPLICABLE
-    grad_output = UPSTREAM[recipe.seed % len(UPSTREAM)] if recipe.seed % 2 else 1.0
+    grad_output = factor_of(case) if recipe.seed % 2 else 1.0
     observed = trial.watch(case, grad_output)
     if observed.problem is not None:
         return not_answered(observed)

@@ -8,20 +8,44 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from shiftproof.reference.oracle import evaluate
-from shiftproof.reference.pairing import Pairing, first_logit
+from shiftproof.reference.pairing import first_logit
 from shiftproof.reference.spec import Reduction
 
 from ..bounds.compare import compare_tensors, different_gradients, same_value
 from ..bounds.liveness import dead_gradient_bound, dead_value_bound
 from ..candidates.loss import Observation, Trial
+from ..candidates.variant import Variant
 from ..cases.build import Case
 from ..cases.recipe import Recipe, Regime
 from ..cases.space import Space
 from ..results import Level, Verdict
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, vacuous
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, on, trained, vacuous
 
-UPSTREAM = (0.5, 3.0, -2.0, 7.0)
+_FACTORS = (0.5, 3.0, -2.0, 7.0)
+
+
+def factor_of(case: Case) -> float:
+    """An incoming gradient other than 1. Cases of other seeds have others."""
+    return _FACTORS[case.recipe.seed % len(_FACTORS)]
+
+
+def per_token(case: Case) -> Tensor:
+    """Another incoming gradient for each element of an output that is not a scalar."""
+    shape = case.pairing.output_shape
+    return 1.0 + torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape) % 5 / 2
+
+
+UPSTREAM = Variant(
+    "upstream", grad_output=factor_of, words=lambda case: f"with an incoming gradient of {factor_of(case):g}"
+)
+UPSTREAM_PER_TOKEN = Variant("upstream per token", grad_output=per_token)
+BACKWARD_TWICE = Variant(
+    "backward twice",
+    grad_output=factor_of,
+    n_backward=2,
+    refusable=True,
+    words=lambda case: f"backward twice, incoming gradient {factor_of(case):g}",
+)
 
 
 def ordinary(space: Space) -> Space:
@@ -54,8 +78,8 @@ def has_empty_group(case: Case) -> bool:
     return case.pairing.empty is None or math.isnan(case.pairing.empty)
 
 
-def judge_gradient(trial: Trial, observation: Observation, grad_output: float = 1.0) -> Judgement:
-    """Compare the gradient with ``grad_output`` times the oracle's, element by element.
+def judge_gradient(trial: Trial, observation: Observation) -> Judgement:
+    """Compare the gradient with the oracle's, times the incoming one, element by element.
 
     The judgement is vacuous if a null gradient would pass.
     """
@@ -63,8 +87,9 @@ def judge_gradient(trial: Trial, observation: Observation, grad_output: float = 
     if observation.gradients is None:
         return failing("no gradient at the logits", "no gradient")
     bounds = trial.bounds(observation)
-    expected = {name: gradient * grad_output for name, gradient in case.oracle.gradients.items()}
-    allowed = {name: bound * max(abs(grad_output), 1.0) for name, bound in bounds.gradients.items()}
+    factor = observation.factor
+    expected = {name: gradient * factor for name, gradient in case.oracle.gradients.items()}
+    allowed = {name: bound * max(abs(factor), 1.0) for name, bound in bounds.gradients.items()}
     difference = different_gradients(observation.gradients, expected, allowed)
     if difference is not None:
         return failing(difference, "gradient")
@@ -160,23 +185,16 @@ def zero_where_ignored(trial: Trial, recipe: Recipe) -> Judgement:
     "the incoming gradient scales every element",
     source="fla#963; torchtitan ChunkedLossWrapper, DeepSpeed's tiled loss",
     budget=46,
-    calls_again=True,
     restrict=ordinary,
     skip_reason=needs_gradient,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     points_to=("upstream-ignored",),
 )
-def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
-    grad_output = UPSTREAM[recipe.seed % len(UPSTREAM)]
-    if trial.is_linear and not trial.linear(trial.case(recipe)).by_hidden:
+@on(UPSTREAM)
+def scales_with_upstream(trial: Trial, observed: Observation) -> Judgement:
+    if trial.is_linear and not trial.linear(observed.case).by_hidden:
         return NOT_APPLICABLE  # LINEAR-2 judges how the incoming gradient reaches the weight
-    observed = trained(trial, recipe, grad_output)
-    if isinstance(observed, Judgement):
-        return observed
-    judgement = judge_gradient(trial, observed, grad_output)
-    if judgement.verdict is Verdict.FAIL:
-        return replace(judgement, message=f"with an incoming gradient of {grad_output:g}: {judgement.message}")
-    return judgement
+    return judge_gradient(trial, observed)
 
 
 @law(
@@ -184,7 +202,6 @@ def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
     "under reduction none, each token's own incoming gradient scales its row",
     source="Liger#680, #968: every row was scaled by the first row's",
     budget=40,
-    calls_again=True,
     restrict=ordinary,
     skip_reason=lambda trial: (
         needs_gradient(trial) or (None if trial.spec.terms[0].reduction is Reduction.NONE else "its loss is a scalar")
@@ -192,33 +209,9 @@ def scales_with_upstream(trial: Trial, recipe: Recipe) -> Judgement:
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     points_to=("upstream-row-0",),
 )
-def scales_row_by_row(trial: Trial, recipe: Recipe) -> Judgement:
-    case = trial.case(recipe)
-    if not case.pairing.pairs:
-        return NOT_APPLICABLE
-    shape = case.pairing.output_shape
-    grad_output = 1.0 + torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape) % 5 / 2
-    observation = trial.observe(case, grad_output)
-    if observation.problem is not None:
-        return not_answered(observation)
-    pairing = weighted_by(grad_output, case)
-    scaled = replace(case, pairing=pairing, oracle=evaluate(pairing, case.batch))
-    return judge_gradient(trial, replace(observation, case=scaled))
-
-
-def weighted_by(grad_output: Tensor, case: Case) -> Pairing:
-    """Return the pairs of a case, each weighted by its own incoming gradient.
-
-    ``grad_output`` has the shape of the output.
-    """
-    first = first_logit(case.spec.terms[0], case.batch)
-    return replace(
-        case.pairing,
-        pairs=tuple(
-            pair._replace(weight=pair.weight * float(grad_output[pair.logit[0], pair.logit[1] - first]))
-            for pair in case.pairing.pairs
-        ),
-    )
+@on(UPSTREAM_PER_TOKEN)
+def scales_row_by_row(trial: Trial, observed: Observation) -> Judgement:
+    return judge_gradient(trial, observed)
 
 
 @law(
@@ -226,24 +219,14 @@ def weighted_by(grad_output: Tensor, case: Case) -> Pairing:
     "going backward again, where that is possible, gives the same gradient again",
     source="Liger rescales its stored gradient in place, so a second backward scales it twice",
     budget=38,
-    calls_again=True,
     restrict=ordinary,
     skip_reason=needs_gradient,
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3"),
     points_to=("second-backward",),
 )
-def backward_again(trial: Trial, recipe: Recipe) -> Judgement:
-    case = trial.case(recipe)
-    if not case.pairing.pairs:
-        return NOT_APPLICABLE
-    grad_output = UPSTREAM[recipe.seed % len(UPSTREAM)]
-    observation = trial.observe(case, grad_output, n_backward=2)
-    if observation.problem is not None:
-        return PASS if observation.problem.verdict is Verdict.ERROR else not_answered(observation)
-    judgement = judge_gradient(trial, observation, 2 * grad_output)
-    if judgement.verdict is Verdict.FAIL:
-        return replace(judgement, message=f"backward twice, incoming gradient {grad_output:g}: {judgement.message}")
-    return judgement
+@on(BACKWARD_TWICE)
+def backward_again(trial: Trial, observed: Observation) -> Judgement:
+    return judge_gradient(trial, observed)
 
 
 @law(

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from ..bounds.compare import different_gradients, same_value
 from ..candidates.loss import Observation, Trial
+from ..candidates.variant import Variant
 from ..cases.recipe import Recipe, Stride
 from ..cases.space import Space
 from ..results import Level, Verdict
-from .base import PASS, Judgement, failing, law, not_answered, trained
+from .base import PASS, Judgement, failing, law, not_answered, on, trained
 from .numerics import judge_both, judge_value
 
 
@@ -147,13 +148,12 @@ def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
     "the value is the same where no gradient is recorded",
     source="evaluation runs under no_grad; Liger#930",
     budget=26,
-    calls_again=True,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     points_to=("no-grad-path",),
 )
-def without_gradients(trial: Trial, recipe: Recipe) -> Judgement:
-    observation = trained(trial, recipe, grad_mode="no_grad")
-    return observation if isinstance(observation, Judgement) else judge_value(trial, observation)
+@on(Variant("no_grad", grad_mode="no_grad"))
+def without_gradients(trial: Trial, observed: Observation) -> Judgement:
+    return judge_value(trial, observed)
 
 
 @law(
@@ -161,10 +161,9 @@ def without_gradients(trial: Trial, recipe: Recipe) -> Judgement:
     "the value is the same under inference_mode",
     source="torch.inference_mode",
     budget=16,
-    calls_again=True,
     level=Level.SHOULD,
     depends_on=("CONTRACT-1", "VALUE-1", "MODE-1"),
 )
-def under_inference(trial: Trial, recipe: Recipe) -> Judgement:
-    observation = trained(trial, recipe, grad_mode="inference")
-    return observation if isinstance(observation, Judgement) else judge_value(trial, observation)
+@on(Variant("inference_mode", grad_mode="inference"))
+def under_inference(trial: Trial, observed: Observation) -> Judgement:
+    return judge_value(trial, observed)

@@ -18,25 +18,11 @@ from shiftproof.reference.pairing import Pairing, first_logit
 from shiftproof.reference.spec import Compute, LossSpec, Reduction
 
 from ..candidates.loss import Observation, Problem
+from ..candidates.variant import Asked
 from ..cases.build import Case
 from ..cases.linear import Linear, through
 from ..results import Verdict
 from .scores import Wrong
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """One call: a case, the incoming gradient, and the number and mode of backward passes."""
-
-    case: Case
-    grad_output: float | Tensor = 1.0
-    grad_mode: str = "enabled"
-    n_backward: int = 1
-
-    @property
-    def records(self) -> bool:
-        return self.grad_mode == "enabled"
-
 
 Act = Callable[[Asked], Observation]
 Needs = Callable[[LossSpec], str | None]

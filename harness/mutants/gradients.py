@@ -13,8 +13,9 @@ from shiftproof.reference.score import charge
 from shiftproof.reference.spec import Compute, Heads, LossSpec, Reduction
 
 from ..candidates.loss import Observation
+from ..candidates.variant import Asked
 from ..cases.linear import WEIGHT, Linear, factor, no_linear
-from .behaviour import Act, Asked, Behaviour, Needs, answer, at_leaves, coming, give, times, variants
+from .behaviour import Act, Behaviour, Needs, answer, at_leaves, coming, give, times, variants
 from .normalisation import mean_of_means
 from .views import variants_under
 

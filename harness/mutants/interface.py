@@ -11,7 +11,8 @@ from shiftproof.reference.pairing import Pair, Pairing
 from shiftproof.reference.spec import LossSpec, Reduction
 
 from ..candidates.loss import Observation
-from .behaviour import Act, Asked, Behaviour, answer, give, refuse, variants
+from ..candidates.variant import Asked
+from .behaviour import Act, Behaviour, answer, give, refuse, variants
 
 _INT16, _ALL_INT16 = 1 << 15, 1 << 16
 

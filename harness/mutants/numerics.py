@@ -13,7 +13,8 @@ from shiftproof.reference.score import charge
 from shiftproof.reference.spec import Compute, LossSpec, Score
 
 from ..candidates.loss import Observation
-from .behaviour import Act, Asked, Behaviour, answer, computed, variants
+from ..candidates.variant import Asked
+from .behaviour import Act, Behaviour, answer, computed, variants
 from .scores import Wrong
 
 LogP = Callable[[Tensor], Tensor]

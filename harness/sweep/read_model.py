@@ -30,7 +30,7 @@ from ..judge.loading import LoadedCandidate
 from ..judge.profile import Profile
 from ..laws import LAWS
 from ..laws.alignment import places_only, positions_of, read_by_value
-from ..laws.models import changed, unmasked
+from ..laws.models import LABELS_CHANGED, unmasked
 from ..probe.read import Positions
 from ..results import LawResult, Level, NamedBug, Overall, Verdict, overall
 
@@ -123,11 +123,8 @@ def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
 def labels_move_logits(trial: ModelTrial) -> bool:
     """Return whether other labels, with the same input_ids, give other logits."""
     case = trial.case(unmasked(hand_made(trial.space)[0]))
-    before = trial.observe(case)
-    after = changed(trial, case, "labels", torch.ones(case.batch.tensor("labels").shape, dtype=torch.bool))
-    if not isinstance(after, Observation) or before.problem is not None:
-        return False
-    return bool(moved_rows(before, after).any())
+    before, after = trial.observe(case), trial.observe(case, LABELS_CHANGED)
+    return before.problem is None and after.problem is None and bool(moved_rows(before, after).any())
 
 
 def of_its_logits(trial: ModelTrial) -> bool:

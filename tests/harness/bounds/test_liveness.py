@@ -26,6 +26,7 @@ from shiftproof.harness.bounds.liveness import (
 from shiftproof.harness.candidates.arguments import ARGUMENTS, bind
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Observation, Trial
+from shiftproof.harness.candidates.variant import Asked
 from shiftproof.harness.cases.build import Case, build_case
 from shiftproof.harness.cases.recipe import Ids, Recipe, Regime
 from shiftproof.harness.cases.space import random_recipes, space
@@ -211,7 +212,9 @@ class OracleOnTrial(Trial):
         candidate = Candidate("oracle", "m:f", precision=compute)
         super().__init__(candidate, PROFILES[profile], binding, _Nobody(), dtype=dtype, device="cpu")
 
-    def observe(self, case: Case, grad_output: float = 1.0, grad_mode: str = "enabled") -> Observation:
+    def answer(self, asked: Asked) -> Observation:
+        case = asked.case
+        assert not isinstance(asked.grad_output, Tensor)
         value = torch.tensor(case.oracle.value or 0.0, dtype=torch.float64)
         if case.spec.terms[0].reduction is Reduction.NONE:
             value = torch.zeros(case.pairing.output_shape, dtype=torch.float64)
@@ -224,7 +227,7 @@ class OracleOnTrial(Trial):
             value=float(value.sum()),
             returned=value,
             dtype=torch.float32 if self.compute is STRICT else getattr(torch, case.recipe.dtype),
-            gradients={name: gradient * grad_output for name, gradient in case.oracle.gradients.items()},
+            gradients={name: gradient * asked.grad_output for name, gradient in case.oracle.gradients.items()},
         )
 
 

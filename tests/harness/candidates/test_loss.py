@@ -15,6 +15,7 @@ from shiftproof.harness.candidates.loss import Trial
 from shiftproof.harness.candidates.model import ModelTrial
 from shiftproof.harness.candidates.trainer import TrainerTrial
 from shiftproof.harness.candidates.trainer_arguments import TO_TRAINERS
+from shiftproof.harness.candidates.variant import Variant
 from shiftproof.harness.cases.recipe import Count, Recipe, Stride
 from shiftproof.harness.results import Verdict
 from shiftproof.harness.worker.exchange import (
@@ -33,6 +34,7 @@ from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Compute
 
 RECIPE = Recipe(rows=2, length=3, classes=5, seed=1)
+TIMES_3 = Variant("times 3", grad_output=lambda case: 3.0)
 
 
 class Scripted:
@@ -71,7 +73,7 @@ ONE = torch.tensor(1.5)
 def test_a_call_gives_what_the_signature_asks_for() -> None:
     caller = Scripted(returned(ONE))
     trial = trial_of(caller, ("labels", "logits", "num_items_in_batch", "vocab_size"))
-    trial.observe(trial.case(replace(RECIPE, count=Count.VALID, stride=Stride.OFFSET)), grad_output=3.0)
+    trial.observe(trial.case(replace(RECIPE, count=Count.VALID, stride=Stride.OFFSET)), TIMES_3)
     (call,) = caller.calls
     assert set(call.tensors) == {"logits", "labels"}
     assert dict(call.scalars) == {"num_items_in_batch": 4, "vocab_size": 5}
@@ -92,7 +94,7 @@ def test_names_are_the_candidates_own_on_the_way_there_and_ours_on_the_way_back(
 @pytest.mark.parametrize(("gradient", "mode"), [(False, "enabled"), (True, "no_grad"), (True, "inference")])
 def test_no_gradient_is_wanted_where_there_can_be_none(gradient: bool, mode: str) -> None:
     caller = Scripted(returned(ONE))
-    assert trial_of(caller, gradient=gradient).observe_cached(RECIPE, grad_mode=mode).gradients is None
+    assert trial_of(caller, gradient=gradient).observe_cached(RECIPE, Variant(mode, grad_mode=mode)).gradients is None
     assert caller.calls[0].gradients == ()
     assert caller.calls[0].grad_mode == mode
 
@@ -175,8 +177,8 @@ def test_a_question_is_asked_once() -> None:
     trial = trial_of(caller)
     assert trial.observe_cached(RECIPE) is trial.observe_cached(RECIPE)
     assert trial.calls == len(caller.calls) == 1
-    trial.observe_cached(RECIPE, grad_output=2.0)
-    trial.observe_cached(RECIPE, grad_mode="no_grad")
+    trial.observe_cached(RECIPE, TIMES_3)
+    trial.observe_cached(RECIPE, Variant("no_grad", grad_mode="no_grad"))
     trial.observe_cached(replace(RECIPE, seed=2))
     assert trial.calls == 4
     trial.observe(trial.case(RECIPE))

@@ -11,6 +11,7 @@ import pytest
 from shiftproof.harness.candidates.arguments import Binding
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Observation, Trial
+from shiftproof.harness.candidates.variant import Asked
 from shiftproof.harness.cases.recipe import Count, Mask, Regime
 from shiftproof.harness.cases.space import Space
 from shiftproof.harness.judge.ask import ask
@@ -22,7 +23,7 @@ from shiftproof.harness.label_builders.candidate import BuilderTrial
 from shiftproof.harness.label_builders.laws import BUILDER_LAWS
 from shiftproof.harness.laws import LAWS, Law
 from shiftproof.harness.laws.base import NOT_APPLICABLE, PASS
-from shiftproof.harness.mutants.behaviour import Asked, answer
+from shiftproof.harness.mutants.behaviour import answer
 from shiftproof.harness.results import Coverage, LawResult, Level, Overall, Verdict, overall
 from shiftproof.reference.builders import BUILDERS
 from shiftproof.reference.oracle import evaluate

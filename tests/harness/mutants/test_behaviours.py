@@ -11,9 +11,10 @@ import torch
 from shiftproof.harness.bounds.compare import different_gradients, same_value
 from shiftproof.harness.bounds.derive import derive_bounds
 from shiftproof.harness.candidates.loss import Observation
+from shiftproof.harness.candidates.variant import Asked
 from shiftproof.harness.cases.build import Case, build_case
 from shiftproof.harness.cases.recipe import Ids, Mask, Recipe, Regime
-from shiftproof.harness.mutants.behaviour import Asked, Behaviour, answer, computed
+from shiftproof.harness.mutants.behaviour import Behaviour, answer, computed
 from shiftproof.harness.mutants.behaviours import BEHAVIOURS
 from shiftproof.harness.mutants.scores import taken
 from shiftproof.reference.profiles import PROFILES
