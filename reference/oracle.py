@@ -46,7 +46,7 @@ def evaluate(pairing: Pairing, batch: Batch) -> Oracle:
         logits = batch.tensor(term.logits).detach()
         classes = logits.shape[-1]
         class_weights = batch.tensor("class_weights").double() if term.score.class_weights else None
-        chosen, rows, targets, weights = of_term(pairing, index)
+        chosen, rows, targets, weights = pairing.by_term[index]
         flat, gradient = logits.reshape(-1, classes), gradients[term.logits].view(-1, classes)
         at_once = max(_ELEMENTS_AT_ONCE // classes, 1)
         for start in range(0, len(rows), at_once):
@@ -59,21 +59,6 @@ def evaluate(pairing: Pairing, batch: Batch) -> Oracle:
         weights = torch.tensor([pair.weight for pair in pairing.pairs], dtype=torch.float64)
         value += _total((weights * per_token).tolist())
     return Oracle(value, per_token, lse, gradients)
-
-
-def of_term(pairing: Pairing, term: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The pairs of one term, as four tensors [n]: index in the pairing, row of the logits [rows, V], target, weight."""
-    shape = pairing.shapes[pairing.terms[term].logits][:-1]
-    found = [(place, pair) for place, pair in enumerate(pairing.pairs) if pair.term == term]
-    places = torch.tensor([pair.logit for _, pair in found], dtype=torch.long).reshape(-1, len(shape))
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    rows = (places * torch.tensor(strides)).sum(1)
-    return (
-        torch.tensor([place for place, _ in found], dtype=torch.long),
-        rows,
-        torch.tensor([pair.target for _, pair in found], dtype=torch.long),
-        torch.tensor([pair.weight for _, pair in found], dtype=torch.float64),
-    )
 
 
 def _total(terms: list[float]) -> float:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from .batch import Batch, BatchError, show
 from .spec import (
@@ -50,6 +52,22 @@ class Group(NamedTuple):
     share: float
 
 
+class TermPairs(NamedTuple):
+    """The pairs of one term as tensors [n], in reading order. Nobody writes to them.
+
+    Attributes:
+        place: int64, the pair's place in the pairing.
+        row: int64, its row of the term's logits, flattened to [rows, V].
+        target: int64, the class.
+        weight: float64.
+    """
+
+    place: Tensor
+    row: Tensor
+    target: Tensor
+    weight: Tensor
+
+
 @dataclass(frozen=True)
 class Pairing:
     """The pairs of one batch under one spec: the loss is Σ weight · ℓ over them.
@@ -73,6 +91,23 @@ class Pairing:
     def of(self, logits: str) -> list[Pair]:
         """The pairs whose logits are in the argument ``logits``."""
         return [pair for pair in self.pairs if self.terms[pair.term].logits == logits]
+
+    @cached_property
+    def by_term(self) -> tuple[TermPairs, ...]:
+        """The pairs of each term as tensors."""
+        return tuple(self._as_tensors(index) for index in range(len(self.terms)))
+
+    def _as_tensors(self, term: int) -> TermPairs:
+        shape = self.shapes[self.terms[term].logits][:-1]
+        found = [(place, pair) for place, pair in enumerate(self.pairs) if pair.term == term]
+        places = torch.tensor([pair.logit for _, pair in found], dtype=torch.long).reshape(-1, len(shape))
+        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        return TermPairs(
+            place=torch.tensor([place for place, _ in found], dtype=torch.long),
+            row=(places * torch.tensor(strides)).sum(1),
+            target=torch.tensor([pair.target for _, pair in found], dtype=torch.long),
+            weight=torch.tensor([pair.weight for _, pair in found], dtype=torch.float64),
+        )
 
 
 def build_pairing(spec: LossSpec, batch: Batch) -> Pairing:

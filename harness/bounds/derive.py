@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from shiftproof.reference.oracle import of_term
 from shiftproof.reference.score import Scores, evaluate_rows
 from shiftproof.reference.spec import Compute
 
@@ -65,7 +64,7 @@ def derive_bounds(case: Case, compute: Compute, returned: torch.dtype) -> Bounds
     total = 0.0
     gradients = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in pairing.shapes.items()}
     for index, term in enumerate(pairing.terms):
-        chosen, rows, targets, weights = of_term(pairing, index)
+        chosen, rows, targets, weights = pairing.by_term[index]
         if not len(chosen):
             continue
         weights = weights.abs()

@@ -37,7 +37,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from shiftproof.reference.oracle import of_term
 from shiftproof.reference.pairing import Pairing, Place, labels_of, shift_of
 from shiftproof.reference.score import charge, evaluate_rows
 from shiftproof.reference.spec import Compute, Reduction
@@ -140,7 +139,7 @@ def _misaligned_scores(case: Case) -> Tensor:
     scores = torch.zeros_like(case.oracle.per_token)
     others = _other_targets(case)
     for index, term in enumerate(case.pairing.terms):
-        chosen, rows, targets, _ = of_term(case.pairing, index)
+        chosen, rows, targets, _ = case.pairing.by_term[index]
         logits = case.batch.tensor(term.logits)
         flat, other = logits.reshape(-1, logits.shape[-1]), others[chosen]
         kept = other >= 0
@@ -159,7 +158,7 @@ def _passes_off_target(case: Case, small: Mapping[str, Tensor]) -> bool:
     """Whether a gradient that is 0 everywhere except at the targets is within the bounds."""
     for name, each in small.items():
         off = each.clone()
-        for pair_of in (of_term(case.pairing, i) for i, t in enumerate(case.pairing.terms) if t.logits == name):
+        for pair_of in (of for of, t in zip(case.pairing.by_term, case.pairing.terms, strict=True) if t.logits == name):
             off.view(-1, off.shape[-1])[pair_of[1], pair_of[2]] = True
         if not bool(off.all()):
             return False
@@ -170,7 +169,7 @@ def _passes_moved(case: Case, bounds: Bounds) -> bool:
     """Whether the gradient of the labels one place off is within the bounds."""
     others = _other_targets(case)
     for index, term in enumerate(case.pairing.terms):
-        chosen, rows, targets, weights = of_term(case.pairing, index)
+        chosen, rows, targets, weights = case.pairing.by_term[index]
         other = others[chosen]
         classes = case.pairing.shapes[term.logits][-1]
         bound = bounds.gradients[term.logits].view(-1, classes)
@@ -185,7 +184,7 @@ def _passes_moved(case: Case, bounds: Bounds) -> bool:
 def _passes_with_one_wrong(case: Case, bounds: Bounds) -> bool:
     """Whether some pair can be scored on the class after its own, with a gradient within the bounds."""
     for index, term in enumerate(case.pairing.terms):
-        _, rows, targets, weights = of_term(case.pairing, index)
+        _, rows, targets, weights = case.pairing.by_term[index]
         counts = weights != 0
         other = (targets + 1) % case.pairing.shapes[term.logits][-1]
         if bool(_unseen(case, bounds, index, rows[counts], targets[counts], other[counts], weights[counts]).any()):

@@ -125,16 +125,15 @@ def within(recipe: Recipe, choices: Space) -> bool:
     It must have something to train on and a size of the space. Fields that the space does not have keep their defaults:
     other regimes, layouts and dtypes are left to special laws. Calm numbers are ordinary.
     """
-    return (
-        recipe.masks != (Mask.ALL,)
-        and recipe.streams is not Streams.NEITHER
-        and recipe.rows >= min(choices["rows"])
-        and recipe.length >= min(choices["length"])
-        and all(
-            name in choices or getattr(recipe, name) == default or (name == "regime" and recipe.regime is Regime.CALM)
-            for name, default in _DEFAULTS.items()
-        )
-    )
+    if recipe.masks == (Mask.ALL,) or recipe.streams is Streams.NEITHER:
+        return False
+    if recipe.rows < min(choices["rows"]) or recipe.length < min(choices["length"]):
+        return False
+    for name in _DEFAULTS.keys() - choices.keys():
+        value = getattr(recipe, name)
+        if value != _DEFAULTS[name] and value is not Regime.CALM:
+            return False
+    return True
 
 
 def recipes(choices: Space) -> st.SearchStrategy[Recipe]:

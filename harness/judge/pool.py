@@ -161,13 +161,13 @@ class Pool(Generic[T, R]):
         trial, within = self._trial, self._trial.generators.within
         space = law.restrict(trial.space)
         narrowed = self._narrowed(space)
-        return [
-            recipe
-            for recipe in recipes
-            if all(getattr(recipe, name) in values for name, values in narrowed.items())
-            and within(recipe, space)
-            and adapt_to(law, trial, recipe) == recipe
-        ]
+        found = []
+        for recipe in recipes:
+            if any(getattr(recipe, name) not in values for name, values in narrowed.items()):
+                continue
+            if within(recipe, space) and adapt_to(law, trial, recipe) == recipe:
+                found.append(recipe)
+        return found
 
     def _narrowed(self, space: Space) -> Space:
         """The fields of a law's space that the trial's whole space lets have other values."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from shiftproof.reference.oracle import Oracle, evaluate, of_term
+from shiftproof.reference.oracle import Oracle, evaluate
 from shiftproof.reference.pairing import Pairing, first_logit
 from shiftproof.reference.spec import Compute, LossSpec, Reduction
 
@@ -176,7 +176,7 @@ def computed(asked: Asked, score: Wrong, kind: torch.dtype | None = torch.float3
     leaves = {name: batch.tensor(name).detach().clone().requires_grad_() for name in pairing.shapes}
     losses = torch.zeros(len(pairing.pairs), dtype=torch.float64)
     for index, term in enumerate(pairing.terms):
-        chosen, rows, targets, _ = of_term(pairing, index)
+        chosen, rows, targets, _ = pairing.by_term[index]
         if not len(chosen):
             continue
         leaf = leaves[term.logits]

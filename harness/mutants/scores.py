@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.oracle import of_term
 from shiftproof.reference.pairing import Pairing
 from shiftproof.reference.score import charge
 from shiftproof.reference.spec import Score, Smoothing
@@ -170,7 +169,7 @@ def predict_score(wrong: Wrong, pairing: Pairing, batch: Batch) -> tuple[float, 
     leaves = {name: batch.tensor(name).double().detach().requires_grad_() for name in pairing.shapes}
     total = torch.zeros((), dtype=torch.float64)
     for index, term in enumerate(pairing.terms):
-        _, rows, targets, weights = of_term(pairing, index)
+        _, rows, targets, weights = pairing.by_term[index]
         class_weights = batch.tensor("class_weights").double() if term.score.class_weights else None
         flat = leaves[term.logits].flatten(0, -2)[rows]
         total = total + (weights * wrong(flat, targets, term.score, class_weights)).sum()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from shiftproof.reference import oracle as oracle_module
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.oracle import evaluate, of_term
+from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import (
@@ -485,7 +485,7 @@ def test_one_codebook_is_text():
 def test_the_rows_of_a_term_count_through_all_axes():
     batch = Batch(torch.zeros(2, 3, 4, 5), torch.arange(24).reshape(2, 3, 4) % 5)
     pairing = build_pairing(LossSpec("mine", (BOOKS,), "", ""), batch)
-    places, rows, targets, weights = of_term(pairing, 0)
+    places, rows, targets, weights = pairing.by_term[0]
     assert places.tolist() == rows.tolist() == list(range(24))
     assert targets.tolist() == [at % 5 for at in range(24)]
     assert weights.tolist() == [1 / 24] * 24
@@ -494,8 +494,8 @@ def test_the_rows_of_a_term_count_through_all_axes():
 def test_the_rows_of_a_term_without_pairs_are_none():
     batch = Batch(torch.zeros(2, 1, 4, 5), torch.zeros(2, 1, 4, dtype=torch.long))
     pairing = build_pairing(LossSpec("mine", (LossTerm(heads=Heads.CODEBOOKS),), "", ""), batch)
-    assert [tuple(part.shape) for part in of_term(pairing, 0)] == [(0,)] * 4
-    assert [part.dtype for part in of_term(pairing, 0)] == [torch.long, torch.long, torch.long, torch.float64]
+    assert [tuple(part.shape) for part in pairing.by_term[0]] == [(0,)] * 4
+    assert [part.dtype for part in pairing.by_term[0]] == [torch.long, torch.long, torch.long, torch.float64]
 
 
 # The pairs can be read back from the gradient: what the probe rests on

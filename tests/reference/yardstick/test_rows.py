@@ -13,7 +13,6 @@ from shiftproof.harness.cases.build import Case, build_case
 from shiftproof.harness.cases.recipe import Recipe
 from shiftproof.harness.cases.space import hand_made, space
 from shiftproof.reference.batch import Batch, BatchError
-from shiftproof.reference.oracle import of_term
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Denominator, Empty, LossSpec, LossTerm
 from shiftproof.reference.yardstick.rows import NOT_SCORED, rows_of
@@ -35,7 +34,7 @@ def assert_same(case: Case) -> None:
     empty = 0.0
     for index, term in enumerate(case.spec.terms):
         found = rows_of(term, case.batch)
-        _, rows, targets, weights = of_term(case.pairing, index)
+        _, rows, targets, weights = case.pairing.by_term[index]
         expected = torch.full((math.prod(case.pairing.shapes[term.logits][:-1]),), NOT_SCORED)
         expected[rows] = targets
         assert torch.equal(found.targets, expected), case.recipe
