@@ -7,7 +7,13 @@ import os
 
 import pytest
 
+from shiftproof.harness.isolation.heap import give_back_large_blocks
+
 STAND_IN = os.environ.get("SHIFTPROOF_GPU_STAND_IN", "")
+
+
+def pytest_configure() -> None:
+    give_back_large_blocks()
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,10 @@ def main() -> int:
         if _will_judge(sys.argv[1:]):
             with contextlib.suppress(Exception):  # whatever it is, it is raised again where the command can report it
                 _fork_nursery()
+        if sys.argv[1:]:  # after the fork: a candidate has memory as everywhere else
+            from ..isolation.heap import give_back_large_blocks
+
+            give_back_large_blocks()
         from .main import main as run
     except KeyboardInterrupt:
         print("shiftproof: interrupted", file=sys.stderr)

@@ -16,6 +16,7 @@ from ..candidates.arguments import TO_LOSSES, Binding, misfit
 from ..candidates.declaration import Candidate, UsageError
 from ..cases.linear import HIDDEN
 from ..isolation.client import Worker
+from ..isolation.heap import give_back_large_blocks
 from ..isolation.settings import WorkerSettings
 from ..judge.loading import bind_target
 from ..worker.exchange import Call, Outcome
@@ -140,6 +141,7 @@ class Bench:
     """
 
     def __init__(self, terms: Terms, python: str | None = None, *, keeps_pages: bool = True) -> None:
+        give_back_large_blocks()
         self.terms = terms
         self.device_name = ""
         self._sketch = secrets.randbits(60)  # so that nobody can know in advance what is checked
