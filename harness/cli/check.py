@@ -54,6 +54,7 @@ class _Check(click.RichCommand):
 )
 @click.option("--profile", default="quick", help="How many cases: brief, quick, ci (repeatable) or deep.")
 @click.option("--seed", type=int, metavar="N", help="Draw the cases from this seed.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, metavar="N", help="Judge N candidates at once.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON.")
 @click.option("--junit", "junit_file", metavar="FILE", help="Write pytest's JUnit XML.")
 @click.option("--pytest", "for_pytest", is_flag=True, expose_value=False, help="Pass everything after this to pytest.")
@@ -139,6 +140,8 @@ def _pytest_arguments(targets: Sequence[str], options: dict[str, Any], given: Se
     for unused in ("cacheprovider", "unraisableexception", "logging"):  # logging alone takes 2% of a check
         arguments += ["-p", f"no:{unused}"]
     arguments += ["--shiftproof-display", "own"]
+    if options["jobs"] > 1:
+        given = ["-n", str(options["jobs"]), "--dist", "loadgroup", *given]
     if any(argument.startswith(_IN_PARALLEL) for argument in given):
         arguments += ["-p", "xdist.plugin"]
     arguments += [] if targets else ["--shiftproof-declared"]

@@ -15,10 +15,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-import hypothesis
-from hypothesis import HealthCheck, Phase
-from hypothesis.strategies import SearchStrategy
-
+from ..cases.draw import drawn_by_hypothesis
 from ..cases.generators import R
 from ..cases.recipe import digest
 from ..cases.space import Space
@@ -193,26 +190,6 @@ def _spread(recipes: list[R], count: int) -> list[R]:
     first, rest = recipes[: (count + 1) // 2], recipes[(count + 1) // 2 :]
     left = count - len(first)
     return [*first, *(rest[index * len(rest) // left] for index in range(left))]
-
-
-def drawn_by_hypothesis(strategy: SearchStrategy[R], count: int, seed: int) -> list[R]:
-    """Draw ``count`` recipes, the simplest first. The same seed gives the same recipes."""
-    drawn: list[R] = []
-
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=max(count, 1),
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        suppress_health_check=tuple(HealthCheck),
-    )
-    @hypothesis.given(strategy)
-    def collect(recipe: R) -> None:
-        drawn.append(recipe)
-
-    collect()
-    return drawn
 
 
 _pools: WeakKeyDictionary[Any, dict[object, Pool[Any, Any]]] = WeakKeyDictionary()

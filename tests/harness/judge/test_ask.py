@@ -12,10 +12,10 @@ import pytest
 from shiftproof.harness.candidates.arguments import Binding
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Trial
+from shiftproof.harness.cases.draw import drawn_by_hypothesis
 from shiftproof.harness.cases.recipe import Recipe, Regime, digest
 from shiftproof.harness.cases.space import hand_made, recipes, redraws
 from shiftproof.harness.judge.ask import ask, judge_or_redraw, planned
-from shiftproof.harness.judge.pool import drawn_by_hypothesis
 from shiftproof.harness.judge.profile import PROFILES, Profile
 from shiftproof.harness.judge.store import load
 from shiftproof.harness.laws.base import PASS, Judgement, Law, failing

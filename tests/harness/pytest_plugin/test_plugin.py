@@ -132,7 +132,6 @@ def test_usage(repository: Path, arguments: tuple[str, ...], words: str) -> None
 
 @pytest.mark.slow
 def test_declared_candidates_in_several_processes(repository: Path) -> None:
-    pytest.importorskip("xdist")
     (repository / "pyproject.toml").write_text(
         '[tool.shiftproof.candidates.text]\ncall = "losses:bad"\nspec = "hf.causal_lm"\nexpect = "fails"\n'
     )
