@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -53,7 +54,8 @@ class Caller(Protocol):
     @property
     def seconds_in_candidate(self) -> float: ...
 
-    def call(self, call: Call) -> Outcome: ...
+    def call(self, call: Call, meanwhile: Callable[[], None] = ...) -> Outcome:
+        """Call the candidate once. Run ``meanwhile`` while it computes."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Trial:
         share: the part of each law's budget that this kind of candidate gets.
         values_only: the reason why the gradient cannot be read although the candidate is declared to have one, or "".
         scope: the parts of the judgement that this kind of candidate leaves out, in words.
+        ahead: the recipe that is asked about next, if known. Its case is built while the candidate computes.
         sizes: the sizes that the candidate takes. ``space`` has only these; ``whole_space`` has all sizes.
     """
 
@@ -136,6 +139,7 @@ class Trial:
         self.space: Space = self.sizes.restrict(self.whole_space)
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
+        self.ahead: Recipe | None = None
         self.cell_counts = CellCounts(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
@@ -227,8 +231,17 @@ class Trial:
             grad_mode=asked.grad_mode,
             n_backward=asked.n_backward,
         )
+        return self._read(case, self.send(call), differentiated)
+
+    def send(self, call: Call) -> Outcome:
+        """Make a call, and build the case that comes next while the candidate computes."""
         self.calls += 1
-        return self._read(case, self.caller.call(call), differentiated)
+        return self.caller.call(call, self._build_ahead)
+
+    def _build_ahead(self) -> None:
+        if self.ahead is not None:
+            with suppress(Exception):  # it is raised again when the law asks about that case
+                self.case(self.ahead)
 
     def _outside(self, case: Case) -> Problem | None:
         """The problem if the declared sizes of the candidate exclude this case, or None."""

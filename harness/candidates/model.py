@@ -250,8 +250,7 @@ class ModelTrial(Trial):
 
     def _call(self, asked: Asked, watch: bool = False, nudge: float = 0.0) -> Outcome:
         tensors, scalars = values_for(asked.case, self.binding)
-        self.calls += 1
-        return self.caller.call(
+        return self.send(
             Call(
                 tensors=tensors,
                 scalars=scalars,

@@ -184,9 +184,8 @@ class TrainerTrial(Trial):
     def _call(self, case: Case, window: int, parts: int = PARTS, windows: int = 1) -> Outcome:
         batch, term = case.batch, case.spec.terms[0]
         assert term.ignore_index is not None
-        self.calls += 1
         names = self.binding.names
-        return self.caller.call(
+        return self.send(
             Call(
                 tensors={name: batch.tensor(name) for name in ("logits", "labels", "attention_mask")},
                 scalars=scalars_for(case, self.binding, window),

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -161,8 +162,10 @@ class Worker:
         self._was_loaded = True
         return self._description
 
-    def call(self, call: Call) -> Outcome:
+    def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         """Call the candidate once. If it is not loaded, load it first. Loading has its own deadline.
+
+        ``meanwhile`` runs in this process while the candidate computes. An answer that came by then is in time.
 
         If no answer comes, the reason is the outcome, and the next call gets a fresh process.
 
@@ -184,7 +187,7 @@ class Worker:
             if not isinstance(error, OSError) and not is_out_of_memory(error):
                 raise
             return self._not_answered("judge", f"the case cannot be written: {type(error).__name__}: {error}")
-        answer = self._exchange(loaded, "call", body)
+        answer = self._exchange(loaded, "call", body, meanwhile)
         if isinstance(answer, Outcome):
             return answer
         verb, fields = answer
@@ -236,11 +239,14 @@ class Worker:
         assert child is not None
         return child
 
-    def _exchange(self, child: ChildProcess, verb: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]] | Outcome:
+    def _exchange(
+        self, child: ChildProcess, verb: str, body: dict[str, Any], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[str, dict[str, Any]] | Outcome:
         self._seq = _new_seq()
         begun = time.monotonic()
         try:
             child.send(encode_line({"seq": self._seq, verb: body}), begun + self.settings.call_deadline)
+            meanwhile()
             answer = self._answer(child, begun)
             tampering = child.handle.tampering
             return self._not_answered("candidate", tampering) if tampering else answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
@@ -76,7 +77,7 @@ class InProcess:
         """
         return self._ready().description
 
-    def call(self, call: Call) -> Outcome:
+    def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         """Call the candidate once.
 
         Raises:

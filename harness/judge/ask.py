@@ -127,7 +127,9 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
     refusals = Refusals(trial.candidate.allowances)
     failures: list[Failure[R]] = []
     missing = gaps(law, trial) if profile.complete and not doubtful else ()
-    for recipe in chain(pool.of(law, by_hand=doubtful), missing):
+    pooled = pool.of(law, by_hand=doubtful)
+    following = chain(zip(pooled, [*pooled[1:], None], strict=False), ((recipe, None) for recipe in missing))
+    for recipe, trial.ahead in following:
         recipe, judgement = judge_in_pool(law, trial, pool, recipe)
         if judgement.verdict is Verdict.SKIP:
             outside = outside or judgement.message

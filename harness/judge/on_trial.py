@@ -16,6 +16,9 @@ class Named(Protocol):
 class OnTrial(Counted, Protocol):
     """The interface of a trial, of a loss or of a builder, that the judge uses. Laws know the rest."""
 
+    ahead: Any
+    """The recipe that is asked about next, or None."""
+
     @property
     def candidate(self) -> Candidate: ...
 

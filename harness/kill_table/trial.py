@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -81,7 +82,7 @@ class _Nobody:
 
     seconds_in_candidate = 0.0
 
-    def call(self, call: Call) -> Outcome:
+    def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         raise AssertionError("a mutant on trial has no worker")
 
 

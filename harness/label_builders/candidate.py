@@ -60,6 +60,7 @@ class BuilderTrial:
         self.space: Space = self.sizes.restrict(self.whole_space)
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
+        self.ahead: BuilderRecipe | None = None
         self.cell_counts = CellCounts(builder_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0

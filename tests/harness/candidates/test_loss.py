@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,7 @@ from shiftproof.harness.candidates.model import ModelTrial
 from shiftproof.harness.candidates.trainer import TrainerTrial
 from shiftproof.harness.candidates.trainer_arguments import TO_TRAINERS
 from shiftproof.harness.candidates.variant import Variant
+from shiftproof.harness.cases.build import Case
 from shiftproof.harness.cases.recipe import Count, Recipe, Stride
 from shiftproof.harness.results import Verdict
 from shiftproof.harness.worker.exchange import (
@@ -45,7 +46,7 @@ class Scripted:
         self.calls: list[Call] = []
         self.seconds_in_candidate = 0.0
 
-    def call(self, call: Call) -> Outcome:
+    def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         self.calls.append(call)
         return self.outcomes[min(len(self.calls), len(self.outcomes)) - 1]
 
@@ -310,3 +311,41 @@ def test_without_its_first_answer_a_model_or_a_trainer_cannot_be_judged(
     with pytest.raises(LoadFailure, match=words) as caught:
         kind(candidate, PROFILES["hf.causal_lm"], binding, Scripted(outcome), dtype="float32", device="cpu")
     assert caught.value.reason == reason
+
+
+def test_the_next_case_is_built_while_the_candidate_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Recipe] = []
+
+    class Busy(Scripted):
+        def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
+            assert built == [RECIPE]
+            meanwhile()
+            return super().call(call)
+
+    trial = trial_of(Busy(returned(ONE)))
+    case = trial.case
+    monkeypatch.setattr(trial, "case", lambda recipe: built.append(recipe) or case(recipe))
+    trial.ahead = replace(RECIPE, seed=2)
+    trial.observe_cached(RECIPE)
+    assert built == [RECIPE, trial.ahead]
+
+
+def test_a_case_that_cannot_be_built_ahead_says_so_when_it_is_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(Scripted):
+        def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
+            meanwhile()
+            return super().call(call)
+
+    trial = trial_of(Busy(returned(ONE)))
+    case = trial.case
+
+    def fail_on_another(recipe: Recipe) -> Case:
+        if recipe != RECIPE:
+            raise MemoryError
+        return case(recipe)
+
+    monkeypatch.setattr(trial, "case", fail_on_another)
+    trial.ahead = replace(RECIPE, seed=2)
+    assert trial.observe_cached(RECIPE).problem is None
+    with pytest.raises(MemoryError):
+        trial.observe_cached(trial.ahead)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -28,7 +29,7 @@ class Noting:
     def __init__(self) -> None:
         self.calls: list[Call] = []
 
-    def call(self, call: Call) -> Outcome:
+    def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         self.calls.append(call)
         value = torch.zeros(call.tensors["labels"].shape)
         return Returned(value, "tensor", requires_grad=True, gradients={}, mutated=(), seconds=0.0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shiftproof.harness.candidates.arguments import ARGUMENTS
 from shiftproof.harness.cases.build import build_batch, build_case
 from shiftproof.harness.cases.recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
-from shiftproof.harness.cases.space import Space, fits, hand_made, large, random_recipes, recipes, redraws, space
+from shiftproof.harness.cases.space import Space, fits, hand_made, large, random_recipes, recipes, redraws, space, within
 from shiftproof.reference.pairing import select
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Axis, Heads
@@ -342,3 +342,24 @@ def test_the_killers_of_an_ordinary_loss() -> None:
 def test_every_mask_is_drawn() -> None:
     drawn = space(PROFILES["torch.cross_entropy"], frozenset({"logits", "labels"}))["masks"]
     assert {mask for masks in drawn for mask in masks} == set(Mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_ordinary"),
+    [
+        ({}, True),
+        ({"regime": Regime.CALM}, True),
+        ({"regime": Regime.HUGE}, False),
+        ({"masks": (Mask.ALL,)}, False),
+        ({"masks": (Mask.NONE, Mask.ALL)}, True),
+        ({"streams": Streams.NEITHER}, False),
+        ({"rows": 0}, False),
+        ({"length": 0}, False),
+        ({"label_dtype": "int32"}, False),
+        ({"classes": 5}, True),
+    ],
+)
+def test_what_an_ordinary_case_of_another_law_is(change: dict[str, object], is_ordinary: bool) -> None:
+    drawn = space(PROFILES["torch.cross_entropy"], frozenset({"logits", "labels"}))
+    without_settings = {name: values for name, values in drawn.items() if name not in ("regime", "label_dtype")}
+    assert within(replace(Recipe(2, 4, 29), **change), without_settings) is is_ordinary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -32,7 +33,7 @@ class Answering:
         self.outcome = outcome
         self.calls: list[Call] = []
 
-    def call(self, call: Call) -> Outcome:
+    def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
         self.calls.append(call)
         return self.outcome
 
