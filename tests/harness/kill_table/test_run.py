@@ -175,7 +175,7 @@ def test_what_is_the_same_loss_is_shown_to_be() -> None:
 @pytest.mark.slow
 def test_parts_of_a_table_make_the_whole() -> None:
     whole = {(each.mutant, each.detail): (each.fate, each.firsts) for each in table_of_text().tried}
-    parts = kill_table(["hf.causal_lm"], seeds=2, processes=2)
+    parts = kill_table(["hf.causal_lm"], seeds=1, processes=2)
     assert {(each.mutant, each.detail): (each.fate, each.firsts) for each in parts.tried} == whole
     assert [each.mutant for each in parts.tried] == [each.mutant for each in table_of_text().tried]
 
