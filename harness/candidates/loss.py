@@ -22,6 +22,7 @@ from ..bounds.derive import Bounds, derive_bounds
 from ..cases.build import Case, build_case
 from ..cases.cells import CellCounts, loss_cells
 from ..cases.generators import LOSS_RECIPES
+from ..cases.kept import Kept
 from ..cases.linear import LEAVES, Linear, read_logits
 from ..cases.recipe import Recipe
 from ..cases.space import Space, space
@@ -44,8 +45,8 @@ from .declaration import Candidate
 from .head import Head
 from .variant import PLAIN, Asked, Variant, weighted_by
 
-_LARGE = 50_000  # elements of logits
-_KEPT, _LARGE_KEPT = 2000, 8  # observations
+_MOST = 16_000_000  # elements of logits, about 30 bytes each with their gradient and its bounds
+_OF_PAIRS = 2_000  # the elements that take as much memory as the pairs that a gradient shows
 
 
 class Caller(Protocol):
@@ -143,8 +144,7 @@ class Trial:
         self.cell_counts = CellCounts(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
-        self._seen: dict[tuple[Recipe, Variant], Observation] = {}
-        self._large_seen: dict[tuple[Recipe, Variant], Observation] = {}
+        self._seen: Kept[tuple[Recipe, Variant], Observation] = Kept(_MOST)
         self._bounds: WeakKeyDictionary[Observation, Bounds] = WeakKeyDictionary()
 
     def case(self, recipe: Recipe) -> Case:
@@ -181,19 +181,15 @@ class Trial:
         return changed
 
     def observe_cached(self, recipe: Recipe, variant: Variant = PLAIN) -> Observation:
-        """Observe the candidate on a recipe, once. Of large observations, only the last few are kept."""
+        """Observe the candidate on a recipe, once, as long as there is room to keep what was observed."""
         key = (recipe, variant)
-        seen = self._seen.get(key) or self._large_seen.get(key)
+        seen = self._seen.get(key)
         if seen is not None:
             return seen
         observation = self.observe(self.case(recipe), variant)
         if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
             return observation  # the next process may answer
-        is_large = sum(map(math.prod, observation.case.pairing.shapes.values())) > _LARGE
-        kept, most = (self._large_seen, _LARGE_KEPT) if is_large else (self._seen, _KEPT)
-        if len(kept) >= most:
-            del kept[next(iter(kept))]
-        kept[key] = observation
+        self._seen.put(key, observation, sum(map(math.prod, observation.case.pairing.shapes.values())) + _OF_PAIRS)
         return observation
 
     def observe(self, case: Case, variant: Variant = PLAIN) -> Observation:

@@ -16,6 +16,7 @@ from shiftproof.reference.oracle import Oracle, evaluate
 from shiftproof.reference.pairing import Pair, Pairing, assemble, build_pairing, group, select
 from shiftproof.reference.spec import Axis, Extra, Heads, LossSpec, LossTerm, ShiftedBy
 
+from .kept import Kept
 from .logits import draw_logits, uniform_ints
 from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
 
@@ -31,30 +32,32 @@ class Case:
     oracle: Oracle
 
 
-_LARGE = 50_000  # elements of logits; with its right answer, such a case takes megabytes
-_KEPT, _LARGE_KEPT = 1024, 16
+_MOST = 16_000_000  # elements of logits, 8 to 12 bytes each
+_OF_PAIRS = 2_000  # the elements that take as much memory as the pairs of a case without logits
 _Made = TypeVar("_Made")
+_KEPT: list[Kept[tuple[LossSpec, Recipe], Any]] = []
 
 
 def _kept(make: Callable[[LossSpec, Recipe], _Made]) -> Callable[[LossSpec, Recipe], _Made]:
-    """Keep the last small results of a function, and a few of the large ones."""
-    small, large = lru_cache(_KEPT)(make), lru_cache(_LARGE_KEPT)(make)
-    _CACHES.extend((small, large))
+    """Keep the last results of a function."""
+    kept: Kept[tuple[LossSpec, Recipe], _Made] = Kept(_MOST)
+    _KEPT.append(kept)
 
     @wraps(make)
     def made(spec: LossSpec, recipe: Recipe) -> _Made:
-        return (large if recipe.size * recipe.codebooks > _LARGE else small)(spec, recipe)
+        found = kept.get((spec, recipe))
+        if found is None:
+            found = make(spec, recipe)
+            kept.put((spec, recipe), found, recipe.size * recipe.codebooks * len(spec.logits) + _OF_PAIRS)
+        return found
 
     return made
 
 
-_CACHES: list[Any] = []
-
-
 def forget_cases() -> None:
     """Forget all cases that were built."""
-    for cache in _CACHES:
-        cache.cache_clear()
+    for kept in _KEPT:
+        kept.clear()
 
 
 @_kept

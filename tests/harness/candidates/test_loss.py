@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from shiftproof.harness.candidates import loss
 from shiftproof.harness.candidates.arguments import TO_LOSSES, bind
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Trial
@@ -186,11 +187,14 @@ def test_a_question_is_asked_once() -> None:
     assert trial.calls == 5
 
 
-def test_of_what_is_large_only_the_last_few_are_remembered() -> None:
+def test_as_many_observations_are_kept_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "_MOST", 200_000)
     trial = trial_of(Scripted(returned(ONE)))
-    large = [Recipe(rows=1, length=2, classes=30_000, seed=seed) for seed in range(9)]
+    large = [Recipe(rows=1, length=2, classes=30_000, seed=seed) for seed in range(4)]
     seen = [trial.observe_cached(recipe) for recipe in large]
-    assert trial.observe_cached(large[-1]) is seen[-1]
+    assert [trial.observe_cached(recipe) is each for recipe, each in zip(large[1:], seen[1:], strict=True)] == [
+        True
+    ] * 3
     assert trial.observe_cached(large[0]) is not seen[0]
 
 

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from shiftproof.harness.candidates.arguments import ARGUMENTS
 from shiftproof.harness.cases.build import build_batch, build_case
 from shiftproof.harness.cases.recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
-from shiftproof.harness.cases.space import Space, fits, hand_made, large, random_recipes, recipes, redraws, space, within
+from shiftproof.harness.cases.space import (
+    Space,
+    fits,
+    hand_made,
+    large,
+    random_recipes,
+    recipes,
+    redraws,
+    space,
+    within,
+)
 from shiftproof.reference.pairing import select
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Axis, Heads
