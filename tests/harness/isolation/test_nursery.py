@@ -238,6 +238,16 @@ def test_who_kills_its_parent_while_it_is_loaded_is_blamed(folder: Path) -> None
     assert "it killed its parent process" in caught.value.message
 
 
+def test_a_nursery_that_was_stopped_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nursery, "_nurseries", {})
+    with Worker("those.py:loss", WorkerSettings(cwd=str(folder), call_deadline=2.0)) as worker:
+        pid = int(str(seen(worker, folder)["nursery"]))
+        [own] = nursery._nurseries.values()
+    os.kill(pid, signal.SIGSTOP)
+    own.close()
+    assert ends(pid)
+
+
 def test_who_stops_its_parent_ends_all_the_same(worker: Worker, folder: Path) -> None:
     guard = seen(worker, folder)["guard"]
     pid = worker.pid

@@ -16,6 +16,7 @@ from shiftproof.harness.cases.draw import drawn_by_hypothesis
 from shiftproof.harness.cases.recipe import Recipe, Regime, digest
 from shiftproof.harness.cases.space import hand_made, recipes, redraws
 from shiftproof.harness.judge.ask import ask, judge_or_redraw, planned
+from shiftproof.harness.judge.pool import Pool
 from shiftproof.harness.judge.profile import PROFILES, Profile
 from shiftproof.harness.judge.store import load
 from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
@@ -165,6 +166,15 @@ def test_vacuous_cases_prove_nothing(trial: Trial) -> None:
 def is_redrawn(recipe: Recipe) -> bool:
     """No seed of the space is as large as any that is drawn again."""
     return recipe.seed >= 1000
+
+
+def test_a_law_whose_only_cases_are_vacuous_ones_of_others_is_vacuous(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law = law_of(lambda recipe: VACUOUS)
+    monkeypatch.setattr(Pool, "is_others", lambda self, law, recipe: True)
+    result = ask(law, trial, QUICK, 0)
+    assert (result.verdict, result.cases, result.vacuous) == (Verdict.VACUOUS, 0, 0)
 
 
 def test_a_vacuous_case_is_drawn_again_until_one_proves_something(trial: Trial) -> None:
