@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from ..cases.draw import drawn_by_hypothesis
 from ..cases.generators import R
@@ -57,7 +57,7 @@ class Pool(Generic[T, R]):
     def __init__(
         self, laws: Mapping[str, Law[T, R]], trial: T, profile: Profile, seed: int, drawn_only: bool = False
     ) -> None:
-        self._trial = trial
+        self._of = ref(trial)  # a pool lives as long as its trial, and must not be what keeps the trial alive
         self._by_hand = 0.0 if drawn_only else _BY_HAND
         self._factor = profile.factor * trial.share
         self._seed = int(digest("pool", str(seed)), 16)
@@ -73,6 +73,12 @@ class Pool(Generic[T, R]):
         # Narrow focuses first: the wide ones cover their cases.
         for group in sorted(self._groups.values(), key=lambda group: _width(group.first)):
             self._fill(group)
+
+    @property
+    def _trial(self) -> T:
+        trial = self._of()
+        assert trial is not None, "the trial of this pool is gone"
+        return trial
 
     def of(self, law: Law[T, R], *, by_hand: bool = False) -> list[R]:
         """The cases that ``law`` is asked about, its group's own first. With ``by_hand``, its own hand-made ones."""

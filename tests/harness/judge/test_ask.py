@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from weakref import ref
 
 import pytest
 
@@ -166,6 +168,18 @@ def test_vacuous_cases_prove_nothing(trial: Trial) -> None:
 def is_redrawn(recipe: Recipe) -> bool:
     """No seed of the space is as large as any that is drawn again."""
     return recipe.seed >= 1000
+
+
+def test_a_trial_is_gone_once_nobody_holds_it() -> None:
+    """It holds everything that its candidate has answered."""
+    binding = Binding({"logits": "logits", "labels": "labels"}, frozenset())
+    spec = SPECS["hf.causal_lm"]
+    held = Trial(Candidate("text", "m:f"), spec, binding, cast(Any, None), dtype="float32", device="cpu")
+    ask(law_of(lambda recipe: PASS), held, QUICK, 0)
+    watched = ref(held)
+    del held
+    gc.collect()
+    assert watched() is None
 
 
 def test_a_law_whose_only_cases_are_vacuous_ones_of_others_is_vacuous(
