@@ -65,6 +65,7 @@ NEEDED = (
 )
 """What the tests of a sabotage import besides the judge."""
 _SECONDS = 300.0  # that a sabotage's tests may take; one that hangs is noticed too
+_SECONDS_OF_ALL = 1800.0  # that a whole file of tests may take without any sabotage
 _SURVIVED, _KILLED = 0, 1  # pytest's own codes; every other means that the tests could not be run
 
 
@@ -247,7 +248,7 @@ def collect(sabotage: Sabotage) -> Outcome:
     """Run a sabotage's tests in a process of their own. One that takes too long is ended, and has noticed."""
     started = time.perf_counter()
     child, reads = forked(sabotage)
-    overdue = threading.Timer(_SECONDS, os.kill, (child, signal.SIGKILL))
+    overdue = threading.Timer(_SECONDS if sabotage.before else _SECONDS_OF_ALL, os.kill, (child, signal.SIGKILL))
     overdue.start()
     with os.fdopen(reads, "rb") as pipe:
         output = pipe.read().decode(errors="replace")
@@ -359,13 +360,20 @@ def judged(words: Sequence[str] = (), processes: int = 1, *, checked: bool = Tru
 
 
 def kept(work: Path, processes: int, *, ask: bool = True) -> list[Outcome]:
-    """What was found, once it is asked again; it is kept beside what is known of mutants, without what tests said."""
+    """What was found, once it is asked again; it is kept beside what is known of mutants, without what tests said.
+
+    Raises:
+        SystemExit: when the sabotages could not be run.
+    """
     file = work / "sabotages.json"
     if ask:
+        file.unlink(missing_ok=True)
         # In a process of its own, because this one may have imported the judge.
         command = [sys.executable, __file__, "--processes", str(processes), "--json", str(file)]
         subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
-    read = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    if not file.exists():
+        sys.exit("the sabotages were not run; what is said above is the reason")
+    read = json.loads(file.read_text(encoding="utf-8"))
     return [Outcome(Sabotage(*each), *rest) for each, *rest in read]
 
 

@@ -103,6 +103,14 @@ def test_the_page_quotes_what_was_found() -> None:
         assert f"| {kind} | {count} |" in after, "the table has changed since; run `nox -s mutation -- judge`"
 
 
+def test_sabotages_that_could_not_be_run_are_no_empty_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sabotages.json").write_text("[]")  # of an earlier run
+    monkeypatch.setattr(sabotage.subprocess, "run", lambda *command, **how: None)
+    assert sabotage.kept(tmp_path, 1, ask=False) == []
+    with pytest.raises(SystemExit, match="were not run"):
+        sabotage.kept(tmp_path, 1)
+
+
 def test_writing_one_part_leaves_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("# old\n")
