@@ -85,7 +85,7 @@ def test_a_right_model_conforms_by_its_gradient(name: str, spec: str, route: Rou
         ("StraightThrough", "ALIGN-1", "are scored on label [0, 2], not on label [0, 1]"),
         ("StraightThroughTwice", "ALIGN-1", "are scored on label [0, 2], not on label [0, 1]"),
         ("StraightThroughAnother", "MODEL-5", "the gradient at the head's input"),
-        ("DetachedHidden", "MODEL-5", "is 0 where"),
+        ("DetachedHidden", "MODEL-5", "is 0; expected"),
         ("NothingButItsValue", "MODEL-6", "the gradient predicts a rise of 0 per step"),
         ("FusedDoubled", "MODEL-5", "the gradient at the head's input"),
         ("FusedDoubledTied", "MODEL-5", "the gradient at the head's input"),
