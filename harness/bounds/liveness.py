@@ -158,8 +158,9 @@ def _passes_off_target(case: Case, small: Mapping[str, Tensor]) -> bool:
     """Whether a gradient that is 0 everywhere except at the targets is within the bounds."""
     for name, each in small.items():
         off = each.clone()
-        for pair_of in (of for of, t in zip(case.pairing.by_term, case.pairing.terms, strict=True) if t.logits == name):
-            off.view(-1, off.shape[-1])[pair_of[1], pair_of[2]] = True
+        for term, pairs in zip(case.pairing.terms, case.pairing.by_term, strict=True):
+            if term.logits == name:
+                off.view(-1, off.shape[-1])[pairs.row, pairs.target] = True
         if not bool(off.all()):
             return False
     return True

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import evaluate
-from shiftproof.reference.pairing import Pairing, first_logit
+from shiftproof.reference.pairing import first_logit
 
 from ..cases.build import Case
 
@@ -71,7 +71,7 @@ def weighted_by(grad_output: Tensor, case: Case) -> Case:
     ``grad_output`` has the shape of the output.
     """
     first = first_logit(case.spec.terms[0], case.batch)
-    pairing: Pairing = replace(
+    pairing = replace(
         case.pairing,
         pairs=tuple(
             pair._replace(weight=pair.weight * float(grad_output[pair.logit[0], pair.logit[1] - first]))

@@ -78,7 +78,7 @@ class InProcess:
         return self._ready().description
 
     def call(self, call: Call, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
-        """Call the candidate once.
+        """Call the candidate once. ``meanwhile`` does not run: this process computes the answer itself.
 
         Raises:
             LoadFailure: it could not be loaded.

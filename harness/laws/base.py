@@ -91,6 +91,7 @@ class OnVariant:
     """The check of a law that judges the answer to a variant of a case.
 
     Attributes:
+        variant: how the candidate is called.
         gradient: whether an answer without a gradient fails.
         judge: judges an observation whose case is the variant's.
     """
