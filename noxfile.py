@@ -190,14 +190,18 @@ def compat(session: nox.Session) -> None:
         session.error("a version failed, or none could be run")
 
 
-def run_on(session: nox.Session, folder: Path, python: str, torch: str) -> str:
-    """Run the core of the tests on an interpreter and a version of torch: passed, failed, or why it could not run."""
+def run_on(session: nox.Session, folder: Path, python: str, **versions: str) -> str:
+    """Run the core of the tests on an interpreter and other ``versions`` of torch and of what must fit it.
+
+    Return passed, failed, or why it could not run.
+    """
     if shutil.which(f"python{python}") is None:
         return f"not run: no python{python} on PATH"
-    # Every version but torch's is that of the other sessions, where this Python has it.
-    pins = [line for line in Path(CONSTRAINTS).read_text().splitlines() if not line.startswith(("torch==", "triton=="))]
+    # Every other version is that of the other sessions, where this Python has it.
+    others = ("triton==", *(f"{name}==" for name in versions))
+    pins = [line for line in Path(CONSTRAINTS).read_text().splitlines() if not line.startswith(others)]
     constraints = folder.parent / f"{folder.name}.txt"
-    constraints.write_text("\n".join([*pins, f"torch=={torch}"]) + "\n")
+    constraints.write_text("\n".join([*pins, *(f"{name}=={version}" for name, version in versions.items())]) + "\n")
     freely = {"PIP_CONSTRAINT": "", "PIP_BUILD_CONSTRAINT": ""}
     executable = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     wanted = [".", *nox.project.dependency_groups(PYPROJECT, "test")]

@@ -76,6 +76,11 @@ def check(ctx: click.RichContext, /, targets: Sequence[str], **options: Any) -> 
         for candidate in without_spec:
             say_identity(candidate, options["in_process"], options["deadline"])
         raise UsageError(f"{without_spec[0].name} has no spec; choose one with --spec (see `shiftproof list profiles`)")
+    if options["in_process"] and (options["jobs"] > 1 or _is_parallel(ctx.obj)):
+        raise UsageError(
+            "--in-process judges in one process, so that a debugger sees it, and several were asked for; "
+            "leave out --in-process, --jobs or pytest's -n"
+        )
     plan(candidates, profile=options["profile"], seed=options["seed"], deadline=options["deadline"])  # for its checks
     check_folders(json=options["json_file"])
     caught = _Caught()
@@ -132,6 +137,10 @@ class _Caught:
         self.run = None if run is None or run.is_refused else run
 
 
+def _is_parallel(given: Sequence[str]) -> bool:
+    return any(argument.startswith(_IN_PARALLEL) for argument in given)
+
+
 def _pytest_arguments(targets: Sequence[str], options: dict[str, Any], given: Sequence[str]) -> list[str]:
     """Return the same run as pytest arguments. pytest reads no configuration file of the user."""
     config = _HARNESS / "pytest_plugin" / "empty.ini"
@@ -142,7 +151,7 @@ def _pytest_arguments(targets: Sequence[str], options: dict[str, Any], given: Se
     arguments += ["--shiftproof-display", "own"]
     if options["jobs"] > 1:
         given = ["-n", str(options["jobs"]), "--dist", "loadgroup", *given]
-    if any(argument.startswith(_IN_PARALLEL) for argument in given):
+    if _is_parallel(given):
         arguments += ["-p", "xdist.plugin"]
     arguments += [] if targets else ["--shiftproof-declared"]
     for target in targets:

@@ -91,7 +91,7 @@ def speed(
                     each.candidate,
                     each.rival,
                     each.terms,
-                    each.asked,
+                    each.options,
                     tell=lambda stage, each=each: status.update(f"{each}: {stage}"),  # type: ignore[misc]
                 )
             )

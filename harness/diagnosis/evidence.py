@@ -19,7 +19,7 @@ from ..cases.recipe import Recipe
 from ..cases.space import hand_made, random_recipes
 from ..laws import LAWS, adapt_to
 from ..laws.alignment import calm, read_by_value
-from ..mutants import MUTANTS, Variant
+from ..mutants import MUTANTS, BugVariant
 from ..mutants.views import variants_under
 from ..probe.read import ScoredRows, Site, predict, read_gradients
 
@@ -142,12 +142,12 @@ def scored_by(pairing: Pairing | None) -> ScoredRows | None:
 
 
 @lru_cache(maxsize=1 << 15)
-def wrongly_scored(variant: Variant, case: Case) -> ScoredRows | None:
+def wrongly_scored(variant: BugVariant, case: Case) -> ScoredRows | None:
     return scored_by(variant.wrong(case.spec, case.batch))
 
 
 @lru_cache(maxsize=1024)
-def variants_of(name: str, spec: LossSpec) -> tuple[Variant, ...]:
+def variants_of(name: str, spec: LossSpec) -> tuple[BugVariant, ...]:
     return tuple(variants_under(MUTANTS[name], spec))
 
 

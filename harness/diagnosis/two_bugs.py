@@ -9,13 +9,13 @@ from itertools import permutations
 from shiftproof.reference.spec import LossSpec
 
 from ..cases.build import Case
-from ..mutants import MUTANTS, Variant
+from ..mutants import MUTANTS, BugVariant
 from ..mutants.both import COUNTED_RIGHT, both
 from ..probe.read import ScoredRows, Site, predict
 from ..results import NamedBug
 from .evidence import WEIGHT_TOLERANCE, Evidence, agree, explained, explains, scored_by, variants_of, wrongly_scored
 
-Named = tuple[str, Variant]
+Named = tuple[str, BugVariant]
 Scores = frozenset[tuple[Site, int]]  # which classes were scored where, without weights
 
 _LOOKED_AT = 10  # cases used to sift bugs; the remaining bugs must then explain all cases
@@ -70,13 +70,13 @@ def _firsts(evidence: list[Evidence], spec: LossSpec) -> list[list[Named]]:
     return [alike[chosen] for chosen in sorted(alike, key=lambda chosen: chosen != observed)]
 
 
-def _selects(second: Variant, evidence: list[Evidence]) -> bool:
+def _selects(second: BugVariant, evidence: list[Evidence]) -> bool:
     """Return whether a bug changes which pairs are scored, and not only their weights."""
     predicted = [(wrongly_scored(second, each.case), each.case) for each in evidence]
     return any(scored is not None and _set(scored) != _right(case) for scored, case in predicted)
 
 
-def _scores_the_same(first: Variant, each: Evidence) -> bool:
+def _scores_the_same(first: BugVariant, each: Evidence) -> bool:
     predicted = wrongly_scored(first, each.case)
     return predicted is None or _set(predicted) == _set(each.scored)
 
@@ -93,12 +93,12 @@ def _named(name: str, detail: str, names: list[str] | None = None) -> NamedBug:
     return NamedBug(name, 1.0, detail, mutant.formula, mutant.seen, also)
 
 
-def _explain(first: Variant, second: Variant, evidence: list[Evidence], tolerance: float) -> bool:
+def _explain(first: BugVariant, second: BugVariant, evidence: list[Evidence], tolerance: float) -> bool:
     wrong = both(first, second)
     return explained(evidence, lambda case: scored_by(wrong(case.spec, case.batch)), tolerance)
 
 
-def _leads_to(first: Variant, evidence: list[Evidence]) -> bool:
+def _leads_to(first: BugVariant, evidence: list[Evidence]) -> bool:
     """Return whether the scored pairs are those of ``first``, with some missing or some added, and are not the right
     ones."""
     differs = False
@@ -147,7 +147,7 @@ def _first(explained_by: list[Named], logits: str) -> tuple[str, str]:
     return name, variant.detail or f"in {logits}"
 
 
-def _explains_one(variant: Variant, here: str, there: str, evidence: list[Evidence], tolerance: float) -> bool:
+def _explains_one(variant: BugVariant, here: str, there: str, evidence: list[Evidence], tolerance: float) -> bool:
     """Return whether a bug explains what was read at the logits ``here``, and leaves those ``there`` right."""
     compared = 0
     for each in evidence:

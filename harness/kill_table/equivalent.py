@@ -15,13 +15,13 @@ from ..candidates.arguments import ARGUMENTS
 from ..cases.build import build_batch
 from ..cases.recipe import Recipe
 from ..cases.space import Space, hand_made, space
-from ..mutants import Variant
+from ..mutants import BugVariant
 from ..probe.read import predict
 from .subjects import Subject
 from .trial import Bench
 
 
-def _is_right_on_hand_made(variant: Variant, bench: Bench) -> bool:
+def _is_right_on_hand_made(variant: BugVariant, bench: Bench) -> bool:
     """Return whether the pairs are right on the hand-made cases, as those of an equivalent mutant are."""
     spec = bench.spec
     batches = (build_batch(spec, recipe) for recipe in hand_made(bench.right.space))
@@ -35,7 +35,7 @@ def equivalent_on(subject: Subject, bench: Bench) -> int | None:
     return equal_on(subject.variant, bench.spec)
 
 
-def equal_on(variant: Variant, spec: LossSpec) -> int | None:
+def equal_on(variant: BugVariant, spec: LossSpec) -> int | None:
     """Return the number of small cases if the pairs and weights are right on all of them, else None."""
     cases = small_cases(spec)
     for batch, right in cases:

@@ -14,7 +14,7 @@ from ..candidates.loss import Observation
 from ..candidates.variant import Asked
 from ..cases.build import build_batch
 from ..cases.space import hand_made, space
-from ..mutants import MUTANTS, Variant
+from ..mutants import MUTANTS, BugVariant
 from ..mutants.behaviour import Act, answer, computed
 from ..mutants.behaviours import BEHAVIOURS
 from ..mutants.scores import SCORES, ScoreMutant
@@ -32,7 +32,7 @@ class Subject:
     detail: str
     act: Act
     dtype: str = "float32"
-    variant: Variant | None = None
+    variant: BugVariant | None = None
     reason: str = ""  # why it is impossible
     linear: bool = False
 
@@ -56,7 +56,7 @@ def _of_pairs(spec: LossSpec) -> Iterator[Subject]:
             yield Subject(mutant.name, variant.detail, _over(variant), variant=variant)
 
 
-def _over(variant: Variant) -> Act:
+def _over(variant: BugVariant) -> Act:
     """Return a loss over wrong pairs, or over the right ones if a batch cannot show the bug."""
 
     def act(asked: Asked) -> Observation:

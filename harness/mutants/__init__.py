@@ -2,7 +2,7 @@
 
 from .ahead import AHEAD
 from .alignment import ALIGNMENT
-from .base import Mutant, Variant
+from .base import BugVariant, Mutant
 from .codebooks import CODEBOOKS
 from .normalisation import NORMALISATION
 from .selection import SELECTION
@@ -11,4 +11,4 @@ MUTANTS: dict[str, Mutant] = {
     mutant.name: mutant for mutant in (*ALIGNMENT, *SELECTION, *NORMALISATION, *CODEBOOKS, *AHEAD)
 }
 
-__all__ = ["MUTANTS", "Mutant", "Variant"]
+__all__ = ["MUTANTS", "BugVariant", "Mutant"]

@@ -26,7 +26,7 @@ WrongOver = Callable[[LossSpec, Batch, Choose], Pairing | None]
 
 
 @dataclass(frozen=True)
-class Variant:
+class BugVariant:
     """One way to write a bug: the same name with another constant.
 
     ``over`` applies the bug to pairs that another bug chose. It is None for a bug that chooses all of its pairs itself.
@@ -56,7 +56,7 @@ class Mutant:
     formula: str
     tells: str
     seen: str
-    variants: tuple[Variant, ...]
+    variants: tuple[BugVariant, ...]
     whole: bool = False
     needs: str = ""
 
@@ -67,7 +67,7 @@ def mutant(
     """Make a mutant from one function of (spec, batch), or of (spec, batch, choose) if it is ``over`` chosen pairs."""
 
     def make(wrong: Callable[..., Pairing | None]) -> Mutant:
-        return Mutant(name, formula, tells, seen, (Variant("", wrong, wrong if over else None),), whole, needs)
+        return Mutant(name, formula, tells, seen, (BugVariant("", wrong, wrong if over else None),), whole, needs)
 
     return make
 
@@ -86,8 +86,8 @@ def family(
     """Make a mutant with one variant per value from one function of (spec, batch, value). See :func:`mutant`."""
 
     def make(wrong: Callable[..., Pairing | None]) -> Mutant:
-        def variant(value: object) -> Variant:
-            return Variant(
+        def variant(value: object) -> BugVariant:
+            return BugVariant(
                 str(value),
                 lambda spec, batch: wrong(spec, batch, value),
                 (lambda spec, batch, choose: wrong(spec, batch, value, choose)) if over else None,

@@ -9,10 +9,10 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.pairing import Pair, Pairing, assemble, build_pairing, group, select
 from shiftproof.reference.spec import Combine, Denominator, Empty, LossSpec, LossTerm, Reduction
 
-from .base import Choose, NotPossible, Variant, Wrong
+from .base import BugVariant, Choose, NotPossible, Wrong
 
 
-def both(first: Variant, second: Variant) -> Wrong:
+def both(first: BugVariant, second: BugVariant) -> Wrong:
     """Return the pairs of a loss that has both bugs: ``second`` over the pairs that ``first`` chooses.
 
     Raises:
@@ -55,7 +55,7 @@ def _counted_right(spec: LossSpec, batch: Batch, choose: Choose) -> Pairing | No
     return assemble(spec, batch, groups)
 
 
-COUNTED_RIGHT = Variant("÷ the count of the right pairs", build_pairing, _counted_right)
+COUNTED_RIGHT = BugVariant("÷ the count of the right pairs", build_pairing, _counted_right)
 """Not a bug by itself: the denominator is counted separately from what is scored, and it is counted right."""
 
 

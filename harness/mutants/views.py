@@ -31,7 +31,7 @@ from shiftproof.reference.pairing import (
 )
 from shiftproof.reference.spec import Axis, Combine, Denominator, Empty, Heads, LossSpec, LossTerm, Reduction
 
-from .base import Choose, Mutant, NotPossible, Variant
+from .base import BugVariant, Choose, Mutant, NotPossible
 
 _REMEMBERED = 256  # batches; hundreds of mutants ask about the same batches in turn
 
@@ -50,7 +50,7 @@ class View:
     share: float
 
 
-def variants_under(mutant: Mutant, spec: LossSpec) -> Iterator[Variant]:
+def variants_under(mutant: Mutant, spec: LossSpec) -> Iterator[BugVariant]:
     """Yield every variant of a mutant under ``spec``: in all of its terms, and in each term alone."""
     only = spec.terms[0]
     plain = len(spec.terms) == 1 and only.heads is Heads.ONE and (only.logits, only.labels) == ("logits", "labels")
@@ -68,7 +68,7 @@ def variants_under(mutant: Mutant, spec: LossSpec) -> Iterator[Variant]:
                 yield _within(variant, ", ".join(part for part in parts if part), terms, each)
 
 
-def _within(variant: Variant, detail: str, terms: tuple[int, ...], apart: bool) -> Variant:
+def _within(variant: BugVariant, detail: str, terms: tuple[int, ...], apart: bool) -> BugVariant:
     """Apply ``variant`` to every text loss of these terms, with the other terms right.
 
     The result is None if the bug is impossible in one of the text losses.
@@ -87,7 +87,7 @@ def _within(variant: Variant, detail: str, terms: tuple[int, ...], apart: bool) 
 
         return _lift(assemble(spec, batch, groups), spec, batch, terms, apart, of_view)
 
-    return Variant(detail, lifted, lifted_over if over else None)
+    return BugVariant(detail, lifted, lifted_over if over else None)
 
 
 def _lift(

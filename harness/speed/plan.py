@@ -14,7 +14,7 @@ from ..judge.plan import candidates_of
 from .baseline import KINDS, Contender
 from .bench import Terms
 from .result import Gate
-from .run import Asked
+from .run import SpeedOptions
 from .shapes import find_shape, recipe_of, usual_shapes
 
 
@@ -25,7 +25,7 @@ class Planned:
     candidate: Candidate
     rival: Contender
     terms: Terms
-    asked: Asked
+    options: SpeedOptions
 
     def __str__(self) -> str:
         return f"{self.candidate.name} on {self.terms.device}, {self.terms.dtype}, {self.terms.shape}"
@@ -58,7 +58,7 @@ def plan(
         raise UsageError(f"--threads is {threads}; expected a number from 1 up")
     if times_only and max_memory is not None:
         raise UsageError("--times-only leaves out memory, but --max-memory needs it; drop one of them")
-    asked = Asked(Gate(max_slowdown, max_memory, part), deadline, not times_only)
+    options = SpeedOptions(Gate(max_slowdown, max_memory, part), deadline, not times_only)
     found = []
     for candidate in candidates:
         spec = _spec_of(candidate)
@@ -70,7 +70,7 @@ def plan(
                 for dtype in candidate.dtypes:
                     recipe_of(spec, shape, dtype, 0)  # only for its checks
                     terms = Terms(spec, shape, dtype, device, threads)
-                    found.append(Planned(candidate, rival, terms, asked))
+                    found.append(Planned(candidate, rival, terms, options))
     return found
 
 

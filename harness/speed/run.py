@@ -36,7 +36,7 @@ _SMALL = 8  # T is divided by this for the call before a weighed call
 
 
 @dataclass(frozen=True)
-class Asked:
+class SpeedOptions:
     """The options of a trial.
 
     Attributes:
@@ -50,7 +50,11 @@ class Asked:
 
 
 def try_speed(
-    candidate: Candidate, rival: Contender, terms: Terms, asked: Asked, tell: Callable[[str], None] = lambda stage: None
+    candidate: Candidate,
+    rival: Contender,
+    terms: Terms,
+    options: SpeedOptions,
+    tell: Callable[[str], None] = lambda stage: None,
 ) -> Trial:
     """Run one trial. ``tell`` gets the name of each stage.
 
@@ -65,14 +69,14 @@ def try_speed(
         dtype=terms.dtype,
         shape=str(terms.shape),
         against=rival.name,
-        gate=asked.gate,
+        gate=options.gate,
         grade=Grade.ERROR,
         clock=terms.clock,
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(terms.threads)  # the judge's own threads would run on the processors that are timed
     try:
-        trial = _measure(trial, Contender(candidate.name, candidate=candidate), rival, terms, asked, tell)
+        trial = _measure(trial, Contender(candidate.name, candidate=candidate), rival, terms, options, tell)
     except (NotMeasured, LoadFailure) as error:
         trial = replace(trial, problem=str(error))
     finally:
@@ -81,7 +85,12 @@ def try_speed(
 
 
 def _measure(
-    trial: Trial, candidate: Contender, rival: Contender, terms: Terms, asked: Asked, tell: Callable[[str], None]
+    trial: Trial,
+    candidate: Contender,
+    rival: Contender,
+    terms: Terms,
+    options: SpeedOptions,
+    tell: Callable[[str], None],
 ) -> Trial:
     seeds = itertools.count(secrets.randbits(48))
     python = candidate.candidate.python if candidate.candidate is not None else None
@@ -93,10 +102,10 @@ def _measure(
         for part in (RIVAL, TWIN) * 2:
             evidence.alone_at_first.append(bench.call(part, next(seeds), linger=_LINGER))
         untroubled = run_race(
-            bench, (TWIN, RIVAL), seeds, lambda race: _differs(race, asked.gate.part), _SELF_TEST * asked.deadline
+            bench, (TWIN, RIVAL), seeds, lambda race: _differs(race, options.gate.part), _SELF_TEST * options.deadline
         )
         evidence.alone += [sample for pair in untroubled.pairs for sample in pair]
-        trial = replace(trial, device_name=bench.device_name, self_test=untroubled.ratio(asked.gate.part))
+        trial = replace(trial, device_name=bench.device_name, self_test=untroubled.ratio(options.gate.part))
 
         tell("warm-up")
         bench.seat(CANDIDATE, candidate)
@@ -104,16 +113,16 @@ def _measure(
         if wrong := wrong_from_the_start(evidence):
             return _wrong(trial, candidate, terms, evidence, wrong)
         tell("race")
-        race = _race(bench, seeds, evidence, asked)
+        race = _race(bench, seeds, evidence, options)
         times = tuple(_times(race, part) for part in PASSES)
         cheats = tuple((cheat.name, cheat.told) for cheat in find_cheats(evidence))
         trial = replace(trial, times=times, cheats=cheats)
-        if asked.all:
+        if options.all:
             tell("bandwidth")
             trial = replace(trial, traffic=_traffic(bench, terms))
             tell("scaling")
             trial = replace(trial, growth=tuple(_growths(bench, seeds)))
-    if asked.all:
+    if options.all:
         tell("memory")
         mine, theirs = (_weigh(each, terms, python, seeds) for each in (candidate, rival))
         trial = replace(trial, memory=Memory(mine, theirs, _logits_bytes(terms)))
@@ -132,19 +141,19 @@ def _wrong(trial: Trial, candidate: Contender, terms: Terms, evidence: Evidence,
     return replace(trial, grade=Grade.FAILS, problem=problem, cheats=tuple(cheats))
 
 
-def _race(bench: Bench, seeds: Iterator[int], evidence: Evidence, asked: Asked) -> Race:
+def _race(bench: Bench, seeds: Iterator[int], evidence: Evidence, options: SpeedOptions) -> Race:
     """Race the candidate against its rival, with calls on known inputs in between."""
 
     def settled(race: Race) -> bool:
-        bound = asked.gate.max_slowdown
-        return race.ratio(asked.gate.part).against(1.0 if bound is None else bound) is not Outcome.INCONCLUSIVE
+        bound = options.gate.max_slowdown
+        return race.ratio(options.gate.part).against(1.0 if bound is None else bound) is not Outcome.INCONCLUSIVE
 
     def between(race: Race) -> None:
         if len(race.pairs) in _AGAIN_AFTER:
             evidence.again.append(bench.call(CANDIDATE, race.pairs[-1][0].seed))
             evidence.warmed_again.append(bench.call(CANDIDATE, evidence.warm_up[-1].seed))
 
-    seconds = (1 - _SELF_TEST) * asked.deadline
+    seconds = (1 - _SELF_TEST) * options.deadline
     race = run_race(bench, (CANDIDATE, RIVAL), seeds, settled, seconds, between=between)
     evidence.timed += [mine for mine, _ in race.pairs]
     evidence.rival += [theirs for _, theirs in race.pairs]

@@ -18,7 +18,7 @@ Item = Callable[[], Finding]
 
 
 @dataclass(frozen=True)
-class Asked:
+class PartArguments:
     """Which part is asked for, of which device (``cuda``, or ``cpu`` for a dry run), and where its findings go."""
 
     part: str
@@ -27,7 +27,7 @@ class Asked:
     seconds: float
 
     @classmethod
-    def of_arguments(cls) -> Asked:
+    def of_arguments(cls) -> PartArguments:
         part, device, out, seconds = sys.argv[1:]
         return cls(part, device, out, float(seconds))
 
@@ -44,7 +44,7 @@ class Asked:
         return Ledger(Path(self.out) / "findings.jsonl")
 
 
-def go_through(asked: Asked, items: Mapping[str, Item]) -> None:
+def go_through(asked: PartArguments, items: Mapping[str, Item]) -> None:
     """Each item that no process before this one has begun. An item that raises could not be run; where it took the
     device along, this process ends, and wants to be started again."""
     ledger = asked.ledger

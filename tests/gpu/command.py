@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .asked import SPOILED, Asked
+from .asked import SPOILED, PartArguments
 from .children import OUT_OF_TIME, run_child
 from .findings import Finding, Ledger, Progress, Result
 from .layout import PACKAGE, ROOT, lay_out
@@ -129,7 +129,7 @@ class _Script:
         finish = time.monotonic() + seconds
         while True:
             left = finish - time.monotonic()
-            asked = Asked(part.name, self.device, str(self.out), round(max(left, 0.0), 1))
+            asked = PartArguments(part.name, self.device, str(self.out), round(max(left, 0.0), 1))
             before = self.ledger.read(part.name)
             command = [sys.executable, "-m", f"{PACKAGE}.{part.module}", *asked.arguments]
             how = run_child(command, self.out / f"{part.name}.log", left, self.environment, ROOT)

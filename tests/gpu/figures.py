@@ -24,7 +24,7 @@ from shiftproof.harness.worker.peak import Peak
 
 from ..benchmarks.contenders import CAUSAL, Absent, Loss
 from ..benchmarks.tasks import Task
-from .asked import Asked, Item, go_through
+from .asked import Item, PartArguments, go_through
 from .calls import Calls, memory_needed
 from .findings import Finding, Result
 
@@ -97,7 +97,7 @@ def timed(work: Callable[[], Any], device: Device, flushes: int) -> tuple[int, A
     return device.between(start, stop), given
 
 
-def measured(asked: Asked, name: str, task: Task, dtype: str, contender: str) -> Finding:
+def measured(asked: PartArguments, name: str, task: Task, dtype: str, contender: str) -> Finding:
     """A contender in pairs with the yardstick, either first in turn, and a copy before each pair."""
     started = time.monotonic()
     device = device_of(asked.device)
@@ -164,7 +164,7 @@ def in_turns(
     return pairs, copies
 
 
-def tasks(asked: Asked) -> list[Task]:
+def tasks(asked: PartArguments) -> list[Task]:
     if asked.is_dry:
         return [
             Task("text", CAUSAL, Shape("text", 2, 9, 40)),
@@ -178,7 +178,7 @@ def tasks(asked: Asked) -> list[Task]:
     return [*text[:3], Task("linear", CAUSAL, Shape("layer", 2, 2048, 128256), hidden=4096), *text[3:]]
 
 
-def items(asked: Asked) -> dict[str, Item]:
+def items(asked: PartArguments) -> dict[str, Item]:
     return {
         (name := f"{task.shape}, {dtype}: {contender}"): partial(measured, asked, name, task, dtype, contender)
         for task, dtype in product(tasks(asked), ("bfloat16", "float32"))
@@ -187,9 +187,9 @@ def items(asked: Asked) -> dict[str, Item]:
     }
 
 
-def main(asked: Asked) -> None:
+def main(asked: PartArguments) -> None:
     go_through(asked, items(asked))
 
 
 if __name__ == "__main__":
-    main(Asked.of_arguments())
+    main(PartArguments.of_arguments())

@@ -10,7 +10,7 @@ from shiftproof.harness.worker.device import device_of
 
 from ..benchmarks.contenders import CAUSAL, OF_NEXT_TOKENS, Absent
 from ..benchmarks.tasks import Task
-from .asked import Asked, Item, go_through
+from .asked import Item, PartArguments, go_through
 from .calls import Calls, memory_needed
 from .findings import Finding, Result
 
@@ -18,7 +18,7 @@ _CLASSES, _ROWS = 131072, 2**31 // 131072 + 31
 CONTENDERS = ("yardstick", "torch", "transformers", "Liger", "fla-core", "quack")
 
 
-def judged(asked: Asked, name: str, task: Task, dtype: str, contender: str) -> Finding:
+def judged(asked: PartArguments, name: str, task: Task, dtype: str, contender: str) -> Finding:
     """One call, of which the value is looked at and each row of the gradient."""
     started = time.monotonic()
     device = device_of(asked.device)
@@ -44,7 +44,7 @@ def judged(asked: Asked, name: str, task: Task, dtype: str, contender: str) -> F
     return found(Result.WRONG, f"{count}: {wrong}") if wrong else found(Result.PASSED, count)
 
 
-def items(asked: Asked) -> dict[str, Item]:
+def items(asked: PartArguments) -> dict[str, Item]:
     shape = Shape("large", 1, 40, 64) if asked.is_dry else Shape("large", 1, _ROWS, _CLASSES)
     task = Task("large", CAUSAL, shape)
     assert set(CONTENDERS) <= set(OF_NEXT_TOKENS)
@@ -55,9 +55,9 @@ def items(asked: Asked) -> dict[str, Item]:
     }
 
 
-def main(asked: Asked) -> None:
+def main(asked: PartArguments) -> None:
     go_through(asked, items(asked))
 
 
 if __name__ == "__main__":
-    main(Asked.of_arguments())
+    main(PartArguments.of_arguments())

@@ -15,7 +15,7 @@ from itertools import product
 
 from shiftproof.harness.candidates.declaration import declared_in
 
-from .asked import Asked
+from .asked import PartArguments
 from .findings import Finding, Result
 from .layout import PACKAGE, ROOT
 from .tried import Tried
@@ -43,7 +43,7 @@ _YARDSTICKS = (
 _DRY_YARDSTICKS = ("liger.softcap",)
 
 
-def real_losses(asked: Asked) -> Iterator[Tried | Finding]:
+def real_losses(asked: PartArguments) -> Iterator[Tried | Finding]:
     """Those that pyproject.toml declares, and fused ones; what is not at hand is a finding at once. Known-wrong ones
     come last: they show that the judge works here too."""
     declared = declared_in(ROOT / "pyproject.toml")
@@ -79,7 +79,7 @@ def real_losses(asked: Asked) -> Iterator[Tried | Finding]:
                 yield tried
 
 
-def yardsticks(asked: Asked) -> Iterator[Tried | Finding]:
+def yardsticks(asked: PartArguments) -> Iterator[Tried | Finding]:
     """On a GPU with its Triton kernels; on a CPU with the same ones interpreted, where Triton is at hand."""
     interpreted = asked.is_dry and importlib.util.find_spec("triton") is not None
     file = f"tests/candidates/{'interpreted' if interpreted else 'yardsticks'}.py"
@@ -89,7 +89,7 @@ def yardsticks(asked: Asked) -> Iterator[Tried | Finding]:
         yield Tried(asked.part, name, call, name, dtype, asked.device, _BRIEF, "strict", laid_out=False)
 
 
-def judge_all(asked: Asked, entries: list[Tried | Finding]) -> None:
+def judge_all(asked: PartArguments, entries: list[Tried | Finding]) -> None:
     """Every trial in a process of its own, as many at once as there are cores for."""
     ledger = asked.ledger
     finish = time.monotonic() + asked.seconds
@@ -123,14 +123,14 @@ def tried(entry: Tried, seconds: float) -> Finding:
         return Finding(entry.part, entry.title, Result.NOT_RUN, last[:300], round(time.monotonic() - started, 1))
 
 
-def main(asked: Asked) -> None:
+def main(asked: PartArguments) -> None:
     entries = list(real_losses(asked) if asked.part == "laws" else yardsticks(asked))
     if asked.is_dry:
         entries = [entry if isinstance(entry, Finding) else _dry(entry) for entry in entries if _is_few(asked, entry)]
     judge_all(asked, entries)
 
 
-def _is_few(asked: Asked, entry: Tried | Finding) -> bool:
+def _is_few(asked: PartArguments, entry: Tried | Finding) -> bool:
     """Of real losses a dry run has one, and whatever is not at hand."""
     return asked.part == "yardstick" or isinstance(entry, Finding) or entry.name == "torch-padded-labels"
 
@@ -140,4 +140,4 @@ def _dry(entry: Tried) -> Tried:
 
 
 if __name__ == "__main__":
-    main(Asked.of_arguments())
+    main(PartArguments.of_arguments())

@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from .asked import Asked
+from .asked import PartArguments
 from .layout import PACKAGE, ROOT
 from .witness import VARIABLE
 
@@ -30,7 +30,7 @@ def files_of(part: str) -> list[Path]:
     return [file for file in marked if (tests / "reference" in file.parents) is (part == "kernel")]
 
 
-def command_of(asked: Asked) -> list[str]:
+def command_of(asked: PartArguments) -> list[str]:
     chosen = ["-k", _DRY[asked.part]] if asked.is_dry else []
     quiet = [
         "-p",
@@ -48,7 +48,7 @@ def command_of(asked: Asked) -> list[str]:
     return [sys.executable, "-m", "pytest", "-m", "gpu", *quiet, *chosen, *files]
 
 
-def main(asked: Asked) -> int:
+def main(asked: PartArguments) -> int:
     """The worst exit code of the shards: of pytest, where 1 is a test that failed, and 5 is no test."""
     shards = 1 if asked.is_dry or asked.part == "worker" else max(min(SHARDS, (os.cpu_count() or 2) // 2), 1)
     running = []
@@ -64,4 +64,4 @@ def main(asked: Asked) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Asked.of_arguments()))
+    sys.exit(main(PartArguments.of_arguments()))

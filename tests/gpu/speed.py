@@ -14,14 +14,14 @@ from shiftproof.harness.speed.plan import plan
 from shiftproof.harness.speed.result import Grade, overall
 from shiftproof.harness.speed.run import try_speed
 
-from .asked import Asked, Item, go_through
+from .asked import Item, PartArguments, go_through
 from .findings import Finding, Result
 from .layout import ROOT
 
 TARGETS = ("examples/torch_losses.py:sliced", "examples/torch_losses.py:padded_labels")
 
 
-def gated(asked: Asked, target: str) -> Finding:
+def gated(asked: PartArguments, target: str) -> Finding:
     """The gate without a bound: it fails a loss that is wrong or cheats, and nothing else."""
     started = time.monotonic()
     shape, deadline = ("1,16,64", 0.5) if asked.is_dry else ("text", 8.0)
@@ -40,13 +40,13 @@ def gated(asked: Asked, target: str) -> Finding:
     return Finding(asked.part, target, result, str(grade), round(time.monotonic() - started, 1))
 
 
-def items(asked: Asked) -> dict[str, Item]:
+def items(asked: PartArguments) -> dict[str, Item]:
     return {target: partial(gated, asked, target) for target in (TARGETS[:1] if asked.is_dry else TARGETS)}
 
 
-def main(asked: Asked) -> None:
+def main(asked: PartArguments) -> None:
     go_through(asked, items(asked))
 
 
 if __name__ == "__main__":
-    main(Asked.of_arguments())
+    main(PartArguments.of_arguments())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from . import command, driver
-from .asked import SPOILED, Asked, go_through
+from .asked import SPOILED, PartArguments, go_through
 from .children import OUT_OF_TIME, run_child
 from .findings import Finding, Ledger, Progress, Result
 from .layout import PACKAGE, ROOT, lay_out
@@ -82,7 +82,7 @@ def test_how_a_child_ends(tmp_path: Path) -> None:
 
 
 def test_items_are_gone_through_once_and_on_behind_what_spoiled_the_process(tmp_path: Path) -> None:
-    asked = Asked("large", "cpu", str(tmp_path), 1.0)
+    asked = PartArguments("large", "cpu", str(tmp_path), 1.0)
     done = []
 
     def item(name: str) -> Finding:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from . import figures, large, laws, marked, speed
-from .asked import Asked
+from .asked import PartArguments
 from .findings import Finding, Progress, Result
 from .layout import lay_out
 from .parts import PARTS
 from .trial import judge
 from .tried import Tried
 
-Ask = Callable[[str], Asked]
+Ask = Callable[[str], PartArguments]
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     folder.mkdir()
     lay_out(folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
-    return lambda part: Asked(part, "cpu", str(tmp_path), 120.0)
+    return lambda part: PartArguments(part, "cpu", str(tmp_path), 120.0)
 
 
-def found(asked: Asked) -> Progress:
+def found(asked: PartArguments) -> Progress:
     """What a part found, all of it: everything that was planned is passed or, not being here, skipped."""
     progress = asked.ledger.read(asked.part)
     assert [finding.name for finding in progress.found if finding.result not in (Result.PASSED, Result.SKIPPED)] == []
@@ -71,9 +71,11 @@ def test_a_trial_says_what_is_wrong(ask: Ask) -> None:
 
 def test_each_declared_loss_is_tried_or_said_to_be_left_out(ask: Ask) -> None:
     declared = {name for name in laws.declared_in(laws.ROOT / "pyproject.toml") if not name.startswith("trainer-")}
-    entries = list(laws.real_losses(Asked("laws", "cuda", "", 1.0)))
+    entries = list(laws.real_losses(PartArguments("laws", "cuda", "", 1.0)))
     assert declared <= {(each.title if isinstance(each, Tried) else each.name).partition(" ")[0] for each in entries}
-    assert [each for each in laws.yardsticks(Asked("yardstick", "cuda", "", 1.0)) if isinstance(each, Finding)] == []
+    assert [
+        each for each in laws.yardsticks(PartArguments("yardstick", "cuda", "", 1.0)) if isinstance(each, Finding)
+    ] == []
 
 
 @pytest.mark.representatives(1)

@@ -10,14 +10,14 @@ import os
 
 import pytest
 
-from .asked import Asked
+from .asked import PartArguments
 from .findings import Finding, Result
 
 VARIABLE = "SHIFTPROOF_GPU_WITNESS"
 
 
 class _Witness:
-    def __init__(self, asked: Asked, shard: int, shards: int) -> None:
+    def __init__(self, asked: PartArguments, shard: int, shards: int) -> None:
         self.asked, self.shard, self.shards = asked, shard, shards
 
     @pytest.hookimpl(trylast=True)
@@ -51,4 +51,6 @@ def _name(nodeid: str) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     told = json.loads(os.environ[VARIABLE])
-    config.pluginmanager.register(_Witness(Asked(**told["asked"]), told["shard"], told["shards"]), "gpu-witness")
+    config.pluginmanager.register(
+        _Witness(PartArguments(**told["asked"]), told["shard"], told["shards"]), "gpu-witness"
+    )

@@ -48,6 +48,8 @@ def told(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         ((*GOOD_CHECK, "--deadline", "nan"), ("deadline is nan", "above 0")),
         ((*GOOD_CHECK, "--json", "no/where.json"), ("no/where.json", "does not exist")),
         ((*GOOD_CHECK, "--sede", "1"), ("--sede", "did you mean '--seed'?")),
+        ((*GOOD_CHECK, "--in-process", "--jobs", "2"), ("--in-process judges in one process", "leave out")),
+        ((*GOOD_CHECK, "--in-process", "--pytest", "-n", "2"), ("--in-process judges in one process", "leave out")),
         (("chekc",), ("'chekc'", "did you mean 'check'?")),
         (("list", "lawz"), ("'lawz'", "did you mean 'laws'?")),
         (("replay", "deadbeef"), ("no stored case 'deadbeef'",)),

@@ -19,7 +19,7 @@ from shiftproof.harness.diagnosis.evidence import Evidence, explains, gather
 from shiftproof.harness.diagnosis.name import name_bugs, name_by_pairs, name_by_symptom, picture
 from shiftproof.harness.judge.loading import Job, LoadedCandidate, Options
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.mutants import MUTANTS, Variant
+from shiftproof.harness.mutants import MUTANTS, BugVariant
 from shiftproof.harness.mutants.symptoms import SYMPTOMS
 from shiftproof.harness.mutants.views import variants_under
 from shiftproof.harness.probe.read import Site, predict
@@ -71,7 +71,7 @@ def cases_under(spec: LossSpec) -> list[Case]:
     return cases_of(spec)
 
 
-def shown_by(variant: Variant, spec: LossSpec) -> list[Evidence]:
+def shown_by(variant: BugVariant, spec: LossSpec) -> list[Evidence]:
     """What a loss with this bug would show on the hand-made cases that it can be had on."""
     found = [(case, variant.wrong(spec, case.batch)) for case in cases_under(spec)]
     known = [(case, pairing) for case, pairing in found if pairing is not None]

@@ -20,7 +20,7 @@ from shiftproof.harness.candidates.arguments import bind, lay_back, values_for
 from shiftproof.harness.cases.build import Case, build_case
 from shiftproof.harness.cases.recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Streams
 from shiftproof.harness.cases.space import space
-from shiftproof.harness.mutants import MUTANTS, Variant
+from shiftproof.harness.mutants import MUTANTS, BugVariant
 from shiftproof.harness.mutants.views import variants_under, views
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import evaluate
@@ -41,7 +41,7 @@ SEVERAL = Recipe(
 Loss = Callable[[dict[str, Tensor], Batch], Tensor]
 
 
-def variant_of(profile: str, name: str, detail: str) -> Variant:
+def variant_of(profile: str, name: str, detail: str) -> BugVariant:
     found = {variant.detail: variant for variant in variants_under(MUTANTS[name], PROFILES[profile])}
     assert detail in found, f"{name} has {', '.join(map(repr, found))} under {profile}"
     return found[detail]
@@ -212,7 +212,7 @@ LARGER = [name for name, of in PROFILES.items() if len(of.terms) > 1 or "k" in o
 def test_the_views_of_what_is_right_add_up_to_it(profile: str) -> None:
     """Lifted, a mutant that leaves each text loss right gives the whole right pairing."""
     spec = PROFILES[profile]
-    right = Variant("", lambda spec, batch: build_pairing(spec, batch))
+    right = BugVariant("", lambda spec, batch: build_pairing(spec, batch))
     as_mutant = replace(MUTANTS["no-shift"], variants=(right,))
     for recipe in (
         SEVERAL,

@@ -16,7 +16,7 @@ from shiftproof.harness.speed.inputs import make_inputs
 from shiftproof.harness.speed.race import run_race
 from shiftproof.harness.speed.recheck import wrong_untimed
 from shiftproof.harness.speed.result import Gate, Grade
-from shiftproof.harness.speed.run import Asked, try_speed
+from shiftproof.harness.speed.run import SpeedOptions, try_speed
 from shiftproof.harness.speed.shapes import Shape, has_heads, recipe_of
 from shiftproof.harness.worker.fresh import fill
 from shiftproof.harness.worker.target import LoadFailure
@@ -203,7 +203,7 @@ def test_a_whole_trial(folder: Path) -> None:
     candidate = contender(folder, "squared").candidate
     assert candidate is not None
     terms = Terms(SPEC, Shape("own", 1, 256, 1024))
-    trial = try_speed(candidate, EAGER, terms, Asked(Gate(max_slowdown=1.1), 2.0), stages.append)
+    trial = try_speed(candidate, EAGER, terms, SpeedOptions(Gate(max_slowdown=1.1), 2.0), stages.append)
     assert stages == ["self-test", "warm-up", "race", "bandwidth", "scaling", "memory"]
     assert trial.grade is Grade.FAILS
     assert [times.part for times in trial.times] == ["forward", "backward", "both"]
@@ -217,6 +217,6 @@ def test_a_whole_trial(folder: Path) -> None:
 def test_what_cannot_be_measured_is_no_verdict(folder: Path) -> None:
     candidate = contender(folder, "raises").candidate
     assert candidate is not None
-    trial = try_speed(candidate, EAGER, terms_of(), Asked(Gate(), 1.0, all=False))
+    trial = try_speed(candidate, EAGER, terms_of(), SpeedOptions(Gate(), 1.0, all=False))
     assert trial.grade is Grade.ERROR
     assert "not today" in trial.problem

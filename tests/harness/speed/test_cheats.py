@@ -14,7 +14,7 @@ from shiftproof.harness.speed.baseline import Contender
 from shiftproof.harness.speed.bench import Sample, Split, Terms
 from shiftproof.harness.speed.cheats import Evidence, find_cheats
 from shiftproof.harness.speed.result import Gate, Grade, Trial
-from shiftproof.harness.speed.run import Asked, try_speed
+from shiftproof.harness.speed.run import SpeedOptions, try_speed
 from shiftproof.harness.speed.shapes import Shape
 from shiftproof.reference.profiles import PROFILES
 
@@ -37,7 +37,7 @@ def tried(name: str, device: str = "cpu", *, shape: Shape = SMALL, threads: int 
     """The times alone, of a small shape: what a cheat does, it does at once."""
     candidate = Candidate(name, f"{FILE}:{name}", spec=SPEC.name)
     terms = Terms(SPEC, shape, device=device, threads=threads)
-    return try_speed(candidate, Contender("eager", kind="eager"), terms, Asked(Gate(), 1.0, all=False))
+    return try_speed(candidate, Contender("eager", kind="eager"), terms, SpeedOptions(Gate(), 1.0, all=False))
 
 
 @pytest.mark.timed
@@ -151,7 +151,7 @@ def test_a_loss_that_is_wrong_at_once_is_no_cheat() -> None:
 def test_a_wrong_loss_is_said_to_be_wrong() -> None:
     candidate = Candidate("sliced", f"{FILE}:_evaluate", spec="nanogpt")
     terms = Terms(PROFILES["nanogpt"], Shape("own", 1, 16, 64))
-    trial = try_speed(candidate, Contender("eager", kind="eager"), terms, Asked(Gate(), 1.0, all=False))
+    trial = try_speed(candidate, Contender("eager", kind="eager"), terms, SpeedOptions(Gate(), 1.0, all=False))
     assert "it is wrong: the loss is" in trial.problem
     assert trial.grade is Grade.FAILS
     assert not trial.cheats
