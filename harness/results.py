@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from .branches import Branches
+
 
 class Verdict(StrEnum):
     """The verdict of one law, or of one case of a law."""
@@ -233,6 +235,7 @@ class CandidateResult:
     difference: Difference | None = None  # for a loss whose bug is unknown
     built: Comparison | None = None  # for a label builder
     coverage: Coverage | None = None
+    branches: Branches | None = None  # None if they are not watched, as in the judge's own process
     message: str = ""
     expect: str = "conforms"
     expected_diagnosis: str | None = None
@@ -272,7 +275,14 @@ class CandidateResult:
 
     def to_json(self) -> dict[str, Any]:
         covered = self.coverage.to_json() if self.coverage is not None else None
-        return {**asdict(self), "coverage": covered, "cases": self.cases, "as_expected": self.as_expected}
+        branches = self.branches.to_json() if self.branches is not None else None
+        return {
+            **asdict(self),
+            "coverage": covered,
+            "branches": branches,
+            "cases": self.cases,
+            "as_expected": self.as_expected,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CandidateResult:
@@ -286,6 +296,7 @@ class CandidateResult:
         fields["difference"] = difference_from_json(fields["difference"])
         fields["built"] = Comparison(**fields["built"]) if fields["built"] else None
         fields["coverage"] = Coverage.from_json(fields["coverage"]) if fields["coverage"] else None
+        fields["branches"] = Branches.from_json(fields["branches"]) if fields["branches"] else None
         return cls(**fields)
 
 
@@ -325,6 +336,7 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
         difference=one.difference or other.difference,
         built=one.built or other.built,
         coverage=covered,
+        branches=_of_both(one.branches, other.branches),
         message=one.message or other.message,
         calls=one.calls + other.calls,
         seconds=max(one.seconds, other.seconds),
@@ -336,16 +348,25 @@ def merge(one: CandidateResult, other: CandidateResult) -> CandidateResult:
     )
 
 
+def _of_both(one: Branches | None, other: Branches | None) -> Branches | None:
+    return one.with_those_of(other) if one is not None and other is not None else one or other
+
+
 _UNDECIDED = (Verdict.INCONCLUSIVE, Verdict.VACUOUS, Verdict.REFUSED)
 
 
-def overall(laws: tuple[LawResult, ...], coverage: Coverage | None = None, values_only: str = "") -> Overall:
+def overall(
+    laws: tuple[LawResult, ...],
+    coverage: Coverage | None = None,
+    values_only: str = "",
+    branches: Branches | None = None,
+) -> Overall:
     """The verdict on a candidate, from a result for every planned law. The first that fits:
 
     - FAILS: a MUST failed, and not only by deadlines.
     - ERROR: a MUST failed by a deadline, or the judge could not ask a law.
     - PARTIAL: the user left out a law.
-    - INCONCLUSIVE: a MUST is undecided or refused, no MUST passed, or a cell that must be judged is missing.
+    - INCONCLUSIVE: a MUST is undecided or refused, no MUST passed, or a cell or branch that must be judged is missing.
     - VALUES_ONLY: ``values_only`` has a reason.
     - CONFORMS.
     """
@@ -362,5 +383,7 @@ def overall(laws: tuple[LawResult, ...], coverage: Coverage | None = None, value
     if not any(law.verdict is Verdict.PASS for law in must):
         return Overall.INCONCLUSIVE
     if coverage is not None and coverage.due(len(laws)):
+        return Overall.INCONCLUSIVE
+    if branches is not None and branches.is_due and branches.exceptions:
         return Overall.INCONCLUSIVE
     return Overall.VALUES_ONLY if values_only else Overall.CONFORMS

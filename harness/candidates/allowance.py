@@ -1,4 +1,7 @@
-"""Exceptions that a user declares for a candidate: a law that is known to fail, or cases that it refuses."""
+"""Exceptions that a user declares for a candidate.
+
+They are a law that is known to fail, cases that it refuses, or a branch of its code that need not be judged.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..branches import UNREAD
 from ..suggest import nearest
 
-_KINDS = ("law", "refuses")
+_KINDS = ("law", "refuses", "branch")
 
 
 @dataclass(frozen=True)
@@ -20,23 +24,29 @@ class Allowance:
         law: the id of a law that may fail or stay unjudged.
         refuses: part of the message of the candidate's NotImplementedError. Cases refused with that message need not
             be judged.
+        branch: a branch of which one way never runs, as ``function(condition)``, or "not read".
 
     Raises:
-        ValueError: the reason is missing, or not exactly one of ``law`` and ``refuses`` is given.
+        ValueError: the reason is missing, or not exactly one of the others is given.
     """
 
     reason: str
     law: str = ""
     refuses: str = ""
+    branch: str = ""
 
     def __post_init__(self) -> None:
-        if bool(self.law) == bool(self.refuses):
-            raise ValueError("allow takes either law or refuses; write one entry for each")
+        given = [value for value in (self.law, self.refuses, self.branch) if value]
+        if len(given) != 1:
+            raise ValueError("allow takes one of law, refuses and branch; write one entry for each")
         if not self.reason.strip():
-            raise ValueError(f"allow {self.law or self.refuses!r} has no reason; give the reason for the exception")
+            raise ValueError(f"allow {given[0]!r} has no reason; give the reason for the exception")
+        if self.branch and self.branch != UNREAD and not ("(" in self.branch and self.branch.endswith(")")):
+            raise ValueError(f"allow.branch is {self.branch!r}; expected function(condition), or {UNREAD!r}")
 
     def __str__(self) -> str:
-        what = self.law or f"refusals with the message {self.refuses!r}"
+        what = f"refusals with the message {self.refuses!r}" if self.refuses else ""
+        what = what or self.law or f"the branch {self.branch}"
         return f"{what} ({self.reason})"
 
 
@@ -52,7 +62,9 @@ def read_allowances(entries: Iterable[Any]) -> tuple[Allowance, ...]:
             raise ValueError(f'allow holds {entry!r}; expected tables such as {{ law = "GRAD-5", reason = "…" }}')
         for key, value in entry.items():
             if key not in (*_KINDS, "reason"):
-                raise ValueError(f"allow has no key {key!r}{nearest(key, _KINDS)}; it takes law, refuses, reason")
+                raise ValueError(
+                    f"allow has no key {key!r}{nearest(key, _KINDS)}; it takes {', '.join((*_KINDS, 'reason'))}"
+                )
             if not isinstance(value, str):
                 raise ValueError(f"allow.{key} is {value!r}; expected a string")
         found.append(Allowance(**{"reason": "", **entry}))
@@ -60,13 +72,20 @@ def read_allowances(entries: Iterable[Any]) -> tuple[Allowance, ...]:
 
 
 def parse_allowance(text: str) -> dict[str, str]:
-    """Parse an option of the command line, ``law=GRAD-5: reason`` or ``refuses=words: reason``, into a table.
+    """Parse an option of the command line into a table.
+
+    Its forms are ``law=GRAD-5: reason``, ``refuses=words: reason`` and ``branch=function(condition): reason``.
 
     Raises:
-        ValueError: the text has neither form.
+        ValueError: the text has none of these forms.
     """
-    what, _, reason = text.partition(": ")
-    kind, sign, name = what.partition("=")
+    kind, sign, rest = text.partition("=")
+    end = "): " if kind.strip() == "branch" and "): " in rest else ": "  # a condition may have a colon in it
+    name, _, reason = rest.partition(end)
+    name += end[:-2]
     if not sign or kind.strip() not in _KINDS or not name.strip():
-        raise ValueError(f"{text!r} cannot be read; write 'law=GRAD-5: reason' or 'refuses=words of it: reason'")
+        raise ValueError(
+            f"{text!r} cannot be read; write 'law=GRAD-5: reason', 'refuses=words of it: reason' or "
+            "'branch=function(condition): reason'"
+        )
     return {kind.strip(): name.strip(), "reason": reason.strip()}

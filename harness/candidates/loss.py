@@ -115,6 +115,7 @@ class Trial:
         values_only: the reason why the gradient cannot be read although the candidate is declared to have one, or "".
         scope: the parts of the judgement that this kind of candidate leaves out, in words.
         ahead: the recipe that is asked about next, if known. Its case is built while the candidate computes.
+        regions: cases for every law at sizes at which the candidate's own code takes another way.
         sizes: the sizes that the candidate takes. ``space`` has only these; ``whole_space`` has all sizes.
     """
 
@@ -141,6 +142,7 @@ class Trial:
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
         self.ahead: Recipe | None = None
+        self.regions: tuple[Recipe, ...] = ()
         self.cell_counts = CellCounts(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0

@@ -50,9 +50,16 @@ class _Check(click.RichCommand):
     "--allow",
     multiple=True,
     metavar="WHAT",
-    help="What it need not do: 'law=GRAD-5: why it may fail', or 'refuses=words of its error: why'; repeatable.",
+    help="What it need not do: 'law=GRAD-5: why it may fail', 'refuses=words of its error: why', or "
+    "'branch=function(condition): why it need not run'; repeatable.",
 )
 @click.option("--profile", default="quick", help="How many cases: brief, quick, ci (repeatable) or deep.")
+@click.option(
+    "--branches",
+    type=click.Choice(("named", "all")),
+    default="named",
+    help="all: a branch of it that never ran leaves the verdict open, as in ci and deep.",
+)
 @click.option("--seed", type=int, metavar="N", help="Draw the cases from this seed.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, metavar="N", help="Judge N candidates at once.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON.")
@@ -156,7 +163,7 @@ def _pytest_arguments(targets: Sequence[str], options: dict[str, Any], given: Se
     arguments += [] if targets else ["--shiftproof-declared"]
     for target in targets:
         arguments += ["--shiftproof", target]
-    named = {name: options[name] for name in ("spec", "config", "precision", "profile", "seed", "deadline")}
+    named = {name: options[name] for name in ("spec", "config", "precision", "profile", "branches", "seed", "deadline")}
     for name, value in {**named, "json": options["json_file"]}.items():
         if value is not None:
             arguments += [f"--shiftproof-{name}", str(value)]

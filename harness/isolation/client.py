@@ -9,11 +9,12 @@ import shutil
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from ..worker.exchange import Call, Died, NotAnswered, Outcome, OutOfMemory, Side, TimedOut
+from ..worker.guards import Traced, decode_traced
 from ..worker.memory import is_out_of_memory
 from ..worker.protocol import (
     HELLO,
@@ -29,6 +30,7 @@ from ..worker.scratch import CASE_FILE, RESULT_FILE, ScratchFolder
 from ..worker.target import LoadFailure, TargetDescription
 from ..worker.wire import decode_description, decode_failure, decode_outcome, encode_call, room_for
 from . import nursery
+from .branch_record import BranchRecord
 from .process import ChildProcess, DeadlinePassed, Ended, spawn
 from .settings import WorkerSettings
 
@@ -51,6 +53,8 @@ class Worker:
         """The number of restarts of the process."""
         self.seconds_in_candidate = 0.0
         """The time spent in the candidate, measured by its own process. Calls without an answer add nothing."""
+        self.branches = BranchRecord()
+        """What its processes reported of the branches of its code."""
 
         self._seq = 0
         self._starts = 0
@@ -121,6 +125,7 @@ class Worker:
         self.target = target
         self._description = self._failure = None
         self._was_loaded = False
+        self.branches = BranchRecord()
         child = self._held.child
         if child is None:
             self.start()
@@ -136,6 +141,7 @@ class Worker:
             "cwd": cwd,
             "device": self.settings.device,
             "memory_limit": self.settings.memory_limit,
+            "branches": self.settings.watches_branches,
         }
         child.send(encode_line({"seq": self._seq, "load": load}), self._load_deadline)
 
@@ -173,6 +179,49 @@ class Worker:
             LoadFailure: the candidate was never loaded; as `describe`.
             ValueError: a tensor of the call cannot be written to a file.
         """
+        answer = self._ask_on(call, "call", {}, meanwhile)
+        if isinstance(answer, Outcome):
+            return answer
+        verb, fields, result = answer
+        try:
+            outcome, seconds = decode_outcome(verb, fields, call, result)
+        except BaseException:
+            self._stop()
+            raise
+        try:
+            if self.settings.watches_branches and "branches" in fields:
+                self.branches.add(fields["branches"])
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"what it reports of its branches does not follow the protocol: {type(error).__name__}: {error}"
+            return self._not_answered("candidate", message)
+        self.seconds_in_candidate += seconds
+        if isinstance(outcome, (OutOfMemory, NotAnswered)) or fields.get("spoiled") is True:
+            self._stop()
+        return outcome
+
+    def trace(self, call: Call, now: Mapping[str, int], least: Mapping[str, int], most: int) -> Traced | Outcome:
+        """Return the questions that the candidate asks of the sizes of a call. See ``worker/guards.py``.
+
+        A candidate that was traced may have kept tensors without values. Use another worker to judge it.
+
+        Raises:
+            LoadFailure, ValueError: as `call`.
+        """
+        answer = self._ask_on(call, "trace", {"now": dict(now), "least": dict(least), "most": most})
+        if isinstance(answer, Outcome):
+            return answer
+        verb, fields, _ = answer
+        try:
+            if verb == "failed":
+                return NotAnswered("candidate", str(fields.get("message", "it gives no reason")))
+            return decode_traced(fields)
+        except (KeyError, TypeError, ValueError) as error:
+            return self._not_answered("candidate", f"its trace cannot be read: {type(error).__name__}: {error}")
+
+    def _ask_on(
+        self, call: Call, verb: str, more: dict[str, Any], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[str, dict[str, Any], str] | Outcome:
+        """Ask a question about a call. Return the answer, and the path of its result file. Raises as `call`."""
         loaded = self._loaded()
         if isinstance(loaded, Outcome):
             return loaded
@@ -187,19 +236,8 @@ class Worker:
             if not isinstance(error, OSError) and not is_out_of_memory(error):
                 raise
             return self._not_answered("judge", f"the case cannot be written: {type(error).__name__}: {error}")
-        answer = self._exchange(loaded, "call", body, meanwhile)
-        if isinstance(answer, Outcome):
-            return answer
-        verb, fields = answer
-        try:
-            outcome, seconds = decode_outcome(verb, fields, call, result)
-        except BaseException:
-            self._stop()
-            raise
-        self.seconds_in_candidate += seconds
-        if isinstance(outcome, (OutOfMemory, NotAnswered)) or fields.get("spoiled") is True:
-            self._stop()
-        return outcome
+        answer = self._exchange(loaded, verb, {**body, **more}, meanwhile)
+        return answer if isinstance(answer, Outcome) else (*answer, result)
 
     def ask(self, verb: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]] | Outcome:
         """Send any other question. Return the verb and the fields of the answer, or the outcome if none comes.

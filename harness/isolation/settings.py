@@ -38,6 +38,9 @@ class WorkerSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of its process that differ from ours."""
 
+    watches_branches: bool = False
+    """Whether its process notes which branches of its own code run. See ``worker/branches.py``."""
+
     may_fork: bool = True
     """Whether the process may be a fork of one that has imported torch. Else it starts from nothing, in seconds."""
 

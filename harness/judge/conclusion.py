@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..branches import UNREAD
 from ..candidates.allowance import Allowance
 from ..candidates.declaration import Candidate
 from ..laws.base import Law
@@ -23,7 +24,7 @@ def conclude(
     If ``found`` has a message, not everything is known of the candidate. Then the verdict is FAILS or ERROR.
     """
     laws = tuple(results.get(law.id) or without_result(law, *missing(law.id)) for law in planned)
-    verdict = overall(laws, found.coverage, found.values_only)
+    verdict = overall(laws, found.coverage, found.values_only, found.branches)
     if found.message and verdict is not Overall.FAILS:
         verdict = Overall.ERROR
     return replace(found, laws=laws, verdict=verdict, message=found.message or _message(verdict, laws, found))
@@ -58,6 +59,13 @@ def _message(verdict: Overall, laws: tuple[LawResult, ...], found: CandidateResu
             f"the candidate refused {count} cases of {len(refused)} MUST laws; these were not judged: {some}. "
             "Declare the sizes that it requires, or allow the refusal, with a reason"
         )
+    branches = found.branches
+    if verdict is Overall.INCONCLUSIVE and branches is not None and branches.is_due and branches.exceptions:
+        key = next((branch.key for branch in branches.never), UNREAD)
+        return (
+            f"not judged: {'; '.join(branches.exceptions)}. "
+            f"Judge it at sizes that go there, or allow it with a reason: --allow 'branch={key}: why'"
+        )
     return ""
 
 
@@ -71,9 +79,16 @@ def declared_scope(candidate: Candidate) -> tuple[str, ...]:
 
 def stale(allowance: Allowance, results: Iterable[CandidateResult]) -> bool:
     """Whether an allowance is no longer needed: every law was asked, and nothing that it allows was found."""
+    results = list(results)
     laws = [law for result in results for law in result.laws]
     if any(not law.was_asked for law in laws) or not laws:
         return False
+    if allowance.branch:
+        known = [result.branches for result in results if result.branches is not None]
+        unread = any(each.unread for each in known) and allowance.branch == UNREAD
+        return not unread and not any(
+            branch.key == allowance.branch and branch.never for each in known for branch in each.found
+        )
     if allowance.law:
         return all(law.verdict in (Verdict.PASS, Verdict.SKIP) for law in laws if law.id == allowance.law)
     # A law that fails is not asked on further cases, which the candidate may have refused.

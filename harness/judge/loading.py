@@ -117,7 +117,11 @@ class LoadedCandidate:
             return
         candidate = job.candidate
         settings = WorkerSettings(
-            python=candidate.python, cwd=candidate.cwd, device=job.device, call_deadline=options.deadline
+            python=candidate.python,
+            cwd=candidate.cwd,
+            device=job.device,
+            call_deadline=options.deadline,
+            watches_branches=True,
         )
         self.worker = (InProcess if options.in_process else Worker)(candidate.call, settings)
 

@@ -19,6 +19,9 @@ class OnTrial(Counted, Protocol):
     ahead: Any
     """The recipe that is asked about next, or None."""
 
+    regions: Any
+    """Cases for every law at sizes at which the candidate's own code takes another way."""
+
     @property
     def candidate(self) -> Candidate: ...
 

@@ -22,12 +22,16 @@ _DEVICES = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that determines a run."""
+    """Everything that determines a run.
+
+    ``all_branches`` means that a branch of which one way never ran makes the judgement incomplete.
+    """
 
     jobs: tuple[Job, ...]
     options: Options
     profile: Profile
     seed: int
+    all_branches: bool = False
 
 
 def candidates_of(
@@ -93,6 +97,7 @@ def plan(
     seed: int | None = None,
     in_process: bool = False,
     deadline: float = 10.0,
+    all_branches: bool = False,
 ) -> Plan:
     """The plan of a run over some candidates. If no seed is given and the profile has none, a seed is drawn.
 
@@ -110,7 +115,8 @@ def plan(
         raise UsageError(f"deadline is {deadline:g}; expected seconds above 0")
     for candidate in candidates:
         _check_allowances(candidate)
-    return Plan(tuple(jobs_of(candidates)), Options(in_process, deadline), chosen, seed)
+    jobs, options = tuple(jobs_of(candidates)), Options(in_process, deadline)
+    return Plan(jobs, options, chosen, seed, all_branches or chosen.complete)
 
 
 def _check_allowances(candidate: Candidate) -> None:
@@ -157,6 +163,7 @@ def from_options(options: Mapping[str, Any]) -> Plan:
         seed=options["shiftproof_seed"],
         in_process=options["shiftproof_in_process"],
         deadline=options["shiftproof_deadline"],
+        all_branches=options["shiftproof_branches"] == "all",
     )
 
 

@@ -1,9 +1,9 @@
 """The cases of one trial, which its laws share: a case is called once, and judged by every law that covers it.
 
 Laws with the same focus form a group. Each group has its own cases: hand-made ones first, then some that Hypothesis
-draws, a few large ones, and the rest from a plain loop over a seed. A law is asked about its group's own cases, and
-about the cases of other groups that are in its focus too. So a group needs fewer cases of its own, the more of the
-others' it covers.
+draws, a few large ones, one for each region of the candidate's own code, and the rest from a plain loop over a seed. A
+law is asked about its group's own cases, and about the cases of other groups that are in its focus too. So a group
+needs fewer cases of its own, the more of the others' it covers.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class _Group(Generic[T, R]):
     hand_made: list[R] = field(default_factory=list)
     drawn: list[R] = field(default_factory=list)
     large: list[R] = field(default_factory=list)
+    regions: list[R] = field(default_factory=list)
     others: _Group[T, R] | None = None
 
     @property
@@ -93,7 +94,8 @@ class Pool(Generic[T, R]):
             own = [*group.hand_made, *group.drawn, *(group.large if law.large else ())]
             every = list(dict.fromkeys([*own, *others.drawn, *(others.large if law.large else ())]))
             self._others[law.id] = frozenset(every) - frozenset(own)
-            self._cases[law.id] = _spread(every, self._budget(law)) if law.calls_again else every
+            chosen = _spread(every, self._budget(law)) if law.calls_again else every
+            self._cases[law.id] = list(dict.fromkeys([*chosen, *group.regions]))
         return self._cases[law.id]
 
     def _of_others(self, group: _Group[T, R]) -> _Group[T, R]:
@@ -134,6 +136,7 @@ class Pool(Generic[T, R]):
         covers = _width(law) == _WIDEST and self._covered_large(law, self._groups.values())
         if any(law.large for law in group.laws) and budget >= _LARGE_FROM and not covers:
             group.large = list(self._focused(law, trial.generators.large(space, seed)))
+        group.regions = list(self._focused(law, trial.regions))
 
     def _drawn(self, space: Space, seed: int, budget: int) -> Iterator[R]:
         """Draw from a space: what Hypothesis drew from the whole space, moved into this one, and then a plain loop."""

@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 
+from ..branches import Branches
+from ..candidates.loss import Trial
 from ..cases.recipe import Recipe
 from ..diagnosis.evidence import gather
 from ..diagnosis.name import name_bugs, picture
 from ..diagnosis.pair_difference import measure
+from ..isolation.client import Worker
 from ..judge.ask import ask
 from ..judge.conclusion import declared_scope, without_result
 from ..judge.coverage import coverage
 from ..judge.laws_of import laws_of
 from ..judge.loading import AnyTrial, Job, LoadedCandidate
 from ..judge.plan import Plan
+from ..judge.regions import Regions, Tracers, look_around
 from ..judge.stale_requires import unneeded
 from ..label_builders.candidate import BuilderTrial
 from ..label_builders.diagnosis import compare, name_builder_bugs
@@ -63,13 +67,14 @@ class OpenCandidate:
         failure: why there is no trial, or "".
     """
 
-    def __init__(self, job: Job, loaded: LoadedCandidate, plan: Plan) -> None:
+    def __init__(self, job: Job, loaded: LoadedCandidate, plan: Plan, tracers: Tracers) -> None:
         self.job = job
         self.loaded = loaded
         self.plan = plan
         self.laws: list[LawResult] = []
         self.failure = ""
         self.trial: AnyTrial | None = None
+        self.regions = Regions()
         self.started = time.perf_counter()
         try:
             self.trial = loaded.trial()
@@ -77,6 +82,14 @@ class OpenCandidate:
             raise
         except BaseException as failure:  # also a misnamed candidate: it exists under another interpreter
             self.failure = str(failure) or said(failure)
+            return
+        if plan.profile.finds_regions:
+            try:
+                self.regions = look_around(self.trial, loaded.worker, tracers, plan.seed)
+            except STOPS:
+                raise
+            except BaseException as error:
+                self.regions = Regions(unread=said(error))
 
     def close(self) -> None:
         self.loaded.close()
@@ -112,7 +125,7 @@ class OpenCandidate:
             scope=(*found.scope, *self.trial.scope),
         )
         try:
-            found = replace(found, environment=dict(self.loaded.environment()))
+            found = replace(found, environment=dict(self.loaded.environment()), branches=self._branches())
             covered = coverage([*laws_of(self.job.spec).values()], self.trial, self.plan.profile.complete)
             found = replace(found, coverage=covered)
             if overall(laws) is Overall.FAILS:
@@ -124,6 +137,22 @@ class OpenCandidate:
         except BaseException as error:
             found = replace(found, message=f"not everything could be found out: {said(error)}")
         return replace(found, seconds=self._seconds())
+
+    def _branches(self) -> Branches | None:
+        """Return what is known of the branches of the candidate's code, or None if they were not watched."""
+        worker, trial = self.loaded.worker, self.trial
+        if not isinstance(worker, Worker):
+            return None
+        is_named = type(trial) in (Trial, BuilderTrial)  # the code of a model or a trainer is too large
+        return replace(
+            worker.branches.result(),
+            not_reached=self.regions.not_reached,
+            sizes_unread=self.regions.unread,
+            regions=len(self.regions.places),
+            allowed=tuple(each.branch for each in self.job.candidate.allowances if each.branch),
+            is_due=self.plan.all_branches and is_named,
+            is_named=is_named,
+        )
 
     def _diagnosed(self, found: CandidateResult, trial: AnyTrial, laws: tuple[LawResult, ...]) -> CandidateResult:
         """Return ``found`` with the name of the bug and a picture of it."""

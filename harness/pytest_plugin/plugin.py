@@ -44,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what the candidates need not do, and why",
     )
     option("--shiftproof-profile", default="quick", metavar="PROFILE", help="brief, quick, ci or deep")
+    option(
+        "--shiftproof-branches",
+        choices=("named", "all"),
+        default="named",
+        help="all: a branch of the candidate that never ran makes the judgement incomplete; ci and deep imply it",
+    )
     option("--shiftproof-seed", type=int, metavar="N", help="draw the cases from this seed")
     option(
         "--shiftproof-python",

@@ -21,6 +21,7 @@ from ..judge.environments import tell_apart
 from ..judge.laws_of import laws_of
 from ..judge.loading import Job, LoadedCandidate
 from ..judge.plan import Plan, from_options
+from ..judge.regions import Tracers
 from ..report.events import CandidateJudged, CandidateStarted, LawJudged, Reporter, Reporters, RunFinished, RunStarted
 from ..report.json_report import JsonReport
 from ..report.terminal import TerminalReport
@@ -78,6 +79,7 @@ class Run:
         self.reporter = self._reporters(config)
         self._current: OpenCandidate | None = None
         self._ready: dict[str, LoadedCandidate] = {}
+        self._tracers = Tracers()
         self.is_refused = False  # the candidates cannot be judged as requested, so there is nothing to report
         if self.own_display:
             standard = config.pluginmanager.getplugin("terminalreporter")
@@ -165,7 +167,7 @@ class Run:
             if last is not None:
                 last.close()
             self._open(job)
-            self._current = OpenCandidate(job, self._ready.pop(job.name), self.plan)
+            self._current = OpenCandidate(job, self._ready.pop(job.name), self.plan, self._tracers)
             self.reporter.tell(CandidateStarted(job.name, self.planned(job)))
         return self._current
 
@@ -274,6 +276,8 @@ class Run:
             with suppress(Exception):
                 loaded.close()
         self._ready.clear()
+        with suppress(Exception):
+            self._tracers.close()
         if last_opened is not None:
             with suppress(Exception):
                 last_opened.close()

@@ -12,7 +12,7 @@ from ..results import Overall
 from .events import Event, RunFinished
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
-VERSION = 2
+VERSION = 3
 
 
 class JsonReport:

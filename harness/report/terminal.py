@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from ..branches import Branches
 from ..judge.environments import Comparison, comparisons
 from ..results import CandidateResult, Coverage, Difference, LawResult, Level, Overall, Verdict
 from .console import new_console
@@ -112,6 +113,8 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
         lines.append(Text(f"  {_effort(result)}", style="dim"))
     if result.coverage is not None and worst is None:  # a failing law ends early, and leaves out its remaining cases
         lines.append(_coverage(result.coverage, result.gaps))
+    if result.branches is not None and worst is None:
+        lines.append(_branches(result.branches))
     return Group(*lines)
 
 
@@ -190,6 +193,8 @@ def _headline(result: CandidateResult) -> Text:
     text.append(result.candidate, style="bold")
     text.append(f" against {result.spec}{where}: " if result.spec else ": ")
     text.append(_SAID[result.verdict], style=f"bold {_COLOUR[result.verdict]}")
+    if result.verdict is Overall.CONFORMS and result.branches is not None and result.branches.in_short:
+        text.append(f", except {result.branches.in_short}", style="yellow")
     if result.expect == "fails":
         text.append("  (as expected)" if result.as_expected else "  (expected to fail)")
     return text
@@ -268,6 +273,19 @@ def _coverage(coverage: Coverage, due: tuple[str, ...]) -> Text:
         more = len(coverage.missing) - _CELLS_NAMED
         text.append("\n    not hit: " + "; ".join(coverage.missing[:_CELLS_NAMED]))
         text.append(f"; and {more} more (--json has them all)" if more > 0 else "")
+    return text
+
+
+def _branches(branches: Branches) -> Text:
+    """Describe how much of the candidate's own code ran."""
+    if branches.unread:
+        return Text(f"  branches: not read: {branches.unread}", style="dim")
+    ran = sum(any(branch.ran) for branch in branches.found)
+    text = Text(f"  branches: {branches.both} of {ran} of its code ran both ways", style="dim")
+    if branches.regions:
+        text.append(f", judged at {branches.regions} sizes or ids at which its code may take another way")
+    if branches.sizes_unread:
+        text.append(f"\n    what it asks of sizes was not read, or not all of it: {branches.sizes_unread}")
     return text
 
 

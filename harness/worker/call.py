@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -66,8 +66,16 @@ class _Stopwatch:
         self.seconds += perf_counter() - self._started
 
 
-def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimit | None = None) -> Answer:
+def perform(
+    loaded: Loaded,
+    call: Call,
+    device: torch.device,
+    memory: MemoryLimit | None = None,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Answer:
     """Call a candidate with the arguments of `call`, and run backward from its value if gradients are asked for.
+
+    The candidate and its backward run within ``around()``.
 
     Raises:
         SystemExit, KeyboardInterrupt: the candidate raised it. Its other exceptions are outcomes.
@@ -91,7 +99,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
             positional, keywords = bind(
                 loaded.description.parameters, {**call.scalars, **lists, **handed}, loaded.defaults
             )
-            with watch, watched or nullcontext():
+            with watch, watched or nullcontext(), around():
                 return loaded.function(*positional, **keywords)
 
         # Only the candidate's own code: an exception elsewhere is our fault, and must not become an outcome.
@@ -122,7 +130,7 @@ def perform(loaded: Loaded, call: Call, device: torch.device, memory: MemoryLimi
                             watched.aim(value, outputs["logits"], nudges=bool(call.nudge))
                 if goes_backward and attached:
                     phase = "backward"
-                    with watch:
+                    with watch, around():
                         for left in reversed(range(call.n_backward)):
                             torch.autograd.backward((value,), (grad_output,), retain_graph=left > 0)
                     if watched is not None and call.nudge:

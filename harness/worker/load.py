@@ -32,6 +32,9 @@ class Loaded:
     defaults: dict[str, Any]
     """Parameter name -> default value, for the parameters that have one."""
 
+    package: str | None = None
+    """The top-level package that it belongs to. None for a lone file."""
+
 
 def load(target: str, cwd: str, device: torch.device) -> Loaded:
     """Import `target` with `cwd` first on `sys.path`, and describe it.
@@ -84,6 +87,7 @@ def describe_function(
             device_name=device_of(device).name(),
         ),
         defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},
+        package=package,
     )
 
 

@@ -18,7 +18,9 @@ from typing import IO, Any, NoReturn
 import torch
 
 from .bench import Bench, of_reference, write_timed
+from .branches import BranchWatch
 from .call import failure, perform
+from .guards import encode_traced, trace
 from .load import Loaded, describe_function, load, versions_of
 from .loading import Stacks
 from .memory import MemoryLimit
@@ -94,6 +96,7 @@ class _Server:
     def __init__(self, replies: int) -> None:
         self._replies = replies
         self._loaded: Loaded | None = None
+        self._branches: BranchWatch | None = None
         self._device = torch.device("cpu")
         self._memory = MemoryLimit(None)
         self._case = ""
@@ -121,10 +124,14 @@ class _Server:
                 verb, body, spoiled = self._time(message["time"])
             elif "copy" in message:
                 verb, body = "copied", {"nanoseconds": self._bench().copy_seconds(**message["copy"])}
+            elif "trace" in message:
+                verb, body = self._trace(message["trace"])
             elif "models" in message:
                 verb, body = _models(message["models"]["package"])
             else:
-                raise ProtocolError(f"expected load, call, seat, time, copy or models, got the keys {sorted(message)}")
+                raise ProtocolError(
+                    f"expected load, call, trace, seat, time, copy or models, got the keys {sorted(message)}"
+                )
             answer = encode_line({"seq": seq, verb: body})
         except Exception as error:
             # Ours: the candidate's exceptions are already outcomes. Reported as ours, so that it is not blamed.
@@ -154,6 +161,9 @@ class _Server:
         except LoadFailure as load_failure:
             return "failed", encode_failure(load_failure)
         self._memory = MemoryLimit(body["memory_limit"] if self._device.type == "cpu" else None)
+        if self._branches is not None:
+            self._branches.stop()
+        self._branches = BranchWatch(self._loaded) if body.get("branches") else None
         gc.freeze()  # trainers that collect garbage at every step then skip the loaded objects
         return "loaded", encode_description(self._loaded.description)
 
@@ -164,14 +174,28 @@ class _Server:
         with _saying("cannot read the case"), shielded():
             call = decode_call(body)
         try:
-            answer = perform(self._loaded, call, self._device, self._memory)
+            if self._branches is None:
+                answer = perform(self._loaded, call, self._device, self._memory)
+            else:
+                answer = perform(self._loaded, call, self._device, self._memory, self._branches.watching)
+                self._branches.read_compiled(call, self._device)
         except KeyboardInterrupt as error:  # no keyboard can interrupt this process: the candidate raised it
             answer = failure(error, "call", 0.0, self._device, self._memory)
         with _saying("cannot write its answer"), shielded():
             verb, fields = encode_outcome(answer.outcome, answer.seconds, body["result"])
+        if self._branches is not None and (news := self._branches.news()):
+            fields["branches"] = news
         if answer.spoiled:
             fields["spoiled"] = True
         return verb, fields, answer.spoiled
+
+    def _trace(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if self._loaded is None:
+            raise ProtocolError("trace before load")
+        self._case = body["case"]
+        with _saying("cannot read the case"), shielded():
+            call = decode_call(body)
+        return "traced", encode_traced(trace(self._loaded, call, body["now"], body["least"], body["most"]))
 
     def _bench(self) -> Bench:
         if self._loaded is None:

@@ -31,8 +31,12 @@ def test_reading() -> None:
         ([{"law": 5, "reason": "x"}], "allow.law is 5; expected a string"),
         ([{"law": "GRAD-5"}], "allow 'GRAD-5' has no reason"),
         ([{"law": "GRAD-5", "reason": " "}], "allow 'GRAD-5' has no reason"),
-        ([{"reason": "x"}], "allow takes either law or refuses"),
-        ([{**LAW, **REFUSES}], "allow takes either law or refuses"),
+        ([{"reason": "x"}], "allow takes one of law, refuses and branch"),
+        (
+            [{"branch": "S > 67", "reason": "x"}],
+            "allow.branch is 'S > 67'; expected function.condition., or 'not read'",
+        ),
+        ([{**LAW, **REFUSES}], "allow takes one of law, refuses and branch"),
     ],
 )
 def test_what_cannot_be_read(entries: list[Any], words: str) -> None:
@@ -43,7 +47,10 @@ def test_what_cannot_be_read(entries: list[Any], words: str) -> None:
 def test_on_the_command_line() -> None:
     assert parse_allowance("law=GRAD-5: called once a step") == LAW
     assert parse_allowance("refuses=32768 classes: one block") == REFUSES
-    for text in ("GRAD-5: why", "law=: why", "branch=3: why"):
+    long = "branch=loss(x[a: b] is None): it is never None: it has a default"
+    assert parse_allowance(long) == {"branch": "loss(x[a: b] is None)", "reason": "it is never None: it has a default"}
+    assert parse_allowance("branch=not read: a kernel") == {"branch": "not read", "reason": "a kernel"}
+    for text in ("GRAD-5: why", "law=: why", "size=3: why"):
         with pytest.raises(ValueError, match="cannot be read; write 'law=GRAD-5: reason'"):
             parse_allowance(text)
 

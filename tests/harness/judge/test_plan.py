@@ -130,14 +130,19 @@ def options(**changes: Any) -> dict[str, Any]:
     """The plugin's options where none is given, and some changes."""
     given: dict[str, Any] = dict.fromkeys(("spec", "config", "precision", "seed"))
     given |= {"device": [], "python": [], "dtype": [], "no_gradient": False, "in_process": False, "declared": False}
-    given |= {"requires": [], "allow": [], "profile": "quick", "deadline": 10.0, **changes}
+    given |= {"requires": [], "allow": [], "profile": "quick", "branches": "named", "deadline": 10.0, **changes}
     return {"shiftproof": given.pop("targets", []), **{f"shiftproof_{name}": value for name, value in given.items()}}
 
 
 def test_from_the_options_of_the_plugin() -> None:
     made = from_options(options(targets=["m:f"], spec="sum", dtype=["float32", "float16"], seed=4, deadline=1.5))
     assert [job.name for job in made.jobs] == ["m:f[float32]", "m:f[float16]"]
-    assert (made.seed, made.options.deadline) == (4, 1.5)
+    assert (made.seed, made.options.deadline, made.all_branches) == (4, 1.5, False)
+
+
+def test_all_branches_are_due_if_asked_for_and_in_a_complete_profile() -> None:
+    assert from_options(options(targets=["m:f"], spec="sum", branches="all")).all_branches
+    assert from_options(options(targets=["m:f"], spec="sum", profile="ci")).all_branches
 
 
 def test_a_candidate_without_a_spec_is_not_planned() -> None:

@@ -1,0 +1,139 @@
+"""What is known about the branches of a candidate's own code: which of their ways ran while it was judged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+_NAMED = 3  # branches on the verdict line
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch: an ``if``, an ``and``, a conditional expression, or a loop.
+
+    Attributes:
+        file, line: where it is.
+        function: the qualified name of the function that it is in.
+        condition: the text of what it tests.
+        ways: its two ways, as in "true" and "false".
+        ran: for each way, whether it ran.
+        only_raises: for each way, whether all that follows on it is an exception. Such a way need not run.
+    """
+
+    file: str
+    line: int
+    function: str
+    condition: str
+    ways: tuple[str, str]
+    ran: tuple[bool, bool]
+    only_raises: tuple[bool, bool]
+
+    @property
+    def key(self) -> str:
+        """The name of this branch in a declaration. It has no line number, so that an edit cannot excuse another."""
+        return f"{self.function}({self.condition})"
+
+    @property
+    def never(self) -> str:
+        """The way that never ran although the other did, or ""."""
+        if not any(self.ran):
+            return ""  # the branch that leads here is named
+        return next(
+            (
+                way
+                for way, ran, raises in zip(self.ways, self.ran, self.only_raises, strict=True)
+                if not ran and not raises
+            ),
+            "",
+        )
+
+    def __str__(self) -> str:
+        return f"{os.path.basename(self.file)}:{self.line} ({self.condition} never {self.never})"
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The branches of one candidate.
+
+    Attributes:
+        found: every branch of the functions that ran.
+        unread: why its branches, or some of them, could not be read, or "".
+        not_reached: conditions on sizes whose other side needs too much memory, in words.
+        sizes_unread: why the questions that it asks of sizes were not read, or not all of them, or "".
+        regions: the number of sizes and ids at which its code takes another way, and at which it was judged.
+        allowed: keys of branches that are declared not to be judged.
+        is_due: whether a way that never ran makes the judgement incomplete. If not, the verdict names it.
+        is_named: whether the verdict names it at all. A model's code is too large for that.
+    """
+
+    found: tuple[Branch, ...] = ()
+    unread: str = ""
+    not_reached: tuple[str, ...] = ()
+    sizes_unread: str = ""
+    regions: int = 0
+    allowed: tuple[str, ...] = ()
+    is_due: bool = False
+    is_named: bool = True
+
+    @property
+    def never(self) -> tuple[Branch, ...]:
+        """The branches of which a way never ran, without those that are declared."""
+        return tuple(branch for branch in self.found if branch.never and branch.key not in self.allowed)
+
+    @property
+    def both(self) -> int:
+        """How many branches ran both ways, or need not."""
+        return sum(any(branch.ran) and not branch.never for branch in self.found)
+
+    @property
+    def exceptions(self) -> tuple[str, ...]:
+        """What the verdict does not cover, in words."""
+        if not self.is_named:
+            return ()
+        unread = (
+            (f"its branches, which were not read: {self.unread}",) if self.unread and UNREAD not in self.allowed else ()
+        )
+        return (*unread, *map(str, self.never), *self.not_reached)
+
+    @property
+    def in_short(self) -> str:
+        """The exceptions on one line, or ""."""
+        named = self.exceptions
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        return "; ".join(named[:_NAMED]) + more
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "exceptions": list(self.exceptions)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Branches:
+        """Read Branches from the output of ``to_json``."""
+        found = tuple(
+            Branch(**{**each, **{name: tuple(each[name]) for name in ("ways", "ran", "only_raises")}})
+            for each in data["found"]
+        )
+        given = {name: value for name, value in data.items() if name != "exceptions"}
+        lists = {name: tuple(data[name]) for name in ("not_reached", "allowed")}
+        return cls(**{**given, **lists, "found": found})
+
+    def with_those_of(self, other: Branches) -> Branches:
+        """Add what ran in another process of the same run."""
+        return replace(self, found=tuple(merged((*self.found, *other.found))), unread=self.unread or other.unread)
+
+
+UNREAD = "not read"
+"""The key that declares that a candidate's branches need not be read."""
+
+
+def merged(branches: Iterable[Branch]) -> Iterable[Branch]:
+    """Each branch once. A way ran if it ran in any of them."""
+    found: dict[tuple[str, int, str], Branch] = {}
+    for branch in branches:
+        place = branch.file, branch.line, branch.key
+        known = found.get(place)
+        ran = branch.ran if known is None else (known.ran[0] or branch.ran[0], known.ran[1] or branch.ran[1])
+        found[place] = replace(branch, ran=ran)
+    return found.values()

@@ -1,0 +1,221 @@
+"""Sizes and ids at which a candidate's own code takes another way, so that the laws can be asked there.
+
+Sizes are found by tracing: the candidate is called on symbolic sizes, each question that it asks of them is solved for
+the smallest sizes with another answer, and it is traced again there. Numbers that stand in its code are tried as sizes
+and as ids. All this is a search for cases: what it finds is judged, and what it misses may still show as a branch that
+never ran (``harness/branches.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..candidates.arguments import values_for
+from ..candidates.declaration import Candidate
+from ..candidates.loss import Trial
+from ..cases.linear import LEAVES
+from ..cases.recipe import Ids, Mask, Recipe
+from ..isolation.branch_record import BranchRecord
+from ..isolation.client import Worker
+from ..isolation.inprocess import InProcess
+from ..isolation.settings import WorkerSettings
+from ..worker.exchange import Call, Outcome
+from ..worker.guards import Guard, Traced
+from ..worker.target import LoadFailure
+from .loading import AnyTrial
+
+_BASE = {"rows": 3, "length": 11, "classes": 23, "codebooks": 5}  # each differs from the others and their products
+_LEAST = {"rows": 1, "length": 2, "classes": 2, "codebooks": 1}
+_MOST = 2_000_000  # elements of logits in a case of a region
+_TRACES = 24
+_SECONDS = 20.0
+_ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4}  # sizes up to these are among every law's cases
+_CONSTANTS = 6  # numbers in the code that are tried
+_REGIONS = 16
+_LONG = 20_000  # positions; a number above it is a size of the vocabulary, and rarely one of a row
+_MASKS = (Mask.NONE, Mask.HOLES, Mask.PADDING)
+
+
+def may_have_regions(record: BranchRecord) -> bool:
+    """Whether the code that ran could do anything else at other sizes, as far as was reported.
+
+    A function without a branch that reads only its arguments, small numbers, functions and modules cannot.
+    """
+    found = record.result()
+    large = any(number > max(_ORDINARY.values()) for number in record.constants)
+    return bool(found.found or found.unread or large or not record.is_closed)
+
+
+class Tracers:
+    """The processes in which the candidates of a run are traced: one for each interpreter and folder.
+
+    The modules that a trace needs take a second to import, so candidates follow each other in one process. If one
+    cannot be traced, it is tried once more in a fresh process, because an earlier one may have changed the first.
+    """
+
+    def __init__(self) -> None:
+        self._workers: dict[tuple[str | None, str | None], Worker] = {}
+        self._found: dict[tuple[str, str | None, str], Regions] = {}
+
+    def regions(self, trial: Trial, record: BranchRecord) -> Regions:
+        """The regions of a candidate, found once for all its dtypes and devices."""
+        candidate = trial.candidate
+        key = candidate.name, candidate.python, trial.spec.name
+        if key not in self._found:
+            found = explore(trial, self._tracer(candidate), record.constants)
+            if found.unread:
+                self._close(candidate)
+                found = explore(trial, self._tracer(candidate), record.constants)
+            self._found[key] = found
+        return self._found[key]
+
+    def _tracer(self, candidate: Candidate) -> Worker:
+        place = candidate.python, candidate.cwd
+        known = self._workers.get(place)
+        if known is None:
+            settings = WorkerSettings(python=candidate.python, cwd=candidate.cwd, call_deadline=_SECONDS)
+            known = self._workers[place] = Worker(candidate.call, settings)
+        else:
+            known.turn_to(candidate.call)
+        return known
+
+    def _close(self, candidate: Candidate) -> None:
+        self._workers.pop((candidate.python, candidate.cwd)).close()
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+
+
+class Tracer(Protocol):
+    """A process of the candidate that may be traced, and in which nothing is judged."""
+
+    def trace(self, call: Call, now: Mapping[str, int], least: Mapping[str, int], most: int) -> Traced | Outcome: ...
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where to judge a candidate besides the ordinary cases.
+
+    Attributes:
+        places: fields of recipes, each for one region.
+        not_reached: conditions on sizes whose other side needs too much memory, in words.
+        unread: why its questions were not read, or not all of them, or "".
+        traces: the number of calls on symbolic sizes.
+    """
+
+    places: tuple[Mapping[str, Any], ...] = ()
+    not_reached: tuple[str, ...] = ()
+    unread: str = ""
+    traces: int = 0
+    seconds: float = 0.0
+
+
+def look_around(trial: AnyTrial, worker: Worker | InProcess, tracers: Tracers, seed: int) -> Regions:
+    """Find the regions of a candidate, and add their cases to its trial. Only a loss has sizes of its own."""
+    if type(trial) is not Trial or not isinstance(worker, Worker):
+        return Regions()
+    first = trial.generators.hand_made(trial.space)[0]
+    trial.observe_cached(trial.fit(first))  # shows which code runs; the laws ask about this case too
+    found = tracers.regions(trial, worker.branches) if may_have_regions(worker.branches) else Regions()
+    trial.regions = tuple(recipes(found, trial, seed))
+    return found
+
+
+def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
+    """Find the regions of a loss. ``constants``: the whole numbers in its code."""
+    started = time.monotonic()
+    numbers = [number for number in sorted({*constants}) if number > max(_ORDINARY.values())]
+    names = [name for name in _BASE if name in trial.space]
+    first = {name: _BASE[name] if len(trial.space[name]) > 1 else trial.space[name][0] for name in names}
+    queue, known, asked = [first], {tuple(first.values())}, set[str]()
+    far: dict[str, None] = {}
+    unread, traces = "", 0
+    found: list[Mapping[str, Any]] = []
+    while queue and traces < _TRACES and time.monotonic() - started < _SECONDS:
+        sizes = queue.pop(0)
+        traced = _trace(trial, tracer, sizes)
+        traces += 1
+        if isinstance(traced, str):
+            unread = unread or traced
+            continue
+        unread = unread or traced.stopped
+        for guard in traced.guards:
+            place = f"{guard.condition} {guard.file}:{guard.line}"
+            if place in asked:
+                continue
+            asked.add(place)
+            if guard.otherwise is None:
+                if guard.elements and guard.is_own:
+                    far[_too_large(guard)] = None
+                continue
+            other = {name: guard.otherwise[name] for name in names}
+            if tuple(other.values()) in known or _is_fixed(trial, other):
+                continue
+            known.add(tuple(other.values()))
+            if guard.is_own or not _is_ordinary(other):
+                found.append(other)
+                queue.append(other)
+    if queue:
+        unread = unread or f"the search ended after {traces} traces; {len(queue)} more regions were not traced"
+    found += [place for place in _near(trial, numbers[:_CONSTANTS]) if place not in found]
+    ordered = sorted(found, key=_is_ordinary)[:_REGIONS]
+    return Regions(tuple(ordered), tuple(far), unread, traces, time.monotonic() - started)
+
+
+def recipes(regions: Regions, trial: Trial, seed: int) -> Iterator[Recipe]:
+    """One case of each region, all else drawn from the trial's space."""
+    drawn = trial.generators.random_recipes(trial.space, seed)
+    for place in regions.places:
+        fields: dict[str, Any] = {"masks": _MASKS[: max(int(place["rows"]), 1)], "ids": Ids.SEEDED, **place}
+        recipe = next(drawn)
+        yield Recipe(**{**{name: getattr(recipe, name) for name in trial.space}, **fields})
+
+
+def _trace(trial: Trial, tracer: Tracer, sizes: Mapping[str, int]) -> Traced | str:
+    """The questions that one call asks of these sizes, or why there are none."""
+    recipe = next(recipes(Regions((sizes,)), trial, 0))
+    case = trial.case(trial.fit(recipe))
+    tensors, scalars = values_for(case, trial.binding)
+    names = LEAVES if trial.is_linear else case.spec.logits
+    differentiated = tuple(trial.binding.names[name] for name in names if trial.binding.takes(name))
+    call = Call(tensors, scalars, layouts={}, gradients=differentiated if trial.candidate.gradient else ())
+    try:
+        found = tracer.trace(call, sizes, {name: _LEAST[name] for name in sizes}, _MOST)
+    except LoadFailure as failure:
+        return str(failure)
+    return found if isinstance(found, Traced) else found.describe()
+
+
+def _is_fixed(trial: Trial, sizes: Mapping[str, int]) -> bool:
+    """Whether the spec or the declaration of the candidate rules these sizes out."""
+    fixed = any(len(trial.space[name]) == 1 and trial.space[name][0] != size for name, size in sizes.items())
+    return fixed or bool(trial.sizes and not trial.sizes.admits(sizes))
+
+
+def _is_ordinary(place: Mapping[str, Any]) -> bool:
+    return all(place.get(name, 1) <= most for name, most in _ORDINARY.items())
+
+
+def _near(trial: Trial, numbers: Iterable[int]) -> Iterator[Mapping[str, Any]]:
+    """Cases in which a number of the code is an id, and a size."""
+    for number in numbers:
+        small = {"rows": 2, "length": 4, "classes": 3, "codebooks": 2}
+        places: list[dict[str, Any]] = [{"length": number + 1}]
+        places += [{"length": number}] if number <= _LONG else []
+        places += [{"classes": number + 1, "ids": Ids.EDGES}]  # the last class is an edge: the number is an id
+        for place in places:
+            fields = {name: place.get(name, small[name]) for name in small if name in trial.space}
+            if math.prod(fields.values()) <= _MOST and not _is_fixed(trial, fields):
+                yield {**fields, **{name: value for name, value in place.items() if name == "ids"}}
+
+
+def _too_large(guard: Guard) -> str:
+    where = f"{os.path.basename(guard.file)}:{guard.line}"
+    return f"{where} ({guard.condition} never false: that takes {guard.elements / 1e6:.1f} million elements of logits)"

@@ -1,0 +1,186 @@
+"""Sizes and ids at which a candidate's own code takes another way become cases of every law."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.cases.recipe import Ids, Recipe
+from shiftproof.harness.isolation.branch_record import BranchRecord
+from shiftproof.harness.judge.loading import Job, LoadedCandidate, Options
+from shiftproof.harness.judge.pool import Pool
+from shiftproof.harness.judge.profile import PROFILES
+from shiftproof.harness.judge.regions import Regions, Tracers, explore, look_around, may_have_regions, recipes
+from shiftproof.harness.kill_table.trial import Bench
+from shiftproof.harness.laws import LAWS
+from shiftproof.harness.results import Level
+from shiftproof.harness.worker.exchange import Call, Outcome, TimedOut
+from shiftproof.harness.worker.guards import Guard, Traced
+from shiftproof.reference.profiles import PROFILES as SPECS
+
+DOORS = Path(__file__).parents[2] / "candidates" / "doors.py"
+BASE = {"rows": 3, "length": 11, "classes": 23}
+LONG = {"rows": 3, "length": 68, "classes": 4}
+NONE = Traced((), "")
+
+
+def guard(otherwise: Mapping[str, int] | None, *, own: bool = True, line: int = 5, elements: int = 0) -> Guard:
+    return Guard("length <= 67", "losses.py", line, own, otherwise, elements)
+
+
+class Scripted:
+    """A tracer that gives prepared answers, by the sizes that it is asked about."""
+
+    def __init__(self, answers: Mapping[tuple[int, ...], Traced | Outcome]) -> None:
+        self.answers = answers
+        self.asked: list[dict[str, int]] = []
+
+    def trace(self, call: Call, now: Mapping[str, int], least: Mapping[str, int], most: int) -> Traced | Outcome:
+        self.asked.append(dict(now))
+        assert call.tensors["logits"].shape == tuple(now.values())
+        assert call.gradients == ("logits",)
+        return self.answers.get(tuple(now.values()), NONE)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench(SPECS["hf.causal_lm"], "float32", PROFILES["quick"])
+
+
+def test_a_region_is_found_and_traced_in_turn(bench: Bench) -> None:
+    farther = {"rows": 2, "length": 68, "classes": 4}
+    tracer = Scripted({(3, 11, 23): Traced((guard(LONG),), ""), (3, 68, 4): Traced((guard(farther, line=6),), "")})
+    found = explore(bench.right, tracer, ())
+    assert tracer.asked == [BASE, LONG, farther]
+    assert found.places == (LONG, farther)
+    assert (found.traces, found.unread) == (3, "")
+
+
+def test_what_torch_asks_for_itself_leads_only_to_sizes_that_are_not_ordinary(bench: Bench) -> None:
+    small = {"rows": 3, "length": 2, "classes": 4}
+    guards = guard(small, own=False), guard(LONG, own=False, line=6)
+    tracer = Scripted({(3, 11, 23): Traced(guards, "")})
+    assert explore(bench.right, tracer, ()).places == (LONG,)
+    assert tracer.asked == [BASE, LONG]
+
+
+def test_a_question_is_followed_once(bench: Bench) -> None:
+    tracer = Scripted({(3, 11, 23): Traced((guard(LONG),), ""), (3, 68, 4): Traced((guard(BASE),), "")})
+    assert explore(bench.right, tracer, ()).places == (LONG,)
+    assert tracer.asked == [BASE, LONG]
+
+
+def test_the_search_ends(bench: Bench) -> None:
+    class Endless(Scripted):
+        def trace(self, call: Call, now: Mapping[str, int], *rest: Any) -> Traced:
+            super().trace(call, now, *rest)
+            return Traced((guard({**now, "length": now["length"] + 7}, line=now["length"]),), "")
+
+    tracer = Endless({})
+    found = explore(bench.right, tracer, ())
+    assert len(tracer.asked) == found.traces == 24
+    assert found.unread == "the search ended after 24 traces; 1 more regions were not traced"
+
+
+def test_sizes_that_take_too_much_memory_are_named(bench: Bench) -> None:
+    too_large = guard(None, elements=4_325_376), guard(None, own=False, elements=5_000_000), guard(None, line=9)
+    found = explore(bench.right, Scripted({(3, 11, 23): Traced(too_large, "")}), ())
+    assert found.not_reached == ("losses.py:5 (length <= 67 never false: that takes 4.3 million elements of logits)",)
+
+
+@pytest.mark.parametrize("answer", [Traced((), "KeyError: 3"), TimedOut(20.0)])
+def test_why_sizes_were_not_read(bench: Bench, answer: Traced | Outcome) -> None:
+    found = explore(bench.right, Scripted({(3, 11, 23): answer}), ())
+    assert found.unread == (answer.stopped if isinstance(answer, Traced) else answer.describe())
+
+
+def test_numbers_of_the_code_are_sizes_and_ids(bench: Bench) -> None:
+    found = explore(bench.right, Scripted({}), (-100, 0, 1, 12, 4096))
+    assert [(dict(place).get("ids"), place["length"], place["classes"]) for place in found.places] == [
+        (None, 4097, 3),
+        (None, 4096, 3),
+        (Ids.EDGES, 4, 4097),
+    ]
+
+
+def test_each_region_is_a_case_of_every_must_law(bench: Bench) -> None:
+    trial = bench.right
+    trial.regions = tuple(recipes(Regions((LONG, {**LONG, "length": 301, "ids": Ids.EDGES})), trial, 0))
+    try:
+        pool = Pool(LAWS, trial, PROFILES["quick"], 0)
+        for law in LAWS.values():
+            if law.level is Level.MUST and law.skip_reason(trial) is None and law.id.startswith(("VALUE", "GRAD-1")):
+                assert {68, 301} <= {recipe.length for recipe in pool.of(law)}, law.id
+    finally:
+        trial.regions = ()
+    assert [recipe.ids for recipe in recipes(Regions(({**LONG, "ids": Ids.EDGES},)), trial, 0)] == [Ids.EDGES]
+
+
+def test_a_case_of_a_region_is_of_the_spec() -> None:
+    audio = Bench(SPECS["csm"], "float32", PROFILES["quick"]).right
+    place = {"rows": 2, "length": 68, "classes": 4, "codebooks": 5}
+    (recipe,) = recipes(Regions((place,)), audio, 0)
+    assert isinstance(recipe, Recipe)
+    assert replace(recipe, rows=1, length=2, classes=2, codebooks=1).codebooks == 1
+    assert (recipe.rows, recipe.length, recipe.classes, recipe.codebooks) == (2, 68, 4, 5)
+
+
+def record(*functions: dict[str, Any], unread: str = "") -> BranchRecord:
+    made = BranchRecord()
+    made.add({"functions": list(functions), **({"unread": unread} if unread else {})})
+    return made
+
+
+PLAIN = {"file": "f", "function": "g", "line": 1, "seen": [], "branches": [], "constants": [1, -100], "closed": True}
+BRANCH = [2, "S > 1", ["true", "false"], [False, False]]
+
+
+def test_a_function_without_branches_and_numbers_has_no_regions() -> None:
+    assert not may_have_regions(record(PLAIN))
+    assert may_have_regions(record({**PLAIN, "constants": [2048]}))
+    assert may_have_regions(record({**PLAIN, "closed": False}))
+    assert may_have_regions(record({**PLAIN, "branches": [BRANCH], "seen": [1]}))
+    assert may_have_regions(record(PLAIN, unread="it is a function of torch"))
+    assert may_have_regions(record())
+
+
+def loaded(name: str) -> LoadedCandidate:
+    candidate = Candidate(name, f"{DOORS}:{name}", spec="hf.causal_lm")
+    return LoadedCandidate(Job(name, candidate, "cpu", "float32"), Options())
+
+
+def test_the_regions_of_a_candidate() -> None:
+    tracers, opened = Tracers(), loaded("long_rows_of_a_batch")
+    try:
+        trial = opened.trial()
+        found = look_around(trial, opened.worker, tracers, 0)
+        assert {"rows": 3, "length": 301, "classes": 4} in found.places
+        assert (3, 301) in {(recipe.rows, recipe.length) for recipe in trial.regions}
+        assert look_around(trial, opened.worker, tracers, 0) is found  # found once for all dtypes
+    finally:
+        opened.close()
+        tracers.close()
+
+
+def test_a_process_that_an_earlier_candidate_spoiled_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracers, opened = Tracers(), loaded("long_rows")
+    used = []
+
+    def exploring(trial: Any, tracer: Any, constants: Any) -> Regions:
+        used.append(tracer)
+        return Regions(unread="spoiled" if len(used) == 1 else "")
+
+    monkeypatch.setattr("shiftproof.harness.judge.regions.explore", exploring)
+    try:
+        trial = opened.trial()
+        assert look_around(trial, opened.worker, tracers, 0).unread == ""
+        assert len(used) == 2
+        assert used[0] is not used[1]
+    finally:
+        opened.close()
+        tracers.close()

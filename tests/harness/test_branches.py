@@ -1,0 +1,69 @@
+"""What a verdict does not cover, from the ways that branches went."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from shiftproof.harness.branches import UNREAD, Branch, Branches, merged
+
+
+def branch(ran: tuple[bool, bool], condition: str = "S > 67", **rest: Any) -> Branch:
+    given = {"ways": ("true", "false"), "only_raises": (False, False), **rest}
+    return Branch("/x/losses.py", 52, "loss", condition, ran=ran, **given)
+
+
+NEVER_TRUE = branch((False, True))
+BOTH = branch((True, True), "B > 1")
+
+
+def test_a_way_that_never_ran_is_named() -> None:
+    assert str(NEVER_TRUE) == "losses.py:52 (S > 67 never true)"
+    assert NEVER_TRUE.key == "loss(S > 67)"
+    assert branch((True, False)).never == "false"
+    assert branch((True, True)).never == ""
+
+
+def test_a_branch_that_was_never_reached_is_not_named_itself() -> None:
+    assert branch((False, False)).never == ""
+
+
+def test_a_way_that_only_raises_need_not_run() -> None:
+    assert branch((False, True), only_raises=(True, False)).never == ""
+    assert branch((False, True), only_raises=(False, True)).never == "true"
+
+
+def test_what_the_verdict_does_not_cover() -> None:
+    assert Branches((NEVER_TRUE, BOTH)).exceptions == ("losses.py:52 (S > 67 never true)",)
+    assert Branches((BOTH,)).exceptions == ()
+    assert Branches((NEVER_TRUE,), allowed=("loss(S > 67)",)).exceptions == ()
+    assert Branches((NEVER_TRUE,), allowed=("other(S > 67)",)).exceptions != ()
+    assert Branches((NEVER_TRUE,), is_named=False).exceptions == ()
+    assert Branches(not_reached=("losses.py:9 (V < 9 never false: …)",)).exceptions == (
+        "losses.py:9 (V < 9 never false: …)",
+    )
+
+
+def test_branches_that_were_not_read_are_an_exception_too() -> None:
+    unread = Branches(unread="it is a function of torch")
+    assert unread.exceptions == ("its branches, which were not read: it is a function of torch",)
+    assert Branches(unread="it is a function of torch", allowed=(UNREAD,)).exceptions == ()
+
+
+def test_in_short() -> None:
+    five = tuple(branch((False, True), f"S > {size}") for size in range(5))
+    assert Branches(five).in_short.endswith("(S > 2 never true) and 2 more")
+    assert Branches((BOTH,)).in_short == ""
+
+
+def test_a_branch_of_two_processes_ran_where_it_ran_in_one() -> None:
+    one, other = Branches((NEVER_TRUE,)), Branches((branch((True, False)), BOTH), unread="why")
+    both = one.with_those_of(other)
+    assert [each.ran for each in both.found] == [(True, True), (True, True)]
+    assert both.unread == "why"
+    assert list(merged([NEVER_TRUE, NEVER_TRUE])) == [NEVER_TRUE]
+
+
+def test_they_travel_as_json() -> None:
+    found = Branches((NEVER_TRUE, BOTH), "why", ("far",), "stopped", 3, ("x(y)",), True, False)
+    assert Branches.from_json(json.loads(json.dumps(found.to_json()))) == found
