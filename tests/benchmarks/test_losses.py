@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from time import perf_counter
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.benchmark
 DEVICE = "cuda" if cuda_devices() else "cpu"
 SECONDS = 6.0  # for the rounds of one benchmark
 FEWEST, MOST = 5, 30  # rounds
+LONGEST = 20.0  # for what nobody can do without: a CPU without a unit for bf16 takes minutes for its products
 CASES = [(task, contender) for task in on(DEVICE) for contender in task.contenders]
 
 
@@ -38,6 +40,8 @@ def test_forward_and_backward(benchmark: BenchmarkFixture, task: Task, contender
         loss = task.contenders[contender](task.spec, DEVICE)
     except Absent as absent:
         pytest.skip(str(absent))
+    if (least := _least(task, dtype)) > LONGEST:
+        pytest.skip(f"the limit of {task.name} in {dtype} takes {least:.0f} s on this machine; {LONGEST:g} s at most")
     benchmark.group = f"{task.name}, {dtype}"
     arguments = task.arguments(dtype, DEVICE)
 
@@ -66,6 +70,12 @@ def test_forward_and_backward(benchmark: BenchmarkFixture, task: Task, contender
         returned_bytes=task.returned_bytes(dtype),
         peak_bytes=weighed(task, contender, dtype),
     )
+
+
+@cache
+def _least(task: Task, dtype: str) -> float:
+    """Seconds of the limit, measured once for all contenders."""
+    return task.limit(dtype, DEVICE)
 
 
 def weighed(task: Task, contender: str, dtype: str) -> int | None:

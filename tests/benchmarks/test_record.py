@@ -74,3 +74,10 @@ def test_other_peoples_losses_are_absent_where_they_need_a_gpu(contenders: dict[
     for name in ("Liger", "fla-core", "quack"):
         with pytest.raises(Absent, match=r"not installed|need a GPU"):
             contenders[name](GIVEN_LOGITS.spec, "cpu")
+
+
+def test_what_takes_minutes_on_this_machine_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_losses, "DEVICE", "cpu")
+    monkeypatch.setattr(test_losses, "_least", lambda task, dtype: 150.0)
+    with pytest.raises(pytest.skip.Exception, match="takes 150 s on this machine; 20 s at most"):
+        test_losses.test_forward_and_backward(Once(extra_info={}), GIVEN_LOGITS, "torch", "float32")
