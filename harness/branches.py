@@ -62,6 +62,7 @@ class Branches:
         found: every branch of the functions that ran.
         unread: why its branches, or some of them, could not be read, or "".
         not_reached: conditions on sizes whose other side needs too much memory, in words.
+        left_out: shapes that the user named and that were not judged, in words.
         sizes_unread: why the questions that it asks of sizes were not read, or not all of them, or "".
         regions: the number of sizes and ids at which its code takes another way, and at which it was judged.
         allowed: keys of branches that are declared not to be judged.
@@ -72,6 +73,7 @@ class Branches:
     found: tuple[Branch, ...] = ()
     unread: str = ""
     not_reached: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     sizes_unread: str = ""
     regions: int = 0
     allowed: tuple[str, ...] = ()
@@ -92,11 +94,11 @@ class Branches:
     def exceptions(self) -> tuple[str, ...]:
         """What the verdict does not cover, in words."""
         if not self.is_named:
-            return ()
+            return self.left_out
         unread = (
             (f"its branches, which were not read: {self.unread}",) if self.unread and UNREAD not in self.allowed else ()
         )
-        return (*unread, *map(str, self.never), *self.not_reached)
+        return (*unread, *map(str, self.never), *self.not_reached, *self.left_out)
 
     @property
     def in_short(self) -> str:
@@ -116,7 +118,7 @@ class Branches:
             for each in data["found"]
         )
         given = {name: value for name, value in data.items() if name != "exceptions"}
-        lists = {name: tuple(data[name]) for name in ("not_reached", "allowed")}
+        lists = {name: tuple(data[name]) for name in ("not_reached", "left_out", "allowed")}
         return cls(**{**given, **lists, "found": found})
 
     def with_those_of(self, other: Branches) -> Branches:

@@ -13,6 +13,7 @@ from typing import Any
 from ..suggest import nearest
 from .allowance import Allowance, read_allowances
 from .requires import Requires, read_requires
+from .shapes import read_shapes
 
 DTYPES = ("float32", "bfloat16", "float16")
 PRECISIONS = ("strict", "native")
@@ -44,6 +45,7 @@ class Candidate:
         requires: the sizes that it needs, in the form of :func:`.requires.read_requires`. The judge draws cases that
             fit.
         allow: the exceptions declared for it, each with its reason, in the form of :func:`.allowance.read_allowances`.
+        shapes: the shapes of its user, at which every law is asked too, in the form of :func:`.shapes.read_shapes`.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Candidate:
     diagnosis: str | None = None
     requires: Mapping[str, Any] = field(default_factory=dict)
     allow: tuple[Mapping[str, str], ...] = ()
+    shapes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Requires:
@@ -87,8 +90,13 @@ _KEYS: dict[str, tuple[type, tuple[str, ...] | None]] = {
     "diagnosis": (str, None),
     "requires": (dict, None),
     "allow": (list, None),
+    "shapes": (list, None),
 }
-_READ: dict[str, Callable[[Any], object]] = {"requires": read_requires, "allow": read_allowances}
+_READ: dict[str, Callable[[Any], object]] = {
+    "requires": read_requires,
+    "allow": read_allowances,
+    "shapes": read_shapes,
+}
 """The functions that read the keys whose values are more than strings."""
 assert set(_KEYS) == {f.name for f in fields(Candidate)} - {"name"}
 

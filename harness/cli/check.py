@@ -53,6 +53,13 @@ class _Check(click.RichCommand):
     help="What it need not do: 'law=GRAD-5: why it may fail', 'refuses=words of its error: why', or "
     "'branch=function(condition): why it need not run'; repeatable.",
 )
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="B,S[,K],V",
+    help="A shape that you train at: every law is asked there too; repeatable.",
+)
 @click.option("--profile", default="quick", help="How many cases: brief, quick, ci (repeatable) or deep.")
 @click.option(
     "--branches",
@@ -107,7 +114,18 @@ def check(ctx: click.RichContext, /, targets: Sequence[str], **options: Any) -> 
     return UNJUDGED if judged == CONFORMS and status == pytest.ExitCode.INTERNAL_ERROR else judged
 
 
-_CHOOSING = ("config", "devices", "dtypes", "precision", "no_gradient", "pythons", "spec", "requires", "allow")
+_CHOOSING = (
+    "config",
+    "devices",
+    "dtypes",
+    "precision",
+    "no_gradient",
+    "pythons",
+    "spec",
+    "requires",
+    "allow",
+    "shapes",
+)
 
 
 @contextmanager
@@ -167,7 +185,14 @@ def _pytest_arguments(targets: Sequence[str], options: dict[str, Any], given: Se
     for name, value in {**named, "json": options["json_file"]}.items():
         if value is not None:
             arguments += [f"--shiftproof-{name}", str(value)]
-    several = {"device": "devices", "dtype": "dtypes", "python": "pythons", "requires": "requires", "allow": "allow"}
+    several = {
+        "device": "devices",
+        "dtype": "dtypes",
+        "python": "pythons",
+        "requires": "requires",
+        "allow": "allow",
+        "shape": "shapes",
+    }
     for name, option in several.items():
         arguments += [f"--shiftproof-{name}={value}" for value in options[option]]
     for name in ("no_gradient", "in_process"):

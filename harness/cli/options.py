@@ -55,6 +55,7 @@ def candidates_from(
     spec: str | None = None,
     requires: Sequence[str] = (),
     allow: Sequence[str] = (),
+    shapes: Sequence[str] = (),
 ) -> list[Candidate]:
     """Return the candidates that the options name. Without targets, return all declared candidates.
 
@@ -77,6 +78,7 @@ def candidates_from(
         pythons=pythons,
         requires=requires,
         allow=allow,
+        shapes=shapes,
     )
 
 

@@ -61,11 +61,10 @@ def _message(verdict: Overall, laws: tuple[LawResult, ...], found: CandidateResu
         )
     branches = found.branches
     if verdict is Overall.INCONCLUSIVE and branches is not None and branches.is_due and branches.exceptions:
-        key = next((branch.key for branch in branches.never), UNREAD)
-        return (
-            f"not judged: {'; '.join(branches.exceptions)}. "
-            f"Judge it at sizes that go there, or allow it with a reason: --allow 'branch={key}: why'"
-        )
+        said = f"not judged: {'; '.join(branches.exceptions)}"
+        key = next((branch.key for branch in branches.never), UNREAD if branches.unread else "")
+        hint = "Judge it where it goes there (--shape), or allow it with a reason"
+        return f"{said}. {hint}: --allow 'branch={key}: why'" if key else said
     return ""
 
 

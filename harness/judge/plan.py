@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shiftproof.reference.spec import LossSpec
+
 from ..candidates.allowance import parse_allowance, read_allowances
 from ..candidates.declaration import DTYPES, PRECISIONS, Candidate, UsageError, declared_in, resolve
 from ..candidates.requires import parse_requires, read_requires
+from ..candidates.shapes import read_shapes, shape_misfit
 from ..suggest import nearest
 from .ask import PREREQUISITES
 from .laws_of import laws_of
@@ -47,6 +50,7 @@ def candidates_of(
     pythons: Sequence[str] = (),
     requires: Sequence[str] = (),
     allow: Sequence[str] = (),
+    shapes: Sequence[str] = (),
 ) -> list[Candidate]:
     """The candidates that targets and the project's declarations name, each once for every one of ``pythons``.
 
@@ -82,10 +86,11 @@ def candidates_of(
             read_requires(changes["requires"])
         allowed = tuple(parse_allowance(text) for text in allow)
         read_allowances(allowed)
+        read_shapes(shapes)
     except ValueError as error:
         raise UsageError(str(error)) from None
     found = [replace(resolve(name, declared), **changes) for name in names]
-    found = [replace(each, allow=(*each.allow, *allowed)) for each in found]
+    found = [replace(each, allow=(*each.allow, *allowed), shapes=(*each.shapes, *shapes)) for each in found]
     interpreters = list(dict.fromkeys(pythons))
     return [replace(each, python=python) for each in found for python in interpreters] if interpreters else found
 
@@ -115,6 +120,7 @@ def plan(
         raise UsageError(f"deadline is {deadline:g}; expected seconds above 0")
     for candidate in candidates:
         _check_allowances(candidate)
+        _check_shapes(candidate)
     jobs, options = tuple(jobs_of(candidates)), Options(in_process, deadline)
     return Plan(jobs, options, chosen, seed, all_branches or chosen.complete)
 
@@ -139,6 +145,21 @@ def _check_allowances(candidate: Candidate) -> None:
             )
 
 
+def _check_shapes(candidate: Candidate) -> None:
+    """Check that a candidate's spec has cases of the shapes that its user names.
+
+    Raises:
+        UsageError: it has not.
+    """
+    spec = find_spec(candidate.spec) if candidate.spec is not None and candidate.shapes else None
+    for text, sizes in zip(candidate.shapes, read_shapes(candidate.shapes), strict=True):
+        if spec is None:
+            continue
+        why = shape_misfit(spec, sizes) if isinstance(spec, LossSpec) else "is a label builder's, which has no logits"
+        if why:
+            raise UsageError(f"{candidate.name} cannot be judged at the shape {text}: {spec.name} {why}")
+
+
 def from_options(options: Mapping[str, Any]) -> Plan:
     """The plan for the plugin's options (``vars(config.option)``)."""
     candidates = candidates_of(
@@ -153,6 +174,7 @@ def from_options(options: Mapping[str, Any]) -> Plan:
         pythons=options["shiftproof_python"],
         requires=options["shiftproof_requires"],
         allow=options["shiftproof_allow"],
+        shapes=options["shiftproof_shape"],
     )
     for candidate in candidates:
         if candidate.spec is None:

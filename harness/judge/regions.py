@@ -12,12 +12,14 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..candidates.arguments import values_for
 from ..candidates.declaration import Candidate
 from ..candidates.loss import Trial
+from ..candidates.shapes import read_shapes
 from ..cases.linear import LEAVES
 from ..cases.recipe import Ids, Mask, Recipe
 from ..isolation.branch_record import BranchRecord
@@ -37,6 +39,7 @@ _SECONDS = 20.0
 _ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4}  # sizes up to these are among every law's cases
 _CONSTANTS = 6  # numbers in the code that are tried
 _REGIONS = 16
+_BYTES = 120  # of memory for each element of logits: the judge's float64, the candidate's, and what travels
 _LONG = 20_000  # positions; a number above it is a size of the vocabulary, and rarely one of a row
 _MASKS = (Mask.NONE, Mask.HOLES, Mask.PADDING)
 
@@ -106,26 +109,59 @@ class Regions:
     Attributes:
         places: fields of recipes, each for one region.
         not_reached: conditions on sizes whose other side needs too much memory, in words.
+        left_out: shapes that the user named and that cannot be judged, in words.
         unread: why its questions were not read, or not all of them, or "".
         traces: the number of calls on symbolic sizes.
     """
 
     places: tuple[Mapping[str, Any], ...] = ()
     not_reached: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     unread: str = ""
     traces: int = 0
     seconds: float = 0.0
 
 
-def look_around(trial: AnyTrial, worker: Worker | InProcess, tracers: Tracers, seed: int) -> Regions:
-    """Find the regions of a candidate, and add their cases to its trial. Only a loss has sizes of its own."""
-    if type(trial) is not Trial or not isinstance(worker, Worker):
-        return Regions()
-    first = trial.generators.hand_made(trial.space)[0]
-    trial.observe_cached(trial.fit(first))  # shows which code runs; the laws ask about this case too
-    found = tracers.regions(trial, worker.branches) if may_have_regions(worker.branches) else Regions()
+def look_around(trial: AnyTrial, worker: Worker | InProcess, tracers: Tracers | None, seed: int) -> Regions:
+    """Find the regions of a candidate, and add their cases to its trial. Only a loss has sizes of its own.
+
+    Without ``tracers``, the shapes that the user names are all.
+    """
+    if type(trial) is not Trial:
+        why = "it makes its own logits" if isinstance(trial, Trial) else "it builds labels"
+        return Regions(left_out=tuple(f"the shape {shape}: {why}" for shape in trial.candidate.shapes))
+    found = Regions()
+    if tracers is not None and isinstance(worker, Worker):
+        first = trial.generators.hand_made(trial.space)[0]
+        trial.observe_cached(trial.fit(first))  # shows which code runs; the laws ask about this case too
+        if may_have_regions(worker.branches):
+            found = tracers.regions(trial, worker.branches)
+    found = _with_shapes(found, trial)
     trial.regions = tuple(recipes(found, trial, seed))
     return found
+
+
+def _with_shapes(found: Regions, trial: Trial) -> Regions:
+    """Add the shapes that the user names, if this machine has the memory for them."""
+    places, left_out = [], []
+    for text, sizes in zip(trial.candidate.shapes, read_shapes(trial.candidate.shapes), strict=True):
+        needed = math.prod(sizes.values()) * _BYTES
+        if trial.sizes and not trial.sizes.admits(sizes):
+            left_out.append(f"the shape {text}: it requires {trial.sizes}")
+        elif (there := _available_memory()) is not None and needed > there:
+            left_out.append(f"the shape {text}: that takes {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are there")
+        else:
+            places.append(sizes)
+    return replace(found, places=(*places, *found.places), left_out=tuple(left_out))
+
+
+def _available_memory() -> int | None:
+    """Bytes that this machine could still give, or None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
@@ -166,7 +202,8 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
         unread = unread or f"the search ended after {traces} traces; {len(queue)} more regions were not traced"
     found += [place for place in _near(trial, numbers[:_CONSTANTS]) if place not in found]
     ordered = sorted(found, key=_is_ordinary)[:_REGIONS]
-    return Regions(tuple(ordered), tuple(far), unread, traces, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Regions(tuple(ordered), tuple(far), unread=unread, traces=traces, seconds=seconds)
 
 
 def recipes(regions: Regions, trial: Trial, seed: int) -> Iterator[Recipe]:

@@ -83,13 +83,14 @@ class OpenCandidate:
         except BaseException as failure:  # also a misnamed candidate: it exists under another interpreter
             self.failure = str(failure) or said(failure)
             return
-        if plan.profile.finds_regions:
-            try:
-                self.regions = look_around(self.trial, loaded.worker, tracers, plan.seed)
-            except STOPS:
-                raise
-            except BaseException as error:
-                self.regions = Regions(unread=said(error))
+        try:
+            around = tracers if plan.profile.finds_regions else None
+            self.regions = look_around(self.trial, loaded.worker, around, plan.seed)
+        except STOPS:
+            raise
+        except BaseException as error:
+            shapes = tuple(f"the shape {shape}: {said(error)}" for shape in job.candidate.shapes)
+            self.regions = Regions(left_out=shapes, unread=said(error))
 
     def close(self) -> None:
         self.loaded.close()
@@ -141,16 +142,19 @@ class OpenCandidate:
     def _branches(self) -> Branches | None:
         """Return what is known of the branches of the candidate's code, or None if they were not watched."""
         worker, trial = self.loaded.worker, self.trial
-        if not isinstance(worker, Worker):
+        known = worker.branches.result() if isinstance(worker, Worker) else Branches(unread="")
+        if not isinstance(worker, Worker) and not self.job.candidate.shapes:
             return None
         is_named = type(trial) in (Trial, BuilderTrial)  # the code of a model or a trainer is too large
         return replace(
-            worker.branches.result(),
+            known,
+            left_out=self.regions.left_out,
             not_reached=self.regions.not_reached,
             sizes_unread=self.regions.unread,
             regions=len(self.regions.places),
             allowed=tuple(each.branch for each in self.job.candidate.allowances if each.branch),
-            is_due=self.plan.all_branches and is_named,
+            # A shape that the user asks for must be judged.
+            is_due=(self.plan.all_branches and is_named) or bool(self.regions.left_out),
             is_named=is_named,
         )
 

@@ -43,6 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="WHAT",
         help="what the candidates need not do, and why",
     )
+    option(
+        "--shiftproof-shape",
+        action="append",
+        default=[],
+        metavar="B,S[,K],V",
+        help="a shape at which every law is asked too; repeatable",
+    )
     option("--shiftproof-profile", default="quick", metavar="PROFILE", help="brief, quick, ci or deep")
     option(
         "--shiftproof-branches",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 from shiftproof.reference.spec import Denominator, Documents, Extra, Heads, LossSpec
 
 from ..candidates.declaration import UsageError
+from ..candidates.shapes import AXES, parse_shape
 from ..cases.recipe import Count, Ids, Mask, Recipe
 from ..suggest import nearest
 
@@ -57,11 +57,10 @@ def find_shape(text: str) -> Shape:
     """
     if text in SHAPES:
         return SHAPES[text]
-    if re.fullmatch(r"[1-9]\d*(,[1-9]\d*){2,3}", text):
-        rows, length, *books, classes = map(int, text.split(","))
-        return Shape("own", rows, length, classes, codebooks=books[0] if books else 1)
+    if sizes := parse_shape(text):
+        return Shape("own", **sizes)
     raise UsageError(
-        f"no shape is called {text!r}{nearest(text, SHAPES)}; name one of {', '.join(SHAPES)}, or give B,S,V or B,S,K,V"
+        f"no shape is called {text!r}{nearest(text, SHAPES)}; name one of {', '.join(SHAPES)}, or give {AXES}"
     )
 
 

@@ -141,6 +141,7 @@ def prepare(work: Path, targets: list[str], tests: list[str]) -> None:
                 continue
             to = work / package / file.relative_to(ROOT / folder)
             write(to, in_functions(name, file.read_text()).encode() if name in targets else file.read_bytes())
+    forget_half_written(work / "mutants")
     shutil.copy(HERE / "in_copy.py", work / "conftest.py")
     for folder in (work / "tests", work / "mutants" / "tests"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -152,6 +153,18 @@ def prepare(work: Path, targets: list[str], tests: list[str]) -> None:
     chosen = {"only_mutate": [in_copy(file) for file in targets], "pytest_add_cli_args_test_selection": selected}
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in chosen.items())
     write(work / "pyproject.toml", config.replace("[tool.mutmut]\n", f"[tool.mutmut]\n{lines}").encode())
+
+
+def forget_half_written(mutants: Path) -> None:
+    """Remove what a run that was interrupted left half written: mutmut takes each file that is there for complete."""
+    for file in mutants.rglob("*.py"):
+        try:
+            is_complete = file.stat().st_size > 0 and bool(ast.parse(file.read_bytes()))
+        except SyntaxError:
+            is_complete = False
+        if not is_complete:
+            for each in file.parent.glob(f"{file.name}*"):
+                each.unlink()
 
 
 def write(file: Path, content: bytes) -> None:

@@ -68,6 +68,14 @@ def test_a_decorator_stands_below_what_it_decorates() -> None:
         compile(read(file), file, "exec")
 
 
+def test_what_an_interrupted_run_left_half_written_is_made_again(tmp_path: Path) -> None:
+    texts = {"whole.py": "x = 1\n", "empty.py": "", "cut.py": "def f(", "cut.py.meta": "{}", "whole.py.meta": "{}"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    mutate.forget_half_written(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.py", "whole.py.meta"]
+
+
 def test_the_copy_has_what_mutmut_and_the_tests_need(tmp_path: Path) -> None:
     mutate.prepare(tmp_path, TARGETS, [mutate.TESTS])
     config = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]

@@ -117,3 +117,40 @@ def test_every_other_door_is_named_and_what_is_right_conforms(run: Run, name: st
         assert any(words in each for each in found["branches"]["exceptions"])
     else:
         assert found["branches"]["exceptions"] == []
+
+
+def wrong_from(length: int) -> str:
+    """A loss that is wrong from a length on that `brief` has no case of."""
+    return GOOD.replace("    return", f"    if len(labels[0]) >= {length}:\n        labels = labels * 0\n    return")
+
+
+def test_the_shapes_of_the_user_are_judged(run: Run, files: Path) -> None:
+    (files / "long.py").write_text(wrong_from(700))
+    arguments = ("check", "long.py:loss", "--spec", "hf.causal_lm", "--seed", "0", "--json", "r.json")
+    assert run(*arguments).code == 0
+    ran = run(*arguments, "--shape", "2,700,11")
+    assert ran.code == 1
+
+
+def test_a_shape_without_the_memory_for_it_leaves_the_verdict_open(run: Run, files: Path) -> None:
+    ran = run("check", "good.py:loss", "--spec", "hf.causal_lm", "--json", "r.json", "--shape", "4096,65536,128256")
+    assert ran.code == 3
+    (found,) = ran.report["candidates"]
+    assert found["verdict"] == "inconclusive"
+    assert "the shape 4096,65536,128256: that takes" in found["message"]
+
+
+def test_shapes_are_declared(run: Run, files: Path) -> None:
+    (files / "long.py").write_text(wrong_from(700))
+    declared = (
+        '[tool.shiftproof.candidates.long]\ncall = "long.py:loss"\nspec = "hf.causal_lm"\nshapes = ["2,700,11"]\n'
+    )
+    (files / "pyproject.toml").write_text(declared)
+    assert run("check", "--seed", "0").code == 1
+
+
+def test_a_model_has_no_shapes_of_logits(run: Run, files: Path) -> None:
+    (files / "model.py").write_text((CANDIDATES.parents[1] / "examples" / "tiny_models.py").read_text())
+    ran = run("check", "model.py:Decoder", "--spec", "hf.causal_lm", "--json", "r.json", "--shape", "2,8,100")
+    assert ran.code == 3
+    assert "it makes its own logits" in ran.report["candidates"][0]["message"]

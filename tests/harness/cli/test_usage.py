@@ -48,6 +48,8 @@ def told(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         ((*GOOD_CHECK, "--deadline", "nan"), ("deadline is nan", "above 0")),
         ((*GOOD_CHECK, "--json", "no/where.json"), ("no/where.json", "does not exist")),
         ((*GOOD_CHECK, "--sede", "1"), ("--sede", "did you mean '--seed'?")),
+        ((*GOOD_CHECK, "--shape", "8x4096"), ("'8x4096'", "B,S,V or B,S,K,V")),
+        ((*GOOD_CHECK, "--shape", "2,8,4,100"), ("2,8,4,100", "hf.causal_lm has no codebooks")),
         ((*GOOD_CHECK, "--in-process", "--jobs", "2"), ("--in-process judges in one process", "leave out")),
         ((*GOOD_CHECK, "--in-process", "--pytest", "-n", "2"), ("--in-process judges in one process", "leave out")),
         (("chekc",), ("'chekc'", "did you mean 'check'?")),

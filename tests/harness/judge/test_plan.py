@@ -130,7 +130,15 @@ def options(**changes: Any) -> dict[str, Any]:
     """The plugin's options where none is given, and some changes."""
     given: dict[str, Any] = dict.fromkeys(("spec", "config", "precision", "seed"))
     given |= {"device": [], "python": [], "dtype": [], "no_gradient": False, "in_process": False, "declared": False}
-    given |= {"requires": [], "allow": [], "profile": "quick", "branches": "named", "deadline": 10.0, **changes}
+    given |= {
+        "requires": [],
+        "allow": [],
+        "shape": [],
+        "profile": "quick",
+        "branches": "named",
+        "deadline": 10.0,
+        **changes,
+    }
     return {"shiftproof": given.pop("targets", []), **{f"shiftproof_{name}": value for name, value in given.items()}}
 
 
