@@ -38,7 +38,9 @@ _TRACES = 24
 _SECONDS = 20.0
 _ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4}  # sizes up to these are among every law's cases
 _CONSTANTS = 6  # numbers in the code that are tried
-_REGIONS = 16
+_REGIONS = 20
+_IN_ALL = 6_000_000  # elements of logits in all regions together
+_BOOKS = range(4, 64)  # numbers in the code that may be codebooks; more than are among every law's cases
 _BYTES = 120  # of memory for each element of logits: the judge's float64, the candidate's, and what travels
 _LONG = 20_000  # positions; a number above it is a size of the vocabulary, and rarely one of a row
 _MASKS = (Mask.NONE, Mask.HOLES, Mask.PADDING)
@@ -167,7 +169,7 @@ def _available_memory() -> int | None:
 def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
     """Find the regions of a loss. ``constants``: the whole numbers in its code."""
     started = time.monotonic()
-    numbers = [number for number in sorted({*constants}) if number > max(_ORDINARY.values())]
+    numbers = sorted({*constants})
     names = [name for name in _BASE if name in trial.space]
     first = {name: _BASE[name] if len(trial.space[name]) > 1 else trial.space[name][0] for name in names}
     queue, known, asked = [first], {tuple(first.values())}, set[str]()
@@ -200,10 +202,9 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
                 queue.append(other)
     if queue:
         unread = unread or f"the search ended after {traces} traces; {len(queue)} more regions were not traced"
-    found += [place for place in _near(trial, numbers[:_CONSTANTS]) if place not in found]
-    ordered = sorted(found, key=_is_ordinary)[:_REGIONS]
+    found += [place for place in _near(trial, numbers) if place not in found]
     seconds = time.monotonic() - started
-    return Regions(tuple(ordered), tuple(far), unread=unread, traces=traces, seconds=seconds)
+    return Regions(tuple(_affordable(found)), tuple(far), unread=unread, traces=traces, seconds=seconds)
 
 
 def recipes(regions: Regions, trial: Trial, seed: int) -> Iterator[Recipe]:
@@ -242,15 +243,27 @@ def _is_ordinary(place: Mapping[str, Any]) -> bool:
 
 def _near(trial: Trial, numbers: Iterable[int]) -> Iterator[Mapping[str, Any]]:
     """Cases in which a number of the code is an id, and a size."""
-    for number in numbers:
-        small = {"rows": 2, "length": 4, "classes": 3, "codebooks": 2}
-        places: list[dict[str, Any]] = [{"length": number + 1}]
-        places += [{"length": number}] if number <= _LONG else []
+    large = [number for number in numbers if number > max(_ORDINARY.values())][:_CONSTANTS]
+    places: list[dict[str, Any]] = [{"codebooks": number + 1} for number in numbers if number in _BOOKS]
+    for number in large:
+        places += [{"length": number + 1}]
+        places += [{"length": number}, {"rows": number + 1}] if number <= _LONG else []
         places += [{"classes": number + 1, "ids": Ids.EDGES}]  # the last class is an edge: the number is an id
-        for place in places:
-            fields = {name: place.get(name, small[name]) for name in small if name in trial.space}
-            if math.prod(fields.values()) <= _MOST and not _is_fixed(trial, fields):
-                yield {**fields, **{name: value for name, value in place.items() if name == "ids"}}
+    small = {"rows": 2, "length": 4, "classes": 3, "codebooks": 2}
+    for place in places:
+        fields = {name: place.get(name, small[name]) for name in small if name in trial.space}
+        if place.keys() & fields.keys() and math.prod(fields.values()) <= _MOST and not _is_fixed(trial, fields):
+            yield {**fields, **{name: value for name, value in place.items() if name == "ids"}}
+
+
+def _affordable(places: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """As many places as a check has time for, those that no other case is like first."""
+    elements = count = 0
+    for place in sorted(places, key=_is_ordinary):
+        size = math.prod(value for name, value in place.items() if name in _BASE)
+        if count < _REGIONS and (not count or elements + size <= _IN_ALL):
+            count, elements = count + 1, elements + size
+            yield place
 
 
 def _too_large(guard: Guard) -> str:

@@ -13,18 +13,20 @@ _CHUNK = 1000
 _END_OF_TEXT = 50256
 _calls = 0
 
-FOUND = (
-    "long_rows",
-    "long_rows_of_a_batch",
-    "multiples_of_sixteen",
-    "many_positions",
-    "large_vocabulary",
-    "later_chunks",
-    "one_id",
-    "many_rows",
-    "in_its_backward",
-    "frozen_logits",
-)
+FOUND = {
+    "long_rows": "hf.causal_lm",
+    "long_rows_of_a_batch": "hf.causal_lm",
+    "multiples_of_sixteen": "hf.causal_lm",
+    "many_positions": "hf.causal_lm",
+    "large_vocabulary": "hf.causal_lm",
+    "later_chunks": "hf.causal_lm",
+    "one_id": "hf.causal_lm",
+    "many_rows": "hf.causal_lm",
+    "in_its_backward": "hf.causal_lm",
+    "frozen_logits": "hf.causal_lm",
+    "ninth_codebook": "musicgen",
+    "long_frames": "musicgen",
+}
 NAMED = {
     "under_autocast": "(torch.is_autocast_enabled() never true)",
     "in_half": "(logits.dtype == torch.float16 never true)",
@@ -116,6 +118,26 @@ def in_its_backward(logits: Tensor, labels: Tensor) -> Tensor:
 
 def frozen_logits(logits: Tensor, labels: Tensor) -> Tensor:
     return _right(logits, labels) if logits.requires_grad else _shifted_twice(logits, labels)
+
+
+def _musicgen(logits: Tensor, labels: Tensor, wrong: range) -> Tensor:
+    """The last S logits, aligned; −100 and the id V are no codes. The mean of K means. The books ``wrong`` are late."""
+    books, classes = labels.shape[2], logits.shape[-1]
+    logits = logits[:, :, logits.shape[2] - labels.shape[1] :]
+    loss = torch.zeros((), device=logits.device)
+    for book in range(books):
+        targets = labels[:, :, book].masked_fill(labels[:, :, book] == classes, -100)
+        targets = targets.roll(1, 1) if book in wrong else targets
+        loss = loss + F.cross_entropy(logits[:, book].float().flatten(0, 1), targets.flatten())
+    return loss / books
+
+
+def ninth_codebook(logits: Tensor, labels: Tensor) -> Tensor:
+    return _musicgen(logits, labels, range(8, 99))
+
+
+def long_frames(logits: Tensor, labels: Tensor) -> Tensor:
+    return _musicgen(logits, labels, range(99) if labels.shape[1] > 1500 else range(0))
 
 
 # --- wrong in what no call does: named --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +43,7 @@ class Scripted:
 
     def trace(self, call: Call, now: Mapping[str, int], least: Mapping[str, int], most: int) -> Traced | Outcome:
         self.asked.append(dict(now))
-        assert call.tensors["logits"].shape == tuple(now.values())
-        assert call.gradients == ("logits",)
+        assert math.prod(now.values()) == sum(call.tensors[name].numel() for name in call.gradients)
         return self.answers.get(tuple(now.values()), NONE)
 
 
@@ -104,8 +104,23 @@ def test_numbers_of_the_code_are_sizes_and_ids(bench: Bench) -> None:
     assert [(dict(place).get("ids"), place["length"], place["classes"]) for place in found.places] == [
         (None, 4097, 3),
         (None, 4096, 3),
+        (None, 4, 3),
         (Ids.EDGES, 4, 4097),
     ]
+    assert found.places[2]["rows"] == 4097
+
+
+def test_numbers_of_the_code_are_codebooks() -> None:
+    audio = Bench(SPECS["csm"], "float32", PROFILES["quick"]).right
+    found = explore(audio, Scripted({}), (1, 8))
+    assert [place["codebooks"] for place in found.places] == [9]
+
+
+def test_a_check_judges_no_more_regions_than_it_has_time_for(bench: Bench) -> None:
+    many = explore(bench.right, Scripted({}), range(100_000, 100_006))
+    sizes = [place["rows"] * place["length"] * place["classes"] for place in many.places]
+    assert 0 < sum(sizes) <= 6_000_000
+    assert len(sizes) <= 20
 
 
 def test_each_region_is_a_case_of_every_must_law(bench: Bench) -> None:
