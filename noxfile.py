@@ -246,6 +246,14 @@ def comparison(session: nox.Session) -> None:
 
 
 @session()
+def branches(session: nox.Session) -> None:
+    """Judge the declared candidates and losses with two paths, and write docs/branches.md: which code ran."""
+    install(session, "peers")
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("python", "docs/scripts/branches.py")
+
+
+@session()
 def shrinking(session: nox.Session) -> None:
     """Compare the judge's shrinker with Hypothesis's and write docs/shrinking.md. Takes a minute of one core."""
     install(session)

@@ -65,6 +65,7 @@ class Branches:
         left_out: shapes that the user named and that were not judged, in words.
         sizes_unread: why the questions that it asks of sizes were not read, or not all of them, or "".
         regions: the number of sizes and ids at which its code takes another way, and at which it was judged.
+        traces, trace_seconds: how many calls on symbolic sizes that took, and how long all of them took.
         allowed: keys of branches that are declared not to be judged.
         is_due: whether a way that never ran makes the judgement incomplete. If not, the verdict names it.
         is_named: whether the verdict names it at all. A model's code is too large for that.
@@ -76,6 +77,8 @@ class Branches:
     left_out: tuple[str, ...] = ()
     sizes_unread: str = ""
     regions: int = 0
+    traces: int = 0
+    trace_seconds: float = 0.0
     allowed: tuple[str, ...] = ()
     is_due: bool = False
     is_named: bool = True

@@ -22,7 +22,7 @@ from ..bounds.derive import Bounds, derive_bounds
 from ..cases.build import Case, build_case
 from ..cases.cells import CellCounts, loss_cells
 from ..cases.generators import LOSS_RECIPES
-from ..cases.kept import Kept
+from ..cases.kept import OF_PAIRS, Kept
 from ..cases.linear import LEAVES, Linear, read_logits
 from ..cases.recipe import Recipe
 from ..cases.space import Space, space
@@ -46,7 +46,6 @@ from .head import Head
 from .variant import PLAIN, Asked, Variant, weighted_by
 
 _MOST = 16_000_000  # elements of logits, about 30 bytes each with their gradient and its bounds
-_OF_PAIRS = 2_000  # the elements that take as much memory as the pairs that a gradient shows
 
 
 class Caller(Protocol):
@@ -191,7 +190,7 @@ class Trial:
         observation = self.observe(self.case(recipe), variant)
         if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
             return observation  # the next process may answer
-        self._seen.put(key, observation, sum(map(math.prod, observation.case.pairing.shapes.values())) + _OF_PAIRS)
+        self._seen.put(key, observation, sum(map(math.prod, observation.case.pairing.shapes.values())) + OF_PAIRS)
         return observation
 
     def observe(self, case: Case, variant: Variant = PLAIN) -> Observation:

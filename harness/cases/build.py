@@ -16,7 +16,7 @@ from shiftproof.reference.oracle import Oracle, evaluate
 from shiftproof.reference.pairing import Pair, Pairing, assemble, build_pairing, group, select
 from shiftproof.reference.spec import Axis, Extra, Heads, LossSpec, LossTerm, ShiftedBy
 
-from .kept import Kept
+from .kept import OF_PAIRS, Kept
 from .logits import draw_logits, uniform_ints
 from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
 
@@ -33,7 +33,6 @@ class Case:
 
 
 _MOST = 16_000_000  # elements of logits, 8 to 12 bytes each
-_OF_PAIRS = 2_000  # the elements that take as much memory as the pairs of a case without logits
 _Made = TypeVar("_Made")
 _KEPT: list[Kept[tuple[LossSpec, Recipe], Any]] = []
 
@@ -48,7 +47,7 @@ def _kept(make: Callable[[LossSpec, Recipe], _Made]) -> Callable[[LossSpec, Reci
         found = kept.get((spec, recipe))
         if found is None:
             found = make(spec, recipe)
-            kept.put((spec, recipe), found, recipe.size * recipe.codebooks * len(spec.logits) + _OF_PAIRS)
+            kept.put((spec, recipe), found, recipe.size * recipe.codebooks * len(spec.logits) + OF_PAIRS)
         return found
 
     return made

@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+OF_PAIRS = 2_000
+"""The elements of logits that take as much memory as the pairs of a case, or as those that its gradient shows."""
+
 
 class Kept(Generic[K, V]):
     """The values that were used last. Their sizes add up to ``most`` at most; a larger one is not kept."""

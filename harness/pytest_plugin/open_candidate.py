@@ -152,6 +152,8 @@ class OpenCandidate:
             not_reached=self.regions.not_reached,
             sizes_unread=self.regions.unread,
             regions=len(self.regions.places),
+            traces=self.regions.traces,
+            trace_seconds=round(self.regions.seconds, 3),
             allowed=tuple(each.branch for each in self.job.candidate.allowances if each.branch),
             # A shape that the user asks for must be judged.
             is_due=(self.plan.all_branches and is_named) or bool(self.regions.left_out),

@@ -33,6 +33,7 @@ _SAID = {
     Overall.ERROR: "COULD NOT BE JUDGED",
 }
 _CELLS_NAMED = 2
+_ROWS, _LABELS = 4, 24  # labels beside a picture
 
 
 class TerminalReport:
@@ -100,7 +101,7 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
     if worst is not None:
         lines.append(_counterexample(worst))
     if result.pairing is not None and result.verdict is Overall.FAILS:
-        lines.append(Text(f"\n  pairing of {result.pairing.of}, labels {result.pairing.labels}", style="bold"))
+        lines.append(Text(f"\n  pairing of {result.pairing.of}, labels {_few(result.pairing.labels)}", style="bold"))
         lines.append(Text("\n".join("    " + line for line in result.pairing.drawing.splitlines())))
     if result.built is not None and result.verdict is Overall.FAILS:
         lines.append(Text(f"\n  built under {result.built.of}", style="bold"))
@@ -116,6 +117,13 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
     if result.branches is not None and worst is None:
         lines.append(_branches(result.branches))
     return Group(*lines)
+
+
+def _few(rows: list[list[int]]) -> str:
+    """Labels as text, of a long case only the first ones."""
+    texts = [", ".join(map(str, row[:_LABELS])) + (", …" if len(row) > _LABELS else "") for row in rows[:_ROWS]]
+    more = ["…"] if len(rows) > _ROWS else []
+    return f"[{', '.join([*(f'[{text}]' for text in texts), *more])}]"
 
 
 def summary(run: RunFinished) -> RenderableType:

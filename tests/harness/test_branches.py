@@ -65,5 +65,5 @@ def test_a_branch_of_two_processes_ran_where_it_ran_in_one() -> None:
 
 
 def test_they_travel_as_json() -> None:
-    found = Branches((NEVER_TRUE, BOTH), "why", ("far",), ("left",), "stopped", 3, ("x(y)",), True, False)
+    found = Branches((NEVER_TRUE, BOTH), "why", ("far",), ("left",), "stopped", 3, 2, 0.5, ("x(y)",), True, False)
     assert Branches.from_json(json.loads(json.dumps(found.to_json()))) == found

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shiftproof.harness.branches import Branch, Branches
 from shiftproof.harness.results import (
     CandidateResult,
     Comparison,
@@ -231,3 +232,25 @@ def test_what_both_parts_of_a_run_did_is_added_up() -> None:
 
 def test_what_is_costly_to_ask_again() -> None:
     assert {each for each in Verdict if each.is_costly} == {Verdict.CRASH, Verdict.TIMEOUT, Verdict.UNJUDGED}
+
+
+def branches(ran: tuple[bool, bool], due: bool) -> Branches:
+    one = Branch("losses.py", 52, "loss", "S > 67", ("true", "false"), ran, (False, False))
+    return Branches((one,), is_due=due)
+
+
+def test_a_branch_that_never_ran_leaves_the_verdict_open_if_it_is_due() -> None:
+    right = (law(Verdict.PASS),)
+    assert overall(right, branches=branches((False, True), due=True)) is Overall.INCONCLUSIVE
+    assert overall(right, branches=branches((False, True), due=False)) is Overall.CONFORMS
+    assert overall(right, branches=branches((True, True), due=True)) is Overall.CONFORMS
+    assert overall((law(Verdict.FAIL),), branches=branches((False, True), due=True)) is Overall.FAILS
+
+
+def test_what_ran_in_either_of_two_processes_ran() -> None:
+    blank = CandidateResult("text", "m:f", "hf.causal_lm", "cpu", "float32", Overall.ERROR)
+    one, other = (replace(blank, branches=branches(ran, due=True)) for ran in ((False, True), (True, False)))
+    for found in (merge(one, other), merge(other, one)):
+        assert found.branches is not None
+        assert found.branches.never == ()
+    assert merge(one, blank).branches == merge(blank, one).branches == one.branches

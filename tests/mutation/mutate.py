@@ -45,6 +45,7 @@ TESTS = "tests/reference"
 # What of the judge is pure and small enough to be mutated line by line. The rest of it is sabotaged.
 JUDGE = (
     "harness/results.py",
+    "harness/branches.py",
     "harness/judge/conclusion.py",
     "harness/cli/exit_code.py",
     "harness/candidates/requires.py",

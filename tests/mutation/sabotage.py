@@ -42,6 +42,7 @@ KINDS = (
     "a law that always passes",
     "a bound too wide",
     "a kind of case dropped",
+    "a branch forgotten",
     "a verdict swapped",
     "a comparison inverted",
     "a candidate lost",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shiftproof.harness.branches import UNREAD, Branch, Branches
 from shiftproof.harness.candidates.allowance import Allowance
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.judge.conclusion import conclude, declared_scope, stale, without_result
@@ -261,3 +262,35 @@ def test_an_allowed_law_is_stale_once_it_holds(laws: list[LawResult], expected: 
 )
 def test_an_allowed_refusal_is_stale_once_it_never_comes(laws: list[LawResult], expected: bool) -> None:
     assert stale(REFUSAL, [concluded(*laws)]) is expected
+
+
+# --- a branch that never ran ------------------------------------------------------------------------------------------
+
+BRANCH = Branch("losses.py", 52, "loss", "S > 67", ("true", "false"), (False, True), (False, False))
+
+
+def test_the_message_names_it_and_how_to_allow_it() -> None:
+    found = concluded(result("A-1", Verdict.PASS), found=replace(FOUND, branches=Branches((BRANCH,), is_due=True)))
+    assert found.verdict is Overall.INCONCLUSIVE
+    assert found.message.startswith("not judged: losses.py:52 (S > 67 never true). ")
+    assert found.message.endswith("--allow 'branch=loss(S > 67): why'")
+    unread = replace(FOUND, branches=Branches(unread="a kernel", is_due=True))
+    assert concluded(result("A-1", Verdict.PASS), found=unread).message.endswith("--allow 'branch=not read: why'")
+    shape = replace(FOUND, branches=Branches(left_out=("the shape 1,2,3: too large",), is_due=True))
+    assert concluded(result("A-1", Verdict.PASS), found=shape).message == "not judged: the shape 1,2,3: too large"
+
+
+@pytest.mark.parametrize(
+    ("key", "branches", "is_stale"),
+    [
+        ("loss(S > 67)", Branches((BRANCH,)), False),
+        ("loss(S > 68)", Branches((BRANCH,)), True),
+        ("loss(S > 67)", Branches((replace(BRANCH, ran=(True, True)),)), True),
+        (UNREAD, Branches((BRANCH,)), True),
+        (UNREAD, Branches(unread="a kernel"), False),
+        ("loss(S > 67)", Branches(unread="a kernel"), True),
+    ],
+)
+def test_an_allowed_branch_that_ran_or_is_not_there_is_stale(key: str, branches: Branches, is_stale: bool) -> None:
+    judged = replace(FOUND, laws=(result("A-1", Verdict.PASS),), branches=branches)
+    assert stale(Allowance("why", branch=key), [judged]) is is_stale

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from shiftproof.harness.branches import Branch, Branches
 from shiftproof.harness.cases.recipe import Recipe
+from shiftproof.harness.report import terminal
 from shiftproof.harness.report.events import (
     CandidateJudged,
     CandidateStarted,
@@ -286,3 +288,29 @@ def test_a_law_with_fewer_cases_than_planned_still_fills_its_share() -> None:
     (task,) = report.progress.tasks
     assert task.completed == 5 + 7
     report.tell(finished())
+
+
+def test_of_a_long_case_only_the_first_labels_are_printed() -> None:
+    assert terminal._few([[0, 1, 2]]) == "[[0, 1, 2]]"
+    assert terminal._few([list(range(30))] * 5).count("23, …]") == 4
+    assert terminal._few([[0]] * 5) == "[[0], [0], [0], [0], …]"
+
+
+NEVER = Branch("x/losses.py", 52, "loss", "S > 67", ("true", "false"), (False, True), (False, False))
+
+
+def test_what_never_ran_is_on_the_verdict_line() -> None:
+    judged = replace(GOOD, branches=Branches((NEVER, replace(NEVER, ran=(True, True), condition="B > 1"))))
+    said = lines(shown(CandidateJudged(judged), width=160))
+    assert said[0].endswith("CONFORMS, except losses.py:52 (S > 67 never true)")
+    assert "branches: 1 of 2 of its code ran both ways" in said[-1]
+
+
+def test_how_much_of_its_code_was_read() -> None:
+    def last(branches: Branches) -> list[str]:
+        return lines(shown(CandidateJudged(replace(GOOD, branches=branches)), width=160))
+
+    assert "branches: not read: it is a function of torch" in last(Branches(unread="it is a function of torch"))
+    found = last(Branches((replace(NEVER, ran=(True, True)),), sizes_unread="KeyError: 3", regions=4))
+    assert "judged at 4 sizes or ids at which its code may take another way" in found[-2]
+    assert found[-1] == "what it asks of sizes was not read, or not all of it: KeyError: 3"
