@@ -190,10 +190,8 @@ def _readable(condition: str) -> str:
 
 
 def _constants(expression: Any) -> set[int]:
-    import sympy
-
-    whole = {abs(int(each)) for each in expression.atoms(sympy.Integer)}
-    return whole | {abs(int(each.p)) for each in expression.atoms(sympy.Rational)} - {0}
+    """The whole numbers of a condition, and the numerators of its fractions."""
+    return {abs(int(atom.p)) for atom in expression.atoms() if atom.is_Rational} - {0}
 
 
 def _asking() -> str:

@@ -28,7 +28,7 @@ def gated(asked: PartArguments, target: str) -> Finding:
     try:
         candidates = candidates_of([str(ROOT / target)], spec="hf.causal_lm", devices=[asked.device])
         plans = plan(candidates, against="yardstick", shapes=[shape], deadline=deadline, times_only=asked.is_dry)
-        trials = [try_speed(each.candidate, each.rival, each.terms, each.asked, tell=print) for each in plans]
+        trials = [try_speed(each.candidate, each.rival, each.terms, each.options, tell=print) for each in plans]
     except UsageError as error:
         return Finding(asked.part, target, Result.NOT_RUN, str(error)[:300], round(time.monotonic() - started, 1))
     report = Path(asked.out) / f"speed-{target.rpartition(':')[2]}.json"
