@@ -41,14 +41,8 @@ class Branch:
         """The way that never ran although the other did, or ""."""
         if not any(self.ran):
             return ""  # the branch that leads here is named
-        return next(
-            (
-                way
-                for way, ran, raises in zip(self.ways, self.ran, self.only_raises, strict=True)
-                if not ran and not raises
-            ),
-            "",
-        )
+        missing = [way for index, way in enumerate(self.ways) if not self.ran[index] and not self.only_raises[index]]
+        return missing[0] if missing else ""
 
     def __str__(self) -> str:
         return f"{os.path.basename(self.file)}:{self.line} ({self.condition} never {self.never})"

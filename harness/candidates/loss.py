@@ -45,6 +45,7 @@ from .declaration import Candidate
 from .head import Head
 from .variant import PLAIN, Asked, Variant, weighted_by
 
+_MOST_PRODUCTS = 200_000_000  # of a matrix product; a CPU without a unit for bf16 takes a second for them
 _MOST = 16_000_000  # elements of logits, about 30 bytes each with their gradient and its bounds
 
 
@@ -167,6 +168,13 @@ class Trial:
     def fit(self, recipe: Recipe) -> Recipe:
         """Return the recipe in sizes that the candidate takes, with the fields that all cases of this trial share."""
         return self.sizes.fit(recipe)
+
+    def affords(self, recipe: Recipe) -> bool:
+        """Whether the case of a region, as a law wants it, is small enough to be called again and again.
+
+        With hidden states, a law that wants an id for each place makes V and H as large as the number of places.
+        """
+        return not self.is_linear or recipe.size * recipe.classes <= _MOST_PRODUCTS
 
     def scored(self, recipe: Recipe) -> Case:
         """Return the case of a recipe, with the logits that the candidate scores."""

@@ -22,6 +22,9 @@ class OnTrial(Counted, Protocol):
     regions: Any
     """Cases for every law at sizes at which the candidate's own code takes another way."""
 
+    def affords(self, recipe: Any) -> bool:
+        """Whether the case of a region is small enough to be called again and again."""
+
     @property
     def candidate(self) -> Candidate: ...
 

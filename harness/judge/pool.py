@@ -136,7 +136,7 @@ class Pool(Generic[T, R]):
         covers = _width(law) == _WIDEST and self._covered_large(law, self._groups.values())
         if any(law.large for law in group.laws) and budget >= _LARGE_FROM and not covers:
             group.large = list(self._focused(law, trial.generators.large(space, seed)))
-        group.regions = list(self._focused(law, trial.regions))
+        group.regions = [recipe for recipe in self._focused(law, trial.regions) if trial.affords(recipe)]
 
     def _drawn(self, space: Space, seed: int, budget: int) -> Iterator[R]:
         """Draw from a space: what Hypothesis drew from the whole space, moved into this one, and then a plain loop."""

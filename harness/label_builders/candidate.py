@@ -74,6 +74,10 @@ class BuilderTrial:
         self.seconds_in_oracle += time.perf_counter() - started
         return case
 
+    def affords(self, recipe: BuilderRecipe) -> bool:
+        """Whether a case is small enough to be called again and again. A builder's are."""
+        return True
+
     def skip_reason(self, law: str) -> str | None:
         """Return why a law cannot be asked. All laws can be asked."""
         return None

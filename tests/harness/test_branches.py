@@ -52,8 +52,16 @@ def test_branches_that_were_not_read_are_an_exception_too() -> None:
 
 def test_in_short() -> None:
     five = tuple(branch((False, True), f"S > {size}") for size in range(5))
-    assert Branches(five).in_short.endswith("(S > 2 never true) and 2 more")
+    said = "losses.py:52 (S > 0 never true); losses.py:52 (S > 1 never true); losses.py:52 (S > 2 never true)"
+    assert Branches(five[:3]).in_short == said
+    assert Branches(five).in_short == f"{said} and 2 more"
     assert Branches((BOTH,)).in_short == ""
+
+
+def test_how_many_ran_both_ways_or_need_not() -> None:
+    raising = branch((False, True), "S < 1", only_raises=(True, False))
+    unreached = branch((False, False), "S < 2")
+    assert Branches((NEVER_TRUE, BOTH, raising, unreached)).both == 2
 
 
 def test_a_branch_of_two_processes_ran_where_it_ran_in_one() -> None:

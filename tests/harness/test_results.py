@@ -247,6 +247,12 @@ def test_a_branch_that_never_ran_leaves_the_verdict_open_if_it_is_due() -> None:
     assert overall((law(Verdict.FAIL),), branches=branches((False, True), due=True)) is Overall.FAILS
 
 
+def test_branches_travel_with_their_candidate() -> None:
+    blank = CandidateResult("text", "m:f", "hf.causal_lm", "cpu", "float32", Overall.ERROR)
+    for found in (blank, replace(blank, branches=branches((False, True), due=True))):
+        assert CandidateResult.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
 def test_what_ran_in_either_of_two_processes_ran() -> None:
     blank = CandidateResult("text", "m:f", "hf.causal_lm", "cpu", "float32", Overall.ERROR)
     one, other = (replace(blank, branches=branches(ran, due=True)) for ran in ((False, True), (True, False)))

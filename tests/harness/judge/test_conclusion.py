@@ -272,8 +272,13 @@ BRANCH = Branch("losses.py", 52, "loss", "S > 67", ("true", "false"), (False, Tr
 def test_the_message_names_it_and_how_to_allow_it() -> None:
     found = concluded(result("A-1", Verdict.PASS), found=replace(FOUND, branches=Branches((BRANCH,), is_due=True)))
     assert found.verdict is Overall.INCONCLUSIVE
-    assert found.message.startswith("not judged: losses.py:52 (S > 67 never true). ")
-    assert found.message.endswith("--allow 'branch=loss(S > 67): why'")
+    assert found.message == (
+        "not judged: losses.py:52 (S > 67 never true). Judge it where it goes there (--shape), or allow it with a "
+        "reason: --allow 'branch=loss(S > 67): why'"
+    )
+    two = replace(FOUND, branches=Branches((BRANCH, replace(BRANCH, condition="B > 1")), is_due=True))
+    said = "not judged: losses.py:52 (S > 67 never true); losses.py:52 (B > 1 never true). Judge"
+    assert concluded(result("A-1", Verdict.PASS), found=two).message.startswith(said)
     unread = replace(FOUND, branches=Branches(unread="a kernel", is_due=True))
     assert concluded(result("A-1", Verdict.PASS), found=unread).message.endswith("--allow 'branch=not read: why'")
     shape = replace(FOUND, branches=Branches(left_out=("the shape 1,2,3: too large",), is_due=True))

@@ -200,3 +200,19 @@ def test_a_process_that_an_earlier_candidate_spoiled_is_replaced(monkeypatch: py
     finally:
         opened.close()
         tracers.close()
+
+
+def test_a_law_that_makes_a_region_too_large_for_a_matrix_product_leaves_it_out() -> None:
+    candidate = Candidate("chunked", str(DOORS.parents[2] / "examples" / "fused_linear.py") + ":chunked")
+    opened = LoadedCandidate(Job("chunked", candidate, "cpu", "bfloat16"), Options())
+    try:
+        trial = opened.of_loss(SPECS["torch.linear_cross_entropy"])
+        place = {"rows": 1, "length": 1000, "classes": 4}
+        trial.regions = tuple(recipes(Regions((place,)), trial, 0))
+        pool = Pool(LAWS, trial, PROFILES["quick"], 0)
+        lengths = {id: {recipe.length for recipe in pool.of(LAWS[id])} for id in ("ALIGN-1", "VALUE-1", "GRAD-1")}
+        assert 1000 not in lengths["ALIGN-1"]  # it wants an id for each place
+        assert 1000 in lengths["VALUE-1"]
+        assert 1000 in lengths["GRAD-1"]
+    finally:
+        opened.close()
