@@ -45,7 +45,7 @@ from .declaration import Candidate
 from .head import Head
 from .variant import PLAIN, Asked, Variant, weighted_by
 
-_MOST_PRODUCTS = 200_000_000  # of a matrix product; a CPU without a unit for bf16 takes a second for them
+_MOST_PRODUCTS = 20_000_000  # of a matrix product; a CPU without a unit for bf16 takes a tenth of a second for them
 _MOST = 16_000_000  # elements of logits, about 30 bytes each with their gradient and its bounds
 
 

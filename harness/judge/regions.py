@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ _BASE = {"rows": 3, "length": 11, "classes": 23, "codebooks": 5}  # each differs
 _LEAST = {"rows": 1, "length": 2, "classes": 2, "codebooks": 1}
 _MOST = 2_000_000  # elements of logits in a case of a region
 _TRACES = 24
+_FROM_A_LINE = 3  # regions that one line leads to; a loop over chunks asks for their number again at each
 _SECONDS = 60.0  # for all traces of a candidate; a limit on their number alone would let one that hangs go on
 _ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4}  # sizes up to these are among every law's cases
 _CONSTANTS = 6  # numbers in the code that are tried
@@ -174,6 +176,7 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
     first = {name: _BASE[name] if len(trial.space[name]) > 1 else trial.space[name][0] for name in names}
     queue, known, asked = [first], {tuple(first.values())}, set[str]()
     far: dict[str, None] = {}
+    of_line: Counter[tuple[str, int, bool]] = Counter()
     unread, traces = "", 0
     found: list[Mapping[str, Any]] = []
     while queue and traces < _TRACES and time.monotonic() - started < _SECONDS:
@@ -194,10 +197,12 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
                     far[_too_large(guard)] = None
                 continue
             other = {name: guard.otherwise[name] for name in names}
-            if tuple(other.values()) in known or _is_fixed(trial, other):
+            line = guard.file, guard.line, guard.is_own
+            if tuple(other.values()) in known or _is_fixed(trial, other) or of_line[line] >= _FROM_A_LINE:
                 continue
             known.add(tuple(other.values()))
             if guard.is_own or not _is_ordinary(other):
+                of_line[line] += 1
                 found.append(other)
                 queue.append(other)
     if queue:

@@ -87,6 +87,20 @@ def test_the_search_ends(bench: Bench) -> None:
     assert found.unread == "the search ended after 24 traces; 1 more regions were not traced"
 
 
+def test_a_line_is_followed_a_few_times(bench: Bench) -> None:
+    """A loop over chunks asks whether their number is what it is: at each number anew."""
+
+    class Chunked(Scripted):
+        def trace(self, call: Call, now: Mapping[str, int], *rest: Any) -> Traced:
+            super().trace(call, now, *rest)
+            more = replace(guard({**now, "length": now["length"] + 7}), condition=f"chunks == {now['length']}")
+            return Traced((more,), "")
+
+    tracer = Chunked({})
+    assert len(explore(bench.right, tracer, ()).places) == 3
+    assert len(tracer.asked) == 4
+
+
 def test_sizes_that_take_too_much_memory_are_named(bench: Bench) -> None:
     too_large = guard(None, elements=4_325_376), guard(None, own=False, elements=5_000_000), guard(None, line=9)
     found = explore(bench.right, Scripted({(3, 11, 23): Traced(too_large, "")}), ())
