@@ -31,6 +31,8 @@ FOREIGN = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 _TOOL = 4  # sys.monitoring keeps 0, 1, 2 and 5 for debuggers, coverage, profilers and optimizers
 _OURS = "shiftproof"
+_OF_A_MODEL = 40  # calls of a model, forward or backward, that are all traced
+_EACH = 5  # odd, so that forward and backward, which take turns, are both traced
 _QUIET = 30  # calls that show nothing new, after which what a candidate was compiled from is no longer called
 _COMPREHENSION = re.compile(r"\.<locals>\.<(?:list|set|dict)comp>")
 _MOST_TEXT = 80  # characters of a condition
@@ -129,6 +131,8 @@ class BranchWatch:
         self._is_told = False
         original = eager(loaded.function)
         self._compiled_from = None if original is loaded.function else replace(loaded, function=original)
+        self._is_model = any(each.name == "input_ids" for each in loaded.description.parameters)
+        self._calls = 0
         self._quiet = 0  # calls of what it was compiled from, since one showed something new
         self._stop: Callable[[], None] = lambda: None
         if not self.unread and sys.version_info >= (3, 12):
@@ -143,8 +147,14 @@ class BranchWatch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what this thread runs meanwhile. From Python 3.12 on, all threads are watched all the time."""
-        if self.unread or sys.version_info >= (3, 12):
+        """Watch what this thread runs meanwhile. From Python 3.12 on, all threads are watched all the time.
+
+        Tracing makes a model of thousands of lines half as slow again. What it runs is not part of the verdict, so
+        after some calls only every fifth is traced.
+        """
+        self._calls += 1
+        is_left_out = self._is_model and self._calls > _OF_A_MODEL and self._calls % _EACH
+        if self.unread or sys.version_info >= (3, 12) or is_left_out:
             yield
             return
         before = sys.gettrace()

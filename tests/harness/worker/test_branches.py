@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,12 @@ def loss(logits, labels):
     return logits.sum()
 """
     assert list(ways(watched(text)()).values()) == [""]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="from Python 3.12 on, watching costs nothing")
+def test_of_a_model_not_every_call_is_traced(watched: Any) -> None:
+    text = "def loss(logits, labels, input_ids=None):\n    return logits.sum() * (2 if len(logits) > 2 else 1)"
+    candidate = watched(text)
+    for _ in range(30):
+        candidate()
+    assert sum(bool(candidate(rows=3)) for _ in range(5)) == 1
