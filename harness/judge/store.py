@@ -64,7 +64,7 @@ def load(id: str, folder: Path = FOLDER) -> Stored:
     try:
         data: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
         declared = dict(data.pop("candidate"))
-        for key in ("dtypes", "devices", "allow"):
+        for key in ("dtypes", "devices", "allow", "shapes"):
             declared[key] = tuple(declared.get(key, ()))
         data["features"] = tuple(data["features"])
         kind = BuilderRecipe if data["spec"] in BUILDERS else Recipe
