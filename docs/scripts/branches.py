@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from page import fill_in, table
+from page import check_marks, fill_in, table
 
 DOCS = Path(__file__).resolve().parents[1]
 DOORS = DOCS.parent / "tests" / "candidates" / "doors.py"
@@ -82,10 +82,12 @@ def of_doors() -> Iterable[list[str]]:
 
 
 def main() -> None:
+    page = DOCS / "branches.md"
+    check_marks(page, ("candidates", "doors"))
     of_branches_head = ("branches", "both ways", "regions", "traces", "s a trace", "left")
     candidates = table(("candidate", "verdict", *of_branches_head), map(of_candidate, judged()))
     head = ("loss", "it is", "verdict", "counterexample", *of_branches_head)
-    fill_in(DOCS / "branches.md", {"candidates": candidates, "doors": table(head, of_doors())})
+    fill_in(page, {"candidates": candidates, "doors": table(head, of_doors())})
 
 
 if __name__ == "__main__":
