@@ -1,6 +1,6 @@
 """Judge the declared candidates and the losses of tests/candidates/doors.py, and write the tables of docs/branches.md.
 
-``nox -s branches`` runs it. It takes as long as ``nox -s conformance`` and half as much again.
+``nox -s branches`` runs it. It takes twice as long as ``nox -s conformance``.
 """
 
 from __future__ import annotations
