@@ -15,7 +15,7 @@ class Branch:
     """One branch: an ``if``, an ``and``, a conditional expression, or a loop.
 
     Attributes:
-        file, line: where it is.
+        file, line, column: where it is. Columns count bytes.
         function: the qualified name of the function that it is in.
         condition: the text of what it tests.
         ways: its two ways, as in "true" and "false".
@@ -25,6 +25,7 @@ class Branch:
 
     file: str
     line: int
+    column: int
     function: str
     condition: str
     ways: tuple[str, str]
@@ -119,8 +120,19 @@ class Branches:
         return cls(**{**given, **lists, "found": found})
 
     def with_those_of(self, other: Branches) -> Branches:
-        """Add what ran in another process of the same run."""
-        return replace(self, found=tuple(merged((*self.found, *other.found))), unread=self.unread or other.unread)
+        """Add what ran in another process of the same run. What either could not judge stays said."""
+        return replace(
+            self,
+            found=tuple(merged((*self.found, *other.found))),
+            unread=self.unread or other.unread,
+            not_reached=tuple(dict.fromkeys((*self.not_reached, *other.not_reached))),
+            left_out=tuple(dict.fromkeys((*self.left_out, *other.left_out))),
+            sizes_unread=self.sizes_unread or other.sizes_unread,
+            regions=max(self.regions, other.regions),
+            traces=self.traces + other.traces,
+            trace_seconds=self.trace_seconds + other.trace_seconds,
+            is_due=self.is_due or other.is_due,
+        )
 
 
 UNREAD = "not read"
@@ -129,9 +141,9 @@ UNREAD = "not read"
 
 def merged(branches: Iterable[Branch]) -> Iterable[Branch]:
     """Each branch once. A way ran if it ran in any of them."""
-    found: dict[tuple[str, int, str], Branch] = {}
+    found: dict[tuple[str, int, int, str], Branch] = {}
     for branch in branches:
-        place = branch.file, branch.line, branch.key
+        place = branch.file, branch.line, branch.column, branch.key
         known = found.get(place)
         ran = branch.ran if known is None else (known.ran[0] or branch.ran[0], known.ran[1] or branch.ran[1])
         found[place] = replace(branch, ran=ran)

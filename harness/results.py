@@ -235,7 +235,7 @@ class CandidateResult:
     difference: Difference | None = None  # for a loss whose bug is unknown
     built: Comparison | None = None  # for a label builder
     coverage: Coverage | None = None
-    branches: Branches | None = None  # None if they are not watched, as in the judge's own process
+    branches: Branches | None = None  # None if the candidate was never judged
     message: str = ""
     expect: str = "conforms"
     expected_diagnosis: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..branches import Branch, Branches, merged
@@ -19,7 +20,7 @@ class BranchRecord:
     """
 
     def __init__(self) -> None:
-        self._functions: dict[tuple[str, str, int], list[Branch]] = {}
+        self._functions: dict[tuple[str, int], list[Branch]] = {}
         self._unread = ""
         self._generated: dict[str, None] = {}
         self.constants: set[int] = set()
@@ -36,9 +37,11 @@ class BranchRecord:
         self._unread = str(report.get("unread", self._unread))
         self._generated.update(dict.fromkeys(map(str, report.get("generated", ()))))
         for told in report.get("functions", ()):
-            key = str(told["file"]), str(told["function"]), int(told["line"])
+            key = str(told["file"]), int(told["number"])
             if "branches" in told:
-                self._functions.setdefault(key, [_branch(key, each) for each in told["branches"]])
+                self._functions.setdefault(
+                    key, [_branch(key[0], str(told["function"]), each) for each in told["branches"]]
+                )
                 self.constants.update(map(int, told["constants"]))
                 self.is_closed = self.is_closed and bool(told["closed"])
             known, seen = self._functions[key], [int(bits) for bits in told["seen"]]
@@ -57,20 +60,12 @@ class BranchRecord:
         return "" if self._functions else "none of its own Python code ran"
 
 
-def _branch(function: tuple[str, str, int], told: Any) -> Branch:
-    line, condition, (first, second), (one, other) = told
+def _branch(file: str, function: str, told: Any) -> Branch:
+    line, column, condition, (first, second), (one, other) = told
     ways, raises = (str(first), str(second)), (bool(one), bool(other))
-    return Branch(function[0], int(line), function[1], str(condition), ways, (False, False), raises)
+    return Branch(file, int(line), int(column), function, str(condition), ways, (False, False), raises)
 
 
 def _went(branch: Branch, bits: int) -> Branch:
     first, second = branch.ran
-    return Branch(
-        branch.file,
-        branch.line,
-        branch.function,
-        branch.condition,
-        branch.ways,
-        (first or bool(bits & 1), second or bool(bits & 2)),
-        branch.only_raises,
-    )
+    return replace(branch, ran=(first or bool(bits & 1), second or bool(bits & 2)))

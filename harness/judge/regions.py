@@ -209,7 +209,10 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
         unread = unread or f"the search ended after {traces} traces; {len(queue)} more regions were not traced"
     found += [place for place in _near(trial, numbers) if place not in found]
     seconds = time.monotonic() - started
-    return Regions(tuple(_affordable(found)), tuple(far), unread=unread, traces=traces, seconds=seconds)
+    places = tuple(_affordable(found))
+    if len(places) < len(found):
+        unread = unread or f"{len(found) - len(places)} regions more than a check has time for were not judged"
+    return Regions(places, tuple(far), unread=unread, traces=traces, seconds=seconds)
 
 
 def recipes(regions: Regions, trial: Trial, seed: int) -> Iterator[Recipe]:

@@ -139,12 +139,11 @@ class OpenCandidate:
             found = replace(found, message=f"not everything could be found out: {said(error)}")
         return replace(found, seconds=self._seconds())
 
-    def _branches(self) -> Branches | None:
-        """Return what is known of the branches of the candidate's code, or None if they were not watched."""
+    def _branches(self) -> Branches:
+        """Return what is known of the branches of the candidate's code, or why nothing is."""
         worker, trial = self.loaded.worker, self.trial
-        known = worker.branches.result() if isinstance(worker, Worker) else Branches(unread="")
-        if not isinstance(worker, Worker) and not self.job.candidate.shapes:
-            return None
+        in_process = Branches(unread="it runs in the judge's own process")
+        known = worker.branches.result() if isinstance(worker, Worker) else in_process
         is_named = type(trial) in (Trial, BuilderTrial)  # the code of a model or a trainer is too large
         return replace(
             known,

@@ -1,29 +1,27 @@
 """Which way did each branch of the candidate's own code go? Runs in the candidate's process.
 
-A *branch* is a conditional jump of the bytecode: an ``if``, an ``and``, a conditional expression, a loop. Each has two
-ways. From Python 3.12 on, ``sys.monitoring`` reports them and is switched off branch by branch once both ways were
-seen. Python 3.11 traces the opcodes of the functions that still have a branch of which one way was not seen.
+``bytecode.py`` says what branches a function has. From Python 3.12 on, ``sys.monitoring`` reports which way they go,
+and is switched off branch by branch once both ways were seen. Python 3.11 traces the opcodes of the functions that
+still have a branch of which one way was not seen.
 """
 
 from __future__ import annotations
 
-import ast
-import dis
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 
+from .bytecode import Branch, Jump, branches_of, name_of, numbers_read_by, source_of
 from .call import perform
 from .exchange import Call
 from .load import Loaded
+from .tracebacks import exception_message, exception_name
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 FOREIGN = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -34,41 +32,6 @@ _OURS = "shiftproof"
 _OF_A_MODEL = 40  # calls of a model, forward or backward, that are all traced
 _EACH = 5  # odd, so that forward and backward, which take turns, are both traced
 _QUIET = 30  # calls that show nothing new, after which what a candidate was compiled from is no longer called
-_COMPREHENSION = re.compile(r"\.<locals>\.<(?:list|set|dict)comp>")
-_MOST_TEXT = 80  # characters of a condition
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """One branch, and what each of its ways is.
-
-    Attributes:
-        line: its line in the file.
-        condition: the text of what it tests.
-        ways: its two ways in words, as in "true" and "false".
-        only_raises: for each way, whether all that follows on it is an exception.
-    """
-
-    line: int
-    condition: str
-    ways: tuple[str, str]
-    only_raises: tuple[bool, bool]
-
-
-@dataclass(frozen=True, slots=True)
-class _Jump:
-    """One conditional jump. A branch has several if the compiler made copies of it, as of the test of a loop.
-
-    Attributes:
-        branch: the number of its branch.
-        following: the offset at which the code goes on if it does not jump.
-        if_jumped, if_not: the bits of the two ways.
-    """
-
-    branch: int
-    following: int
-    if_jumped: int
-    if_not: int
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +39,7 @@ class _Function:
     """The branches of one code object, in order, and the ways that were seen.
 
     Attributes:
+        number: its place among the functions of its file.
         at: the offset of a jump -> what it is.
         seen: for each branch, two bits: 1 for its first way, 2 for its second.
         open: how many branches have a way that was not seen.
@@ -85,9 +49,9 @@ class _Function:
 
     file: str
     name: str
-    line: int
+    number: int
     branches: list[Branch]
-    at: dict[int, _Jump]
+    at: dict[int, Jump]
     constants: list[int]
     is_closed: bool
     seen: list[int] = field(init=False)
@@ -188,10 +152,16 @@ class BranchWatch:
         for function in [each for _, each in list(self._functions.values()) if each is not None]:
             if function.is_reported and function.seen == function.reported:
                 continue
-            told = {"file": function.file, "function": function.name, "line": function.line, "seen": function.seen[:]}
+            told = {
+                "file": function.file,
+                "function": function.name,
+                "number": function.number,
+                "seen": function.seen[:],
+            }
             if not function.is_reported:
                 told["branches"] = [
-                    [each.line, each.condition, list(each.ways), list(each.only_raises)] for each in function.branches
+                    [each.line, each.column, each.condition, list(each.ways), list(each.only_raises)]
+                    for each in function.branches
                 ]
                 told["constants"], told["closed"] = function.constants, function.is_closed
             function.reported, function.is_reported = function.seen[:], True
@@ -206,7 +176,11 @@ class BranchWatch:
         try:
             return self._functions[id(code)][1]
         except KeyError:
-            found = self._read(code) if self._is_own(code.co_filename) else None
+            found = None
+            try:
+                found = self._read(code) if self._is_own(code.co_filename) else None
+            except Exception as error:  # it would be raised in the candidate's own frame, which is not to blame
+                self.unread = f"reading {code.co_qualname} raised {exception_name(error)}: {exception_message(error)}"
             self._functions[id(code)] = code, found
             return found
 
@@ -217,15 +191,14 @@ class BranchWatch:
         return inside and not file.startswith(_HERE)
 
     def _read(self, code: CodeType) -> _Function | None:
-        source = _source(code.co_filename)
-        if source is None or not source.has(code):
+        source = source_of(code.co_filename)
+        number = None if source is None else source.number(code)
+        if source is None or number is None:
             # Made at run time, as the code that a compiler puts in a function's place.
             self._generated.setdefault(code.co_name, False)
             return None
-        branches, at = _branches(code, source)
-        read = _read_by(code)
-        name = _COMPREHENSION.sub("", code.co_qualname)  # from Python 3.12 on it is part of the function around it
-        return _Function(code.co_filename, name, code.co_firstlineno, branches, at, *read)
+        branches, at = branches_of(code, source)
+        return _Function(code.co_filename, name_of(code), number, branches, at, *numbers_read_by(code))
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
         """The global trace function of Python 3.11. It traces a function that has an open branch."""
@@ -310,177 +283,8 @@ def _unread(file: str | None) -> str:
     return ""
 
 
-def _read_by(code: CodeType) -> tuple[list[int], bool]:
-    """The whole numbers that a function reads, and whether it reads nothing whose parts are unknown."""
-    module = next((each for each in list(sys.modules.values()) if _is_made_of(each, code.co_filename)), None)
-    known = vars(module) if module is not None else {}
-    read = [known[name] for name in code.co_names if name in known]
-    values = [*code.co_consts, *read]
-    values += [item for value in values if isinstance(value, (tuple, list, frozenset, set)) for item in value]
-    plain = (ModuleType, FunctionType, BuiltinFunctionType, type, int, float, str, type(None))
-    is_closed = (
-        not code.co_freevars and "self" not in code.co_varnames and all(isinstance(each, plain) for each in read)
-    )
-    return sorted({value for value in values if type(value) is int}), is_closed
-
-
-def _is_made_of(module: Any, file: str) -> bool:
-    return isinstance(module, ModuleType) and vars(module).get("__file__") == file
-
-
 def _own_folder(file: str, package: str | None) -> str:
     """The folder of the candidate's own code, with a separator at its end."""
     root = getattr(sys.modules.get(package or ""), "__path__", None)
     folder = next(iter(root), "") if root else ""
     return os.path.abspath(folder or os.path.dirname(file)) + os.sep
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Source:
-    """The text of a file, its syntax tree, and the bytecode of its functions as it stands there."""
-
-    lines: list[str]
-    loops: dict[tuple[int, int, int, int], str]
-    code: frozenset[tuple[str, int, bytes]]
-
-    def has(self, code: CodeType) -> bool:
-        return (code.co_qualname, code.co_firstlineno, code.co_code) in self.code
-
-    def text(self, line: int, column: int, end_line: int, end_column: int) -> str:
-        """A part of the text in one line. Columns count bytes."""
-        lines = [text.encode() for text in self.lines[line - 1 : end_line]]
-        if not lines:
-            return ""
-        lines[-1] = lines[-1][:end_column]
-        lines[0] = lines[0][column:]
-        found = " ".join(b" ".join(lines).decode("utf-8", "replace").split())
-        return found if len(found) <= _MOST_TEXT else f"{found[: _MOST_TEXT - 1]}…"
-
-
-def _source(file: str) -> _Source | None:
-    """A file as it is now, or None if it is not readable as Python."""
-    try:
-        state = os.stat(file)
-    except OSError:
-        return None
-    return _source_of(file, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=64)
-def _source_of(file: str, changed: int, size: int) -> _Source | None:
-    try:
-        with open(file, encoding="utf-8") as opened:
-            text = opened.read()
-        tree = ast.parse(text)
-        top = compile(text, file, "exec", dont_inherit=True)
-    except (OSError, ValueError, SyntaxError):
-        return None
-    loops = {
-        _place(part): f"for {ast.unparse(node.target)} in {ast.unparse(node.iter)}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.For)
-        for part in (node, node.iter)  # Python 3.13 gives the loop the place of what it goes through
-    }
-    code = frozenset((each.co_qualname, each.co_firstlineno, each.co_code) for each in _nested(top))
-    return _Source(text.splitlines(), loops, code)
-
-
-def _place(node: ast.stmt | ast.expr) -> tuple[int, int, int, int]:
-    return node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0
-
-
-def _nested(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _nested(constant)
-
-
-_OF_EXCEPTIONS = ("CHECK_EXC_MATCH", "CHECK_EG_MATCH", "WITH_EXCEPT_START")
-_BETWEEN = ("TO_BOOL", "COPY", "CACHE", "EXTENDED_ARG")
-"""Instructions that may stand between the one that computes what is tested and the jump."""
-
-
-def _branches(code: CodeType, source: _Source) -> tuple[list[Branch], dict[int, _Jump]]:
-    """The branches of a code object, and its jumps by their offsets."""
-    instructions = list(dis.get_instructions(code))
-    places = {instruction.offset: place for place, instruction in enumerate(instructions)}
-    branches: list[Branch] = []
-    numbers: dict[object, int] = {}
-    at: dict[int, _Jump] = {}
-    for place, instruction in enumerate(instructions):
-        name = instruction.opname
-        if not ("JUMP" in name and "IF" in name) and name != "FOR_ITER":
-            continue
-        tested = place
-        if "NONE" not in name and name != "FOR_ITER":
-            # Some versions of Python give a jump the place of another part of its statement.
-            tested -= 1
-            while tested and instructions[tested].opname in _BETWEEN:
-                tested -= 1
-        if instructions[tested].opname in _OF_EXCEPTIONS:
-            continue  # whether a handler is the right one for what was raised: no case of it is asked for
-        positions = instructions[tested].positions
-        if positions is None or positions.lineno is None or place + 1 >= len(instructions):
-            continue
-        where = (positions.lineno, positions.col_offset or 0, positions.end_lineno or 0, positions.end_col_offset or 0)
-        condition = source.loops.get(where) or source.text(*where)
-        ways, jumps_first = _ways(name, condition)
-        target = places.get(int(instruction.argval), place)
-        raising = [_only_raises(instructions, places, way) for way in (target, place + 1)]
-        raises = (raising[0], raising[1]) if jumps_first else (raising[1], raising[0])
-        number = numbers.setdefault((where, name == "FOR_ITER"), len(branches))
-        if number == len(branches):
-            branches.append(Branch(positions.lineno, condition, ways, raises))
-        else:
-            first = branches[number]
-            both = first.only_raises[0] and raises[0], first.only_raises[1] and raises[1]
-            branches[number] = replace(first, only_raises=both)
-        jump = _Jump(number, instructions[place + 1].offset, 1 if jumps_first else 2, 2 if jumps_first else 1)
-        at[instruction.offset] = jump
-        earlier = place - 1
-        while earlier >= 0 and instructions[earlier].opname == "EXTENDED_ARG":  # tracing reports the offset of this one
-            at[instructions[earlier].offset] = jump
-            earlier -= 1
-    return branches, at
-
-
-def _ways(opname: str, condition: str) -> tuple[tuple[str, str], bool]:
-    """The two ways of a branch, in words that follow "never", and whether the branch jumps on the first."""
-    if opname == "FOR_ITER":
-        return ("runs", "ends"), False
-    if "NONE" in opname:
-        jumps_on_none = "NOT_NONE" not in opname
-        if condition.endswith(" is not None"):
-            return ("true", "false"), not jumps_on_none
-        if condition.endswith(" is None"):
-            return ("true", "false"), jumps_on_none
-        return ("None", "anything but None"), jumps_on_none
-    return ("true", "false"), "TRUE" in opname
-
-
-_ENDS = ("RAISE_VARARGS", "RERAISE")
-_RETURNS = ("RETURN_VALUE", "RETURN_CONST", "YIELD_VALUE", "RETURN_GENERATOR")
-
-
-def _only_raises(instructions: list[dis.Instruction], places: dict[int, int], start: int) -> bool:
-    """Whether every path from an instruction ends in an exception that the code raises."""
-    left, seen, raised = [start], set(), False
-    while left:
-        place = left.pop()
-        while place < len(instructions) and place not in seen:
-            seen.add(place)
-            instruction = instructions[place]
-            name = instruction.opname
-            if name in _ENDS:
-                raised = True
-                break
-            if name in _RETURNS or name == "FOR_ITER" or (name.startswith("JUMP") and "BACKWARD" in name):
-                return False
-            if name.startswith("JUMP_FORWARD"):
-                place = places[int(instruction.argval)]
-                continue
-            if "JUMP" in name and "IF" in name:
-                left.append(places[int(instruction.argval)])
-            place += 1
-    return raised

@@ -94,6 +94,7 @@ def trace(loaded: Loaded, call: Call, now: Mapping[str, int], least: Mapping[str
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+    logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.ERROR)
     env = ShapeEnv()
     env._get_sloc = lambda *_, **__: SLoc(None, _asking())  # type: ignore[method-assign]
     stopped = ""
@@ -103,12 +104,8 @@ def trace(loaded: Loaded, call: Call, now: Mapping[str, int], least: Mapping[str
 
         def faked(name: str, tensor: torch.Tensor) -> torch.Tensor:
             dynamic: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK] * tensor.dim())
-            fake = mode.from_tensor(
-                tensor.detach().requires_grad_(name in call.gradients),
-                source=ConstantSource(name),
-                symbolic_context=dynamic,
-            )
-            return fake
+            leaf = tensor.detach().requires_grad_(name in call.gradients)
+            return mode.from_tensor(leaf, source=ConstantSource(name), symbolic_context=dynamic)
 
         handed = {name: faked(name, tensor) for name, tensor in arguments.handed.items()}
         positional, keywords = bind(loaded.description.parameters, {**call.scalars, **handed}, loaded.defaults)
@@ -120,7 +117,6 @@ def trace(loaded: Loaded, call: Call, now: Mapping[str, int], least: Mapping[str
                     value.sum().backward()
         except Exception as error:
             stopped = f"{exception_name(error)}: {exception_message(error)}"
-    logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.ERROR)
     return Traced(tuple(_guards(env, sizes)), stopped)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from shiftproof.harness.branches import UNREAD, Branch, Branches, merged
@@ -10,7 +11,7 @@ from shiftproof.harness.branches import UNREAD, Branch, Branches, merged
 
 def branch(ran: tuple[bool, bool], condition: str = "S > 67", **rest: Any) -> Branch:
     given = {"ways": ("true", "false"), "only_raises": (False, False), **rest}
-    return Branch("/x/losses.py", 52, "loss", condition, ran=ran, **given)
+    return Branch("/x/losses.py", 52, 7, "loss", condition, ran=ran, **given)
 
 
 NEVER_TRUE = branch((False, True))
@@ -70,6 +71,20 @@ def test_a_branch_of_two_processes_ran_where_it_ran_in_one() -> None:
     assert [each.ran for each in both.found] == [(True, True), (True, True)]
     assert both.unread == "why"
     assert list(merged([NEVER_TRUE, NEVER_TRUE])) == [NEVER_TRUE]
+
+
+def test_two_branches_of_one_line_stay_two() -> None:
+    other = replace(branch((True, False)), column=40)
+    assert [each.never for each in merged([NEVER_TRUE, other])] == ["true", "false"]
+
+
+def test_what_either_of_two_processes_could_not_judge_stays_said() -> None:
+    one = Branches((BOTH,), not_reached=("far",), regions=2, traces=3, trace_seconds=1.0)
+    other = Branches((BOTH,), not_reached=("far", "farther"), left_out=("a shape",), sizes_unread="why", is_due=True)
+    for both in (one.with_those_of(other), other.with_those_of(one)):
+        assert sorted(both.not_reached) == ["far", "farther"]
+        assert (both.left_out, both.sizes_unread, both.is_due) == (("a shape",), "why", True)
+        assert (both.regions, both.traces, both.trace_seconds) == (2, 3, 1.0)
 
 
 def test_they_travel_as_json() -> None:

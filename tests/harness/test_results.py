@@ -235,7 +235,7 @@ def test_what_is_costly_to_ask_again() -> None:
 
 
 def branches(ran: tuple[bool, bool], due: bool) -> Branches:
-    one = Branch("losses.py", 52, "loss", "S > 67", ("true", "false"), ran, (False, False))
+    one = Branch("losses.py", 52, 7, "loss", "S > 67", ("true", "false"), ran, (False, False))
     return Branches((one,), is_due=due)
 
 

@@ -72,7 +72,9 @@ def test_code_that_cannot_be_read_is_said(run: Run, tmp_path: Path) -> None:
 
 def test_the_judges_own_process_reads_no_branches(run: Run) -> None:
     ran = run(*check("in_half", "--in-process"))
-    assert ran.report["candidates"][0]["branches"] is None
+    why = "its branches, which were not read: it runs in the judge's own process"
+    assert ran.report["candidates"][0]["branches"]["exceptions"] == [why]
+    assert run(*check("in_half", "--in-process", "--branches", "all")).code == 3
 
 
 @pytest.mark.slow

@@ -15,12 +15,12 @@ from shiftproof.harness.worker.exchange import Call, NotAnswered, Returned
 
 
 def told(seen: list[int], **rest: Any) -> dict[str, Any]:
-    return {"file": "f.py", "function": "loss", "line": 3, "seen": seen, **rest}
+    return {"file": "f.py", "function": "loss", "number": 3, "seen": seen, **rest}
 
 
 FIRST = told(
     [1, 0],
-    branches=[[4, "a", ["true", "false"], [False, False]], [5, "b", ["true", "false"], [False, True]]],
+    branches=[[4, 7, "a", ["true", "false"], [False, False]], [5, 7, "b", ["true", "false"], [False, True]]],
     constants=[67],
     closed=True,
 )

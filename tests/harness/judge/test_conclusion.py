@@ -266,7 +266,7 @@ def test_an_allowed_refusal_is_stale_once_it_never_comes(laws: list[LawResult], 
 
 # --- a branch that never ran ------------------------------------------------------------------------------------------
 
-BRANCH = Branch("losses.py", 52, "loss", "S > 67", ("true", "false"), (False, True), (False, False))
+BRANCH = Branch("losses.py", 52, 7, "loss", "S > 67", ("true", "false"), (False, True), (False, False))
 
 
 def test_the_message_names_it_and_how_to_allow_it() -> None:

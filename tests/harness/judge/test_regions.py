@@ -135,6 +135,7 @@ def test_a_check_judges_no_more_regions_than_it_has_time_for(bench: Bench) -> No
     sizes = [place["rows"] * place["length"] * place["classes"] for place in many.places]
     assert 0 < sum(sizes) <= 6_000_000
     assert len(sizes) <= 20
+    assert many.unread.endswith("regions more than a check has time for were not judged")
 
 
 def test_each_region_is_a_case_of_every_must_law(bench: Bench) -> None:
@@ -165,8 +166,8 @@ def record(*functions: dict[str, Any], unread: str = "") -> BranchRecord:
     return made
 
 
-PLAIN = {"file": "f", "function": "g", "line": 1, "seen": [], "branches": [], "constants": [1, -100], "closed": True}
-BRANCH = [2, "S > 1", ["true", "false"], [False, False]]
+PLAIN = {"file": "f", "function": "g", "number": 1, "seen": [], "branches": [], "constants": [1, -100], "closed": True}
+BRANCH = [2, 7, "S > 1", ["true", "false"], [False, False]]
 
 
 def test_a_function_without_branches_and_numbers_has_no_regions() -> None:

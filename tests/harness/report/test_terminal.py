@@ -296,7 +296,7 @@ def test_of_a_long_case_only_the_first_labels_are_printed() -> None:
     assert terminal._few([[0]] * 5) == "[[0], [0], [0], [0], …]"
 
 
-NEVER = Branch("x/losses.py", 52, "loss", "S > 67", ("true", "false"), (False, True), (False, False))
+NEVER = Branch("x/losses.py", 52, 7, "loss", "S > 67", ("true", "false"), (False, True), (False, False))
 
 
 def test_what_never_ran_is_on_the_verdict_line() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from shiftproof.harness.isolation.branch_record import BranchRecord
 from shiftproof.harness.worker.branches import BranchWatch
+from shiftproof.harness.worker.bytecode import source_of
 from shiftproof.harness.worker.call import perform
 from shiftproof.harness.worker.exchange import Call
 from shiftproof.harness.worker.load import load
@@ -87,7 +89,7 @@ def ways(report: dict[str, Any]) -> dict[tuple[str, str], str]:
     return {
         (told["function"], condition): " ".join(way for bit, way in enumerate(words) if seen >> bit & 1)
         for told in report["functions"]
-        for (_, condition, words, _), seen in zip(told.get("branches", ()), told["seen"], strict=True)
+        for (_, _, condition, words, _), seen in zip(told.get("branches", ()), told["seen"], strict=True)
     }
 
 
@@ -123,7 +125,7 @@ def test_conditions_are_named_and_their_ways_told(watched: Any) -> None:
 def test_a_way_that_only_raises_is_told_apart(watched: Any) -> None:
     report = watched(CONDITIONS)()
     loss = next(told for told in report["functions"] if told["function"] == "loss")
-    raising = {condition: raises for _, condition, _, raises in loss["branches"] if any(raises)}
+    raising = {condition: raises for _, _, condition, _, raises in loss["branches"] if any(raises)}
     assert raising.pop("z") == [True, True]
     assert raising == {"labels.dim() != 2": [True, False], "z == 2": [False, True]}
 
@@ -244,6 +246,46 @@ def test_a_long_function(watched: Any) -> None:
     assert list(ways(watched(text)()).values()) == ["false"]
     text = f"def loss(logits, labels):\n    x = logits.sum()\n    if x.dim() < 7:\n{body}\n    return x"
     assert list(ways(watched(text)()).values()) == ["true"]
+
+
+def test_functions_of_one_line_are_told_apart(watched: Any) -> None:
+    text = """
+def loss(logits, labels):
+    n, m = sum(1 for row in labels if len(row) > 99), sum(len(row) for row in labels)
+    pick, other = (lambda x: x if x.dim() > 9 else x + 0), (lambda x: x)
+    return pick(other(logits)).sum() + 0 * (n + m)
+"""
+    report = watched(text)()
+    numbers = [told["number"] for told in report["functions"]]
+    assert len(numbers) == len(set(numbers)) == 5
+    found = BranchRecord()
+    found.add(report)
+    found.add(report)
+    never = {branch.condition for branch in found.result().never}
+    assert {"len(row) > 99", "x.dim() > 9"} <= never
+
+
+def test_code_that_the_judge_cannot_read_is_not_the_candidates_fault(
+    watched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising(*_: Any) -> None:
+        raise KeyError("an opcode")
+
+    monkeypatch.setattr("shiftproof.harness.worker.branches.branches_of", raising)
+    assert watched("def loss(logits, labels):\n    return logits.sum()")() == {
+        "unread": "reading loss raised KeyError: 'an opcode'"
+    }
+
+
+def test_a_file_in_another_encoding(watched: Any, tmp_path: Path) -> None:
+    candidate = watched("# -*- coding: latin-1 -*-\ndef loss(logits, labels):\n    return logits.sum()")
+    (tmp_path / "other.py").write_bytes(
+        "# coding: latin-1\ndef of(x):\n    return x if x > 2 else 'ä'\n".encode("latin-1")
+    )
+    source = source_of(str(tmp_path / "other.py"))
+    assert source is not None
+    assert source.lines[2].endswith("'ä'")
+    assert "generated" not in candidate()
 
 
 def test_what_raises_in_a_condition_went_no_way(watched: Any) -> None:
