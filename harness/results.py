@@ -177,11 +177,13 @@ class Coverage:
     Attributes:
         counts: every cell that MUST laws can judge -> the number of cases that they judged.
         advisory: the same for the other laws.
+        sizes: pairs of size classes -> the number of cases that MUST laws judged at such sizes.
         due_after: when so many laws have been asked, no cell may be missing. None if missing cells are only reported.
     """
 
     counts: Mapping[str, int]
     advisory: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     due_after: int | None = None
 
     @property
@@ -196,6 +198,11 @@ class Coverage:
     def hit(self) -> int:
         return self.demanded - len(self.missing)
 
+    @property
+    def sizes_missing(self) -> tuple[str, ...]:
+        """The pairs of size classes in which no case was judged."""
+        return tuple(pair for pair, cases in self.sizes.items() if not cases)
+
     def due(self, asked: int) -> tuple[str, ...]:
         """The missing cells that must not be missing after ``asked`` laws."""
         return self.missing if self.due_after is not None and asked >= self.due_after else ()
@@ -206,7 +213,7 @@ class Coverage:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Coverage:
         """Read a Coverage from the output of ``to_json``."""
-        return cls(data["counts"], data["advisory"], data["due_after"])
+        return cls(data["counts"], data["advisory"], data["sizes"], data["due_after"])
 
     def with_that_of(self, other: Coverage) -> Coverage:
         """Add the coverage of another part of the same run."""
@@ -214,7 +221,12 @@ class Coverage:
         def added(one: Mapping[str, int], more: Mapping[str, int]) -> Mapping[str, int]:
             return {cell: one.get(cell, 0) + more.get(cell, 0) for cell in sorted({*one, *more})}
 
-        return Coverage(added(self.counts, other.counts), added(self.advisory, other.advisory), self.due_after)
+        return Coverage(
+            added(self.counts, other.counts),
+            added(self.advisory, other.advisory),
+            added(self.sizes, other.sizes),
+            self.due_after,
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ..bounds.derive import Bounds, derive_bounds
 from ..cases.build import Case, build_case
 from ..cases.cells import CellCounts, loss_cells
 from ..cases.generators import LOSS_RECIPES
-from ..cases.kept import OF_PAIRS, Kept
+from ..cases.kept import Kept, of_pairs
 from ..cases.linear import LEAVES, Linear, read_logits
 from ..cases.recipe import Recipe
 from ..cases.space import Space, space
@@ -112,6 +112,7 @@ class Trial:
 
     Attributes:
         share: the part of each law's budget that this kind of candidate gets.
+        most_places: the most B·S of a case at a size beyond the ordinary ones.
         values_only: the reason why the gradient cannot be read although the candidate is declared to have one, or "".
         scope: the parts of the judgement that this kind of candidate leaves out, in words.
         ahead: the recipe that is asked about next, if known. Its case is built while the candidate computes.
@@ -122,6 +123,7 @@ class Trial:
     generators = LOSS_RECIPES
     makes_logits = False  # True: it makes logits from tokens, and no case can choose them
     share = 1.0
+    most_places = 100_000
     values_only = ""
     """If no law can judge the gradient, the reason, in one sentence. Then the verdict is never CONFORMS."""
     scope: tuple[str, ...] = ()
@@ -198,7 +200,9 @@ class Trial:
         observation = self.observe(self.case(recipe), variant)
         if observation.problem is not None and observation.problem.verdict is Verdict.UNJUDGED:
             return observation  # the next process may answer
-        self._seen.put(key, observation, sum(map(math.prod, observation.case.pairing.shapes.values())) + OF_PAIRS)
+        shapes = observation.case.pairing.shapes.values()
+        elements = sum(map(math.prod, shapes))
+        self._seen.put(key, observation, elements + of_pairs(sum(math.prod(shape[:-1]) for shape in shapes)))
         return observation
 
     def observe(self, case: Case, variant: Variant = PLAIN) -> Observation:

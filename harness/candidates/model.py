@@ -98,6 +98,7 @@ class ModelTrial(Trial):
     """
 
     makes_logits = True
+    most_places = 4100  # the time of attention grows with the square of S
 
     def __init__(
         self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str

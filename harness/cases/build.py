@@ -16,9 +16,9 @@ from shiftproof.reference.oracle import Oracle, evaluate
 from shiftproof.reference.pairing import Pair, Pairing, assemble, build_pairing, group, select
 from shiftproof.reference.spec import Axis, Extra, Heads, LossSpec, LossTerm, ShiftedBy
 
-from .kept import OF_PAIRS, Kept
+from .kept import Kept, of_pairs
 from .logits import draw_logits, uniform_ints
-from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
+from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams, Stride
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,8 @@ def _kept(make: Callable[[LossSpec, Recipe], _Made]) -> Callable[[LossSpec, Reci
         found = kept.get((spec, recipe))
         if found is None:
             found = make(spec, recipe)
-            kept.put((spec, recipe), found, recipe.size * recipe.codebooks * len(spec.logits) + OF_PAIRS)
+            places = recipe.rows * recipe.length * recipe.codebooks
+            kept.put((spec, recipe), found, places * recipe.classes * len(spec.logits) + of_pairs(places))
         return found
 
     return made
@@ -75,13 +76,21 @@ def build_case(spec: LossSpec, recipe: Recipe) -> Case:
 @_kept
 def _unrounded(spec: LossSpec, recipe: Recipe) -> tuple[Batch, Pairing, dict[str, Tensor]]:
     """The batch of a recipe without its logits, the right pairs, and the logits in float64."""
+    # Whatever numbers the laws want in the logits of a batch, its pairs are the same.
+    plain = replace(recipe, regime=Regime.NORMAL, stride=Stride.CONTIGUOUS, dtype="float32")
+    blank, pairing = _paired(spec, plain)
+    return blank, pairing, draw_logits(recipe, pairing)
+
+
+@_kept
+def _paired(spec: LossSpec, recipe: Recipe) -> tuple[Batch, Pairing]:
+    """The batch of a recipe without its logits, and the right pairs."""
     blank, chosen = _batch_and_pairs(spec, recipe)
     if chosen is None:
-        pairing = build_pairing(spec, blank)
-    else:  # the rest of build_pairing
-        groups = [group(term, blank, of_term) for term, of_term in zip(spec.terms, chosen, strict=True)]
-        pairing = assemble(spec, blank, groups)
-    return blank, pairing, draw_logits(recipe, pairing)
+        return blank, build_pairing(spec, blank)
+    # the rest of build_pairing
+    groups = [group(term, blank, of_term) for term, of_term in zip(spec.terms, chosen, strict=True)]
+    return blank, assemble(spec, blank, groups)
 
 
 def build_batch(spec: LossSpec, recipe: Recipe) -> Batch:

@@ -14,6 +14,7 @@ from shiftproof.reference.spec import LossSpec
 
 from .generators import R
 from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams, Stride
+from .sizes import Pair, pairs_of, sizes_of
 
 
 class Cell(NamedTuple):
@@ -39,6 +40,7 @@ class CellCounts(Generic[R]):
         self.sort: Sorting[R] = sort
         self.by_law: dict[str, Counter[Cell]] = {}
         self.decided: set[Cell] = set()  # the cells that a deciding law has judged
+        self.sizes: Counter[Pair] = Counter()  # the cases that deciding laws have judged in each pair of size classes
 
     def note(self, law: str, recipe: R, decides: bool) -> None:
         """Record that the law with this id has judged a recipe. ``decides`` is true for a MUST."""
@@ -46,6 +48,7 @@ class CellCounts(Generic[R]):
         self.by_law.setdefault(law, Counter()).update(cells)
         if decides:
             self.decided.update(cells)
+            self.sizes.update(pairs_of(sizes_of(recipe)))
 
 
 _MASKS = {
@@ -70,11 +73,6 @@ _HOLLOW = {
 }
 _SHIFT_LABELS = {ShiftLabels.PADDED: "shift_labels", ShiftLabels.SHARDED: "shift_labels of a shard"}
 _COUNTS = {Count.ABSENT: "", Count.VALID: ", count given", Count.GLOBAL: ", larger count given"}
-_LARGE = {  # sizes at which losses switch to another kernel or a wider index
-    "classes": (2**16, "more than 65536 classes"),
-    "length": (2**12, "more than 4096 positions"),
-    "rows": (2**8, "more than 256 rows"),
-}
 
 
 def loss_cells(spec: LossSpec) -> Sorting[Recipe]:
@@ -111,9 +109,6 @@ def _structures(recipe: Recipe, masks: set[Mask], codebooks: bool) -> Iterator[s
         yield ("no positions", "one position", "two positions")[length]
     if recipe.classes == 2:
         yield "two classes"
-    for name, (most, structure) in _LARGE.items():
-        if getattr(recipe, name) > most:
-            yield structure
     if length > 1:
         if masks & _KEEPS_FIRST and whole and not (packed and recipe.boundaries_ignored):
             yield "first label kept"

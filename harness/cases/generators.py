@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -10,6 +10,7 @@ from hypothesis.strategies import SearchStrategy
 
 from . import shrink, space
 from .recipe import Recipe
+from .sizes import Sizes
 from .space import Space
 
 
@@ -39,7 +40,7 @@ class Generators(Generic[R]):
     Attributes:
         hand_made: the hand-made cases of a space.
         recipes: a Hypothesis strategy over a space.
-        large: some cases larger than the space, from a seed.
+        placed: cases of given sizes, all else drawn from a seed.
         random_recipes: an endless stream of recipes from a seed.
         simpler: the simplifications of a recipe that are still valid in the space.
         within: whether a recipe that was made for one law is an ordinary case of another law's space too.
@@ -49,7 +50,7 @@ class Generators(Generic[R]):
 
     hand_made: Callable[[Space], list[R]]
     recipes: Callable[[Space], SearchStrategy[R]]
-    large: Callable[[Space, int], list[R]]
+    placed: Callable[[Space, Iterable[Sizes], int], Iterator[R]]
     random_recipes: Callable[[Space, int], Iterator[R]]
     simpler: Callable[[R, Space], Iterator[R]]
     within: Callable[[R, Space], bool]
@@ -64,7 +65,7 @@ def _simpler(recipe: Recipe, choices: Space) -> Iterator[Recipe]:
 LOSS_RECIPES: Generators[Recipe] = Generators(
     space.hand_made,
     space.recipes,
-    space.large,
+    space.placed,
     space.random_recipes,
     _simpler,
     space.within,

@@ -9,8 +9,13 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-OF_PAIRS = 2_000
-"""The elements of logits that take as much memory as the pairs of a case, or as those that its gradient shows."""
+_OF_A_CASE = 2_000
+_OF_A_PLACE = 30
+
+
+def of_pairs(places: int) -> int:
+    """The elements of logits that take as much memory as the pairs of a case, or as those that its gradient shows."""
+    return _OF_A_CASE + _OF_A_PLACE * places
 
 
 class Kept(Generic[K, V]):

@@ -5,6 +5,9 @@ No floating-point generator is used, so that the same recipe gives the same byte
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,9 +33,31 @@ def bell(seed: int, stream: int, shape: tuple[int, ...]) -> Tensor:
     return (torch.from_numpy(parts.sum(0) - 98304).double() / 2**15).reshape(shape)
 
 
+class _Used(NamedTuple):
+    """The rows of one array of logits that are scored, in the order of the pairs.
+
+    Attributes:
+        places: where each row is.
+        rows: [n] int64, the same as indices into the logits as [rows, V].
+        targets: [n] int64.
+    """
+
+    places: list[Place]
+    rows: Tensor
+    targets: Tensor
+
+
+def _used(pairing: Pairing, name: str) -> _Used:
+    target_of = {pair.logit: pair.target for pair in pairing.of(name)}
+    extents = pairing.shapes[name][:-1]
+    strides = torch.tensor([math.prod(extents[axis + 1 :]) for axis in range(len(extents))])
+    places = torch.tensor(list(target_of), dtype=torch.long).reshape(-1, len(extents))
+    return _Used(list(target_of), (places * strides).sum(1), torch.tensor(list(target_of.values()), dtype=torch.long))
+
+
 def draw_logits(recipe: Recipe, pairing: Pairing) -> dict[str, Tensor]:
     """Draw the logits of a recipe, by argument, in float64. They are not yet rounded to the recipe's dtype."""
-    used = {name: {pair.logit: pair.target for pair in pairing.of(name)} for name in pairing.shapes}
+    used = {name: _used(pairing, name) for name in pairing.shapes}
     drawn = {
         name: _draw(recipe, shape, used[name], 10 * index) for index, (name, shape) in enumerate(pairing.shapes.items())
     }
@@ -43,30 +68,26 @@ def draw_logits(recipe: Recipe, pairing: Pairing) -> dict[str, Tensor]:
                 _keep_one_ordinary(drawn[name], used[name], noise, silent=recipe.dtype in _SIXTEEN_BITS)
     if recipe.regime is Regime.NAN_VALID:
         # Only one row of one array gets NaN. With one in each array, a stream that hides its NaN would not be noticed.
-        places = [(name, place) for name, of_name in used.items() for place in of_name]
+        places = [(name, place) for name, of_name in used.items() for place in of_name.places]
         if places:
             name, place = places[recipe.seed % len(places)]
             drawn[name][place] = torch.nan
     return drawn
 
 
-def _draw(recipe: Recipe, shape: tuple[int, ...], used: dict[Place, int], stream: int) -> Tensor:
-    """Draw logits of ``shape``. ``used`` maps each row that is scored to its target.
-
-    ``stream`` is different for each array of a recipe.
-    """
+def _draw(recipe: Recipe, shape: tuple[int, ...], used: _Used, stream: int) -> Tensor:
+    """Draw logits of ``shape``. ``stream`` is different for each array of a recipe."""
     noise = bell(recipe.seed, stream + 1, shape)
     shared = recipe.stride is Stride.EXPANDED
     if shared and shape[0]:
         noise = noise[:1].expand(shape).clone()
-    classes = shape[-1]
     match recipe.regime:
         case Regime.CALM:
             return noise
         case Regime.NORMAL:
             return _unsettle(noise * 3, used, shared)
         case Regime.SHARP:
-            return _sharpen(noise, used, uniform_ints(recipe.seed, stream + 2, max(len(used), 1)), classes)
+            return _sharpen(noise, used, uniform_ints(recipe.seed, stream + 2, max(len(used.rows), 1)))
         case Regime.TIES:
             return _unsettle((noise * 1.5).round(), used, shared)
         case Regime.HUGE:
@@ -76,58 +97,58 @@ def _draw(recipe: Recipe, shape: tuple[int, ...], used: dict[Place, int], stream
         case Regime.NAN_IGNORED:
             logits = noise * 3
             idle = torch.ones(shape[:-1], dtype=torch.bool)
-            for place in used:
-                idle[place] = False
+            idle.view(-1)[used.rows] = False
             logits[idle] = torch.nan
             return logits
         case Regime.NAN_VALID:
             return noise * 3
 
 
-def _sharpen(noise: Tensor, used: dict[Place, int], picks: np.ndarray, classes: int) -> Tensor:
+def _sharpen(noise: Tensor, used: _Used, picks: np.ndarray) -> Tensor:
     """Make the used rows, in turn, near one-hot (p ≥ .99) off the target, near one-hot on it, and spread out.
 
     The spread-out rows keep gradients away from zero.
     """
+    classes = noise.shape[-1]
     height = 8.0 + max(classes, 2).bit_length()
     logits = noise.clone()
-    for index, (place, target) in enumerate(used.items()):
-        if index % 3 == 0:
-            logits[place][(target + 1 + int(picks[index]) % max(classes - 1, 1)) % classes] = height
-        elif index % 3 == 1:
-            logits[place][target] = height
+    flat = _rows_of(logits)
+    off = torch.from_numpy(picks[: len(used.rows)].astype(np.int64)) % max(classes - 1, 1)
+    flat[used.rows[0::3], (used.targets + 1 + off)[0::3] % classes] = height
+    flat[used.rows[1::3], used.targets[1::3]] = height
     return logits
 
 
-def _enlarge(noise: Tensor, used: dict[Place, int]) -> Tensor:
+def _enlarge(noise: Tensor, used: _Used) -> Tensor:
     """Make the rows, in turn, spread over ±1e4, shifted far up, and shifted far down.
 
     At least one used row is spread out. In every second one of these, the target is the least likely class. In rows
     shifted to ±1e4, rounding may remove all differences. A loss in the thousands still tells right from wrong.
     """
     logits = noise * 3
-    flat = logits.view(-1, logits.shape[-1]) if logits.numel() else logits
+    flat = _rows_of(logits)
     flat[0::3] = (flat[0::3] * 2000).clamp(-10000, 10000)
     flat[1::3] += 10000
     flat[2::3] -= 10000
-    kinds = torch.arange(len(flat)) % 3
-    spread = [place for place in used if not kinds.view(logits.shape[:-1])[place]]
-    if used and not spread:
-        spread = list(used)[:1]
-        logits[spread[0]] = (noise[spread[0]] * 6000).clamp(-10000, 10000)
-    for place in spread[::2]:
-        _swap(logits[place], used[place], int(logits[place].argmin()))
+    spread = used.rows % 3 == 0
+    if len(used.rows) and not spread.any():
+        spread[0] = True
+        flat[used.rows[0]] = (_rows_of(noise)[used.rows[0]] * 6000).clamp(-10000, 10000)
+    rows, targets = used.rows[spread][::2], used.targets[spread][::2]
+    if len(rows):
+        least = flat[rows].argmin(1)
+        flat[rows, targets], flat[rows, least] = flat[rows, least], flat[rows, targets]
     return logits
 
 
-def _keep_one_ordinary(logits: Tensor, used: dict[Place, int], noise: Tensor, silent: bool) -> None:
+def _keep_one_ordinary(logits: Tensor, used: _Used, noise: Tensor, silent: bool) -> None:
     """Keep the first used row away from ±1e4, with p_y neither 0 nor 1, for a score that is multiplied by p_y.
 
     A row whose p_y is 0 or 1 adds nothing to the loss. At ±1e4 in 16 bits, log p_y has such a large error that any
     other p_y may have any value. If ``silent``, p_y is 0 in all other used rows, so that their error cannot hide the
     first row.
     """
-    for index, (place, target) in enumerate(used.items()):
+    for index, (place, target) in enumerate(zip(used.places, used.targets.tolist(), strict=True)):
         if index == 0:
             logits[place] = noise[place] * 3
             logits[place][target] = logits.shape[-1].bit_length()  # about the logarithm of the sum of all the others
@@ -136,7 +157,7 @@ def _keep_one_ordinary(logits: Tensor, used: dict[Place, int], noise: Tensor, si
             _swap(logits[place], target, int(logits[place].argmin()))
 
 
-def _with_minus_inf(logits: Tensor, used: dict[Place, int], picks: np.ndarray) -> Tensor:
+def _with_minus_inf(logits: Tensor, used: _Used, picks: np.ndarray) -> Tensor:
     """Set a third of the classes other than the target to −inf.
 
     In every second used row, from the first on, the target is far less likely than the other classes that are left. So
@@ -144,27 +165,30 @@ def _with_minus_inf(logits: Tensor, used: dict[Place, int], picks: np.ndarray) -
     """
     gone = torch.from_numpy(picks.astype(np.int64) % 3 == 0).reshape(logits.shape)
     gone[..., 0] = False  # at least one class stays finite in rows that are not scored
-    for place, target in used.items():
-        gone[place][target] = False
-    for place, target in list(used.items())[:1]:
-        gone[place][(target + 1) % logits.shape[-1]] = False
+    rows = _rows_of(gone)
+    rows[used.rows, used.targets] = False
+    rows[used.rows[:1], (used.targets[:1] + 1) % logits.shape[-1]] = False
     logits = _unsettle(logits, used).masked_fill(gone, -torch.inf)
-    for place, target in list(used.items())[::2]:
-        logits[place][target] -= _FAR
+    _rows_of(logits)[used.rows[::2], used.targets[::2]] -= _FAR
     return logits
 
 
-def _unsettle(logits: Tensor, used: dict[Place, int], shared: bool = False) -> Tensor:
+def _unsettle(logits: Tensor, used: _Used, shared: bool = False) -> Tensor:
     """Make sure that the target is not the most likely class in the first used row.
 
     In a small case, every row might be certain of its target. A loss and a gradient near 0 prove little. If ``shared``,
     all rows of the batch are changed in the same way.
     """
-    for place, target in list(used.items())[:1]:
+    for place, target in zip(used.places[:1], used.targets[:1].tolist(), strict=True):
         if int(logits[place].argmax()) == target:
             for row in range(len(logits)) if shared else place[:1]:
                 _swap(logits[(row, *place[1:])], target, (target + 1) % logits.shape[-1])
     return logits
+
+
+def _rows_of(logits: Tensor) -> Tensor:
+    """The same numbers as [rows, V]."""
+    return logits.view(math.prod(logits.shape[:-1]), logits.shape[-1])
 
 
 def _swap(row: Tensor, one: int, other: int) -> None:

@@ -7,8 +7,8 @@ their front. The plain loop over seeds draws from the same lists.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -208,37 +208,14 @@ def hand_made(choices: Space) -> list[Recipe]:
     return cases
 
 
-@dataclass(frozen=True)
-class Large:
-    """A size at which bugs appear that smaller cases do not show."""
-
-    rows: int
-    length: int
-    classes: int
+_OF_PLACES = (Mask.NONE, Mask.HOLES, Mask.PADDING)
 
 
-LARGE = (
-    Large(rows=2, length=5, classes=70001),  # class ids of more than 16 bits
-    Large(rows=1, length=4099, classes=7),  # a long row, not a multiple of any chunk size
-    Large(rows=257, length=9, classes=13),  # many rows
-    Large(rows=3, length=67, classes=4099),
-)
-
-
-def large(choices: Space, seed: int) -> list[Recipe]:
-    """One case of each large size. Its other fields are drawn from the space."""
+def placed(choices: Space, places: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Recipe]:
+    """One case at each of some sizes, or other fields. The rest is drawn, but most labels of each row count."""
     drawn = random_recipes(choices, seed)
-    few = min(choices.get("codebooks", (1,)))  # each codebook adds as much memory again
-    fixed = choices["classes"][0] if len(choices["classes"]) == 1 else None
-    return [
-        replace(
-            recipe,
-            rows=size.rows,
-            length=size.length,
-            classes=fixed or size.classes,
-            codebooks=few,
-            hollow=recipe.hollow if few > 1 else Hollow.NONE,  # if the only codebook is empty, nothing is trained
-            ids=Ids.SEEDED,
-        )
-        for size, recipe in zip(LARGE, drawn, strict=False)
-    ]
+    for place in places:
+        fields: dict[str, Any] = {"masks": _OF_PLACES[: max(int(place["rows"]), 1)], "ids": Ids.SEEDED, **place}
+        recipe = replace(next(drawn), **fields)
+        # If the only codebook is empty, nothing is trained.
+        yield replace(recipe, hollow=Hollow.NONE) if recipe.codebooks == 1 else recipe

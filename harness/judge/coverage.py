@@ -17,6 +17,7 @@ from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Asked
 from ..cases.cells import Cell, CellCounts
 from ..cases.generators import Generators, R
+from ..cases.sizes import every_pair
 from ..cases.space import Space
 from ..label_builders.candidate import BuilderTrial, Built
 from ..label_builders.cases import BuilderCase
@@ -64,9 +65,11 @@ def coverage(laws: Sequence[Law[Any, Any]], trial: Trial | BuilderTrial, complet
         (counts if law.level is Level.MUST else advisory).update(trial.cell_counts.by_law.get(law.id, ()))
     for cell in _missing(laws, trial, exact=complete and not trial.failed):
         counts[cell] = 0
+    sizes = trial.cell_counts.sizes
     return Coverage(
         {str(cell): counts[cell] for cell in sorted(counts)},
         {str(cell): advisory[cell] for cell in sorted(advisory)},
+        {f"{one} × {other}": sizes[one, other] for one, other in sorted({*every_pair(trial.whole_space), *sizes})},
         due_after=len(laws) if complete else None,
     )
 
@@ -111,7 +114,7 @@ def _reach(law: Law[Any, R], trial: Counted) -> Iterator[tuple[Cell, R]]:
     """Yield every cell that ``law`` can reach, each with a recipe for it that is not yet in the law's focus."""
     space = law.restrict(trial.space)
     structures: dict[str, R] = {}
-    for recipe in _variety(space, trial.generators, law.large):
+    for recipe in _variety(space, trial.generators):
         focused = adapt_to(law, trial, recipe)
         for cell in trial.cell_counts.sort(focused) if focused is not None else ():
             structures.setdefault(cell.structure, recipe)
@@ -129,7 +132,7 @@ def _reach(law: Law[Any, R], trial: Counted) -> Iterator[tuple[Cell, R]]:
             yield Cell(structure, *setting), changed
 
 
-def _variety(space: Space, generators: Generators[R], large: bool) -> Iterator[R]:
+def _variety(space: Space, generators: Generators[R]) -> Iterator[R]:
     """Yield recipes that show every structure of a space: a large simple one, and that with one field changed."""
     simplest: dict[str, tuple[Any, ...]] = {name: values[:1] for name, values in space.items()}
     roomy = {name: (max(space[name]),) for name in ("rows", "length") if name in space}
@@ -140,7 +143,6 @@ def _variety(space: Space, generators: Generators[R], large: bool) -> Iterator[R
         for value in space[name]:
             changed: dict[str, Any] = {name: value}
             yield replace(base, **changed)
-    yield from generators.large({**simplest, "classes": space["classes"]}, 0) if large else ()
 
 
 def _attempts(law: Law[Any, R], trial: Counted, cell: Cell, recipe: R) -> Iterator[R]:

@@ -45,6 +45,10 @@ class OnTrial(Counted, Protocol):
     def share(self) -> float:
         """The part of each law's budget that this candidate gets."""
 
+    @property
+    def most_places(self) -> int:
+        """The most B·S of a case at a size beyond the ordinary ones."""
+
     def skip_reason(self, law: str) -> str | None:
         """The reason why the law with this id does not apply to the candidate, or None."""
 

@@ -1,9 +1,9 @@
 """The cases of one trial, which its laws share: a case is called once, and judged by every law that covers it.
 
 Laws with the same focus form a group. Each group has its own cases: hand-made ones first, then some that Hypothesis
-draws, a few large ones, one for each region of the candidate's own code, and the rest from a plain loop over a seed. A
-law is asked about its group's own cases, and about the cases of other groups that are in its focus too. So a group
-needs fewer cases of its own, the more of the others' it covers.
+draws, the rest from a plain loop over a seed, some at sizes beyond the ordinary ones, and one for each region of the
+candidate's own code. A law is asked about its group's own cases, and about the drawn cases of other groups that are in
+its focus too. So a group needs fewer cases of its own, the more of the others' it covers.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from ..cases.draw import drawn_by_hypothesis
 from ..cases.generators import R
 from ..cases.recipe import digest
+from ..cases.sizes import Sizes, affordable, cover
 from ..cases.space import Space
 from ..laws import Law, adapt_to
 from ..laws.base import any_recipe, whole_space
@@ -29,7 +30,8 @@ T = TypeVar("T", bound=OnTrial)
 _BY_HAND = 0.75  # the part of a group's cases that hand-made ones may fill, so that a brief run draws too
 _OWN = 0.7  # the part of a group's cases that are its own, however many of the others' it covers
 _BY_HYPOTHESIS = 1 / 3  # of the drawn cases; a draw costs a hundred times as much as one of the plain loop
-_LARGE_FROM = 30  # cases; with fewer, the run is for a candidate that takes long, and large cases take longest
+_OF_SIZES = 30_000  # elements of logits in cases beyond the ordinary sizes, for each case of a group's budget
+_MOST = 16_000_000  # elements of logits in one case
 _TRIES = 6  # draws per case that is wanted; several draws may have the same case in a law's focus
 
 
@@ -40,9 +42,8 @@ class _Group(Generic[T, R]):
     laws: list[Law[T, R]]
     hand_made: list[R] = field(default_factory=list)
     drawn: list[R] = field(default_factory=list)
-    large: list[R] = field(default_factory=list)
-    regions: list[R] = field(default_factory=list)
-    others: _Group[T, R] | None = None
+    sized: list[R] = field(default_factory=list)
+    others: list[R] | None = None
 
     @property
     def first(self) -> Law[T, R]:
@@ -71,6 +72,7 @@ class Pool(Generic[T, R]):
         self._hypothesis = drawn_by_hypothesis(
             trial.generators.recipes(trial.space), self._wanted_of_hypothesis(), self._seed
         )
+        self._sizes = self._beyond_ordinary(profile)
         # Narrow focuses first: the wide ones cover their cases.
         for group in sorted(self._groups.values(), key=lambda group: _width(group.first)):
             self._fill(group)
@@ -91,19 +93,18 @@ class Pool(Generic[T, R]):
             return list(group.hand_made)
         if law.id not in self._cases:
             others = self._of_others(group)
-            own = [*group.hand_made, *group.drawn, *(group.large if law.large else ())]
-            every = list(dict.fromkeys([*own, *others.drawn, *(others.large if law.large else ())]))
+            own = [*group.hand_made, *group.drawn]
+            every = list(dict.fromkeys([*own, *others]))
             self._others[law.id] = frozenset(every) - frozenset(own)
             chosen = _spread(every, self._budget(law)) if law.calls_again else every
-            self._cases[law.id] = list(dict.fromkeys([*chosen, *group.regions]))
+            self._cases[law.id] = list(dict.fromkeys([*chosen, *group.sized]))
         return self._cases[law.id]
 
-    def _of_others(self, group: _Group[T, R]) -> _Group[T, R]:
+    def _of_others(self, group: _Group[T, R]) -> list[R]:
         """The cases of all other groups that are in the focus of this one."""
         if group.others is None:
             rest = [other for other in self._groups.values() if other is not group]
-            drawn, large = self._covered(group.first, rest), self._covered_large(group.first, rest)
-            group.others = _Group(group.laws, drawn=drawn, large=large)
+            group.others = self._covered(group.first, rest)
         return group.others
 
     def is_others(self, law: Law[T, R], recipe: R) -> bool:
@@ -133,10 +134,15 @@ class Pool(Generic[T, R]):
                 break
             if recipe not in known:
                 group.drawn.append(recipe)
-        covers = _width(law) == _WIDEST and self._covered_large(law, self._groups.values())
-        if any(law.large for law in group.laws) and budget >= _LARGE_FROM and not covers:
-            group.large = list(self._focused(law, trial.generators.large(space, seed)))
-        group.regions = [recipe for recipe in self._focused(law, trial.regions) if trial.affords(recipe)]
+        beyond = trial.generators.placed(space, affordable(self._sizes, budget * _OF_SIZES), seed)
+        group.sized = [recipe for recipe in self._focused(law, chain(beyond, trial.regions)) if trial.affords(recipe)]
+
+    def _beyond_ordinary(self, profile: Profile) -> list[Sizes]:
+        """Sizes that no drawn case has, for all groups. Each takes as many as its budget lets."""
+        if not (profile.varies_sizes and self._groups):
+            return []
+        budget = max(self._budget(*group.laws) for group in self._groups.values()) * _OF_SIZES
+        return cover(self._trial.space, budget, self._seed, most=_MOST, most_places=self._trial.most_places)
 
     def _drawn(self, space: Space, seed: int, budget: int) -> Iterator[R]:
         """Draw from a space: what Hypothesis drew from the whole space, moved into this one, and then a plain loop."""
@@ -159,9 +165,6 @@ class Pool(Generic[T, R]):
     def _covered(self, law: Law[T, R], groups: Iterable[_Group[T, R]]) -> list[R]:
         """The cases of some groups that are in the focus of a law as they are."""
         return self._in_focus(law, (recipe for group in groups for recipe in (*group.hand_made, *group.drawn)))
-
-    def _covered_large(self, law: Law[T, R], groups: Iterable[_Group[T, R]]) -> list[R]:
-        return self._in_focus(law, (recipe for group in groups for recipe in group.large))
 
     def _in_focus(self, law: Law[T, R], recipes: Iterable[R]) -> list[R]:
         trial, within = self._trial, self._trial.generators.within

@@ -22,7 +22,7 @@ from ..candidates.declaration import Candidate
 from ..candidates.loss import Trial
 from ..candidates.shapes import read_shapes
 from ..cases.linear import LEAVES
-from ..cases.recipe import Ids, Mask, Recipe
+from ..cases.recipe import Ids
 from ..isolation.branch_record import BranchRecord
 from ..isolation.client import Worker
 from ..isolation.inprocess import InProcess
@@ -45,7 +45,6 @@ _IN_ALL = 6_000_000  # elements of logits in all regions together
 _BOOKS = range(4, 64)  # numbers in the code that may be codebooks; more than are among every law's cases
 _BYTES = 120  # of memory for each element of logits: the judge's float64, the candidate's, and what travels
 _LONG = 20_000  # positions; a number above it is a size of the vocabulary, and rarely one of a row
-_MASKS = (Mask.NONE, Mask.HOLES, Mask.PADDING)
 
 
 def may_have_regions(record: BranchRecord) -> bool:
@@ -141,7 +140,7 @@ def look_around(trial: AnyTrial, worker: Worker | InProcess, tracers: Tracers | 
         if may_have_regions(worker.branches):
             found = tracers.regions(trial, worker.branches)
     found = _with_shapes(found, trial)
-    trial.regions = tuple(recipes(found, trial, seed))
+    trial.regions = tuple(trial.generators.placed(trial.space, found.places, seed))
     return found
 
 
@@ -215,18 +214,9 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
     return Regions(places, tuple(far), unread=unread, traces=traces, seconds=seconds)
 
 
-def recipes(regions: Regions, trial: Trial, seed: int) -> Iterator[Recipe]:
-    """One case of each region, all else drawn from the trial's space."""
-    drawn = trial.generators.random_recipes(trial.space, seed)
-    for place in regions.places:
-        fields: dict[str, Any] = {"masks": _MASKS[: max(int(place["rows"]), 1)], "ids": Ids.SEEDED, **place}
-        recipe = next(drawn)
-        yield Recipe(**{**{name: getattr(recipe, name) for name in trial.space}, **fields})
-
-
 def _trace(trial: Trial, tracer: Tracer, sizes: Mapping[str, int]) -> Traced | str:
     """The questions that one call asks of these sizes, or why there are none."""
-    recipe = next(recipes(Regions((sizes,)), trial, 0))
+    recipe = next(trial.generators.placed(trial.space, (sizes,), 0))
     case = trial.case(trial.fit(recipe))
     tensors, scalars = values_for(case, trial.binding)
     names = LEAVES if trial.is_linear else case.spec.logits

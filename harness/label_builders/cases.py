@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -306,6 +306,12 @@ def random_recipes(choices: Space, seed: int) -> Iterator[BuilderRecipe]:
     rng = random.Random(seed)
     while True:
         yield BuilderRecipe(**{name: rng.choice(values) for name, values in choices.items()})
+
+
+def placed(choices: Space, places: Iterable[Mapping[str, Any]], seed: int) -> Iterator[BuilderRecipe]:
+    """One case at each of some sizes. All else is drawn."""
+    for place, recipe in zip(places, random_recipes(choices, seed), strict=False):
+        yield replace(recipe, **place)
 
 
 def hand_made(choices: Space) -> list[BuilderRecipe]:

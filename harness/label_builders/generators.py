@@ -9,7 +9,7 @@ from .cases import BuilderRecipe
 BUILDER_RECIPES: Generators[BuilderRecipe] = Generators(
     cases.hand_made,
     cases.recipes,
-    lambda space, seed: [],  # builders have no size at which another kernel takes over
+    cases.placed,
     cases.random_recipes,
     cases.simplifications,
     lambda recipe, space: True,

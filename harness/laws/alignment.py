@@ -102,7 +102,6 @@ def expected_positions(pairing: Pairing) -> Positions:
     source=_PROBE,
     budget=130,
     adapt=one_id_a_place,
-    large=True,
     skip_reason=needs_gradient,
 )
 def pairs_exact(trial: Trial, recipe: Recipe) -> Judgement:
@@ -237,7 +236,6 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]
     budget=130,
     adapt=calm,
     depends_on=("CONTRACT-1", "ALIGN-1"),
-    large=True,
     skip_reason=needs_gradient,
 )
 def targets_exact(trial: Trial, recipe: Recipe) -> Judgement:
@@ -264,7 +262,6 @@ def targets_exact(trial: Trial, recipe: Recipe) -> Judgement:
     budget=130,
     adapt=calm,
     depends_on=("CONTRACT-1", "ALIGN-1", "SELECT-1"),
-    large=True,
     skip_reason=needs_gradient,
 )
 def weights_exact(trial: Trial, recipe: Recipe) -> Judgement:

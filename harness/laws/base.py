@@ -138,7 +138,6 @@ class Law(Generic[T, R]):
         adapt: turns any recipe into one that this law covers, or returns None if that is impossible.
         restrict: restricts the space from which cases are drawn.
         depends_on: ids of other laws. If one of them failed, this law adds little, so it gets only a few cases.
-        large: whether the law also judges large cases, beyond the sizes where cheap bugs hide.
         calls_again: whether it calls the candidate more often than once a case, as each law on a variant does. Such a
             law gets no more cases than its budget; all others are asked about every case that they cover.
         skip_reason: why this law cannot judge a trial, or None.
@@ -154,7 +153,6 @@ class Law(Generic[T, R]):
     adapt: Focus[R] = field(default=any_recipe)
     restrict: Callable[[Space], Space] = field(default=whole_space)
     depends_on: tuple[str, ...] = ()
-    large: bool = False
     calls_again: bool = False
     skip_reason: Callable[[T], str | None] = field(default=lambda trial: None)
     points_to: tuple[str, ...] = ()
@@ -181,7 +179,6 @@ class Laws(dict[str, Law[T, R]]):
         adapt: Focus[R] = any_recipe,
         restrict: Callable[[Space], Space] = whole_space,
         depends_on: tuple[str, ...] = ("CONTRACT-1",),
-        large: bool = False,
         calls_again: bool = False,
         skip_reason: Callable[[T], str | None] = lambda trial: None,
         points_to: tuple[str, ...] = (),
@@ -201,7 +198,6 @@ class Laws(dict[str, Law[T, R]]):
                 adapt=adapt,
                 restrict=restrict,
                 depends_on=depends_on,
-                large=large,
                 calls_again=calls_again or isinstance(check, OnVariant),
                 skip_reason=skip_reason,
                 points_to=points_to,

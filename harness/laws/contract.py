@@ -15,7 +15,6 @@ from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient,
     source="torch.nn.functional.cross_entropy; Liger#872 (one chunk for reduction none)",
     budget=70,
     depends_on=(),
-    large=True,
 )
 def answers(trial: Trial, recipe: Recipe) -> Judgement:
     observation = trial.observe_cached(recipe)

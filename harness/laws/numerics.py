@@ -127,7 +127,6 @@ def _kind(off: float) -> str:
     budget=130,
     restrict=ordinary,
     depends_on=("CONTRACT-1", "ALIGN-1", "SELECT-1", "REDUCE-1"),
-    large=True,
     points_to=("no-upcast", "log-eps", "clamped"),
 )
 def value(trial: Trial, recipe: Recipe) -> Judgement:
@@ -142,7 +141,6 @@ def value(trial: Trial, recipe: Recipe) -> Judgement:
     budget=130,
     restrict=ordinary,
     depends_on=("CONTRACT-1", "ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1"),
-    large=True,
     skip_reason=needs_gradient,
     points_to=("true-class-cancel", "gradient-of-another", "no-upcast"),
 )

@@ -84,7 +84,7 @@ class OpenCandidate:
             self.failure = str(failure) or said(failure)
             return
         try:
-            around = tracers if plan.profile.finds_regions else None
+            around = tracers if plan.profile.varies_sizes else None
             self.regions = look_around(self.trial, loaded.worker, around, plan.seed)
         except STOPS:
             raise

@@ -281,6 +281,9 @@ def _coverage(coverage: Coverage, due: tuple[str, ...]) -> Text:
         more = len(coverage.missing) - _CELLS_NAMED
         text.append("\n    not hit: " + "; ".join(coverage.missing[:_CELLS_NAMED]))
         text.append(f"; and {more} more (--json has them all)" if more > 0 else "")
+    if coverage.sizes:
+        met, of = len(coverage.sizes) - len(coverage.sizes_missing), len(coverage.sizes)
+        text.append(f"\n  sizes: {met} of {of} pairs of size classes (--json has them all)")
     return text
 
 

@@ -248,10 +248,10 @@ def shares(profiles: tuple[str, ...], dtype: str, compute: Compute, large: bool 
     for profile in profiles:
         trial = OracleOnTrial(profile, dtype, compute)
         for id in ASKED:
-            law = replace(LAWS[id], large=large and LAWS[id].large)
+            law = LAWS[id]
             if law.skip_reason(trial) is not None:
                 continue
-            for recipe in Pool({law.id: law}, trial, SIZES["quick"], 0).of(law):
+            for recipe in Pool({law.id: law}, trial, replace(SIZES["quick"], varies_sizes=large), 0).of(law):
                 last, judgement = judge_or_redraw(law, trial, recipe)
                 assert not judgement.verdict.is_failure, (profile, id, last, judgement.message)
                 found[id][judgement.verdict] += 1

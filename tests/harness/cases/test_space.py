@@ -18,7 +18,7 @@ from shiftproof.harness.cases.space import (
     Space,
     fits,
     hand_made,
-    large,
+    placed,
     random_recipes,
     recipes,
     redraws,
@@ -293,21 +293,21 @@ def test_classes_that_the_spec_fixes_fit_alone() -> None:
     assert not fits(fixed, Recipe(classes=7))
 
 
-def test_large_cases_are_past_16_bits_and_past_every_chunk() -> None:
-    cases = large(space(PROFILES["torchtune"], BASIC), seed=3)
-    assert any(r.classes > 2**16 for r in cases)
-    assert any(r.length > 4096 for r in cases)
-    assert any(r.rows > 256 for r in cases)
-    assert all(r.rows * r.length % 8 for r in cases)
-    assert all(r.ids is Ids.SEEDED for r in cases)
-    assert cases == large(space(PROFILES["torchtune"], BASIC), seed=3)
-
-
-def test_large_classes_are_really_used() -> None:
+def test_a_placed_case_has_its_sizes_and_something_to_train_on() -> None:
+    places = [{"rows": 1, "length": 4099, "classes": 3}, {"rows": 2, "length": 2, "classes": 70001, "seed": 5}]
     spec = PROFILES["torchtune"]
-    widest = max(large(space(spec, BASIC), seed=0), key=lambda recipe: recipe.classes)
-    labels = build_batch(spec, replace(widest, masks=(Mask.NONE,), regime=Regime.CALM)).labels
+    cases = list(placed(space(spec, BASIC), places, seed=3))
+    assert [(r.rows, r.length, r.classes) for r in cases] == [(1, 4099, 3), (2, 2, 70001)]
+    assert cases[1].seed == 5
+    assert all(r.ids is Ids.SEEDED and not {Mask.ALL, Mask.LAST_ONLY} & {*r.masks} for r in cases)
+    assert cases == list(placed(space(spec, BASIC), places, seed=3))
+    labels = build_batch(spec, replace(cases[1], masks=(Mask.NONE,), regime=Regime.CALM)).labels
     assert int(labels.max()) > 2**15
+
+
+def test_the_only_codebook_of_a_placed_case_is_not_empty() -> None:
+    places = [{"rows": 1, "length": 3, "classes": 5, "codebooks": 1}] * 40
+    assert {case.hollow for case in placed(space(PROFILES["musicgen"], BASIC), places, seed=0)} == {Hollow.NONE}
 
 
 @given(spaces, st.integers(0, 2**32))

@@ -25,7 +25,7 @@ from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
 from shiftproof.harness.results import Level, Verdict
 from shiftproof.reference.profiles import PROFILES as SPECS
 
-QUICK = PROFILES["quick"]
+QUICK = replace(PROFILES["quick"], varies_sizes=False)
 SKIPPED = Judgement(Verdict.SKIP)
 VACUOUS = Judgement(Verdict.VACUOUS, "zero")
 
@@ -75,7 +75,11 @@ def test_a_law_that_holds(trial: Trial) -> None:
 @pytest.mark.parametrize(("profile", "cases"), [("quick", 60), ("ci", 120), ("deep", 1200)])
 def test_a_profile_says_how_many(trial: Trial, profile: str, cases: int) -> None:
     law = law_of(lambda recipe: PASS)
-    assert ask(law, trial, PROFILES[profile], 0).cases == planned(law, PROFILES[profile]) == cases
+    assert (
+        ask(law, trial, replace(PROFILES[profile], varies_sizes=False), 0).cases
+        == planned(law, PROFILES[profile])
+        == cases
+    )
 
 
 def test_only_the_repeatable_profile_has_a_seed_of_its_own() -> None:
@@ -115,13 +119,24 @@ def test_a_third_of_the_budget_comes_from_hypothesis(trial: Trial) -> None:
     assert check.recipes[len(made) :][: len(fresh)] == fresh
 
 
-def test_large_cases_only_where_the_law_wants_them(trial: Trial) -> None:
-    small, large = Asked(), Asked()
-    ask(law_of(small), trial, QUICK, 0)
-    ask(law_of(large, large=True), trial, QUICK, 0)
-    assert max(recipe.length for recipe in small.recipes) <= 17
-    assert max(recipe.length for recipe in large.recipes) > 4000
-    assert max(recipe.classes for recipe in large.recipes) > 65536
+def test_a_law_is_judged_beyond_the_ordinary_sizes_as_far_as_its_budget_reaches(trial: Trial) -> None:
+    none, few, many = Asked(), Asked(), Asked()
+    ask(law_of(none), trial, QUICK, 0)
+    ask(law_of(few, id="TEST-2", budget=8), trial, PROFILES["quick"], 0)
+    ask(law_of(many, id="TEST-3", budget=130), trial, PROFILES["quick"], 0)
+    assert max(recipe.length for recipe in none.recipes) <= 17
+    assert 17 < max(recipe.length for recipe in few.recipes) <= 513
+    assert max(recipe.length for recipe in many.recipes) > 8000
+    assert max(recipe.classes for recipe in many.recipes) >= 128000
+    batches = [recipe for recipe in many.recipes if 2 <= recipe.rows <= 8]
+    assert max(recipe.length for recipe in batches) > 1000
+
+
+def test_a_trial_without_room_for_them_gets_ordinary_sizes(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "most_places", 0)
+    check = Asked()
+    ask(law_of(check, id="TEST-4", budget=130), trial, PROFILES["quick"], 0)
+    assert max(recipe.length for recipe in check.recipes) <= 17
 
 
 def test_every_case_is_in_focus(trial: Trial) -> None:

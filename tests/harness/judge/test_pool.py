@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from shiftproof.harness.judge.pool import Pool
 from shiftproof.harness.judge.profile import PROFILES, Profile
 from shiftproof.harness.kill_table.trial import Bench
 from shiftproof.harness.laws import LAWS, Law, adapt_to
+from shiftproof.harness.results import Level
 from shiftproof.reference.profiles import PROFILES as SPECS
 
 QUICK = PROFILES["quick"]
@@ -36,7 +38,8 @@ def test_no_law_has_fewer_cases_than_its_budget(bench: Bench, pool: Pool) -> Non
     assert set(short) <= {"EDGE-1", "EDGE-2", "EMPTY-1", "EMPTY-2", "EMPTY-3"}
 
 
-def test_a_law_that_calls_again_keeps_to_its_budget(bench: Bench, pool: Pool) -> None:
+def test_a_law_that_calls_again_keeps_to_its_budget(bench: Bench) -> None:
+    pool = Pool(LAWS, bench.right, replace(QUICK, varies_sizes=False), 0)
     assert {law.id for law in asked(bench) if law.calls_again and len(pool.of(law)) > law.budget} == set()
 
 
@@ -68,7 +71,8 @@ def test_each_regime_of_the_value_keeps_its_share(bench: Bench, pool: Pool) -> N
     assert min(counts.values()) >= 25
 
 
-def test_a_case_of_others_is_told_from_its_own(pool: Pool) -> None:
+def test_a_case_of_others_is_told_from_its_own(bench: Bench) -> None:
+    pool = Pool(LAWS, bench.right, replace(QUICK, varies_sizes=False), 0)
     law = LAWS["CONTRACT-1"]
     own = [recipe for recipe in pool.of(law) if not pool.is_others(law, recipe)]
     assert 0 < len(own) < len(pool.of(law))
@@ -85,6 +89,17 @@ def test_a_seed_fixes_the_cases_and_another_draws_others(bench: Bench, pool: Poo
     for profile in (QUICK, PROFILES["brief"]):
         one, other = cases(profile, 1), cases(profile, 2)
         assert len(one - other) > 0.1 * len(one), f"{profile.name} draws too"
+
+
+def test_every_must_law_is_judged_beyond_the_ordinary_sizes(bench: Bench, pool: Pool) -> None:
+    ordinary = Pool(LAWS, bench.right, replace(QUICK, varies_sizes=False), 0)
+    for law in asked(bench):
+        more = {*pool.of(law)} - {*ordinary.of(law)}
+        if law.level is Level.MUST and law.id != "EMPTY-3":  # which is about rows of few labels
+            assert max(recipe.length for recipe in more) > 100, law.id
+            assert max(recipe.classes for recipe in more) > 1000, law.id
+            assert max(recipe.rows for recipe in more) > 100, law.id
+            assert not any(pool.is_others(law, recipe) for recipe in more), law.id
 
 
 def test_a_brief_run_has_no_large_cases(bench: Bench, pool: Pool) -> None:

@@ -12,11 +12,12 @@ import pytest
 
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.cases.recipe import Ids, Recipe
+from shiftproof.harness.cases.space import placed
 from shiftproof.harness.isolation.branch_record import BranchRecord
 from shiftproof.harness.judge.loading import Job, LoadedCandidate, Options
 from shiftproof.harness.judge.pool import Pool
 from shiftproof.harness.judge.profile import PROFILES
-from shiftproof.harness.judge.regions import Regions, Tracers, explore, look_around, may_have_regions, recipes
+from shiftproof.harness.judge.regions import Regions, Tracers, explore, look_around, may_have_regions
 from shiftproof.harness.kill_table.trial import Bench
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.results import Level
@@ -140,7 +141,7 @@ def test_a_check_judges_no_more_regions_than_it_has_time_for(bench: Bench) -> No
 
 def test_each_region_is_a_case_of_every_must_law(bench: Bench) -> None:
     trial = bench.right
-    trial.regions = tuple(recipes(Regions((LONG, {**LONG, "length": 301, "ids": Ids.EDGES})), trial, 0))
+    trial.regions = tuple(placed(trial.space, (LONG, {**LONG, "length": 301, "ids": Ids.EDGES}), 0))
     try:
         pool = Pool(LAWS, trial, PROFILES["quick"], 0)
         for law in LAWS.values():
@@ -148,13 +149,13 @@ def test_each_region_is_a_case_of_every_must_law(bench: Bench) -> None:
                 assert {68, 301} <= {recipe.length for recipe in pool.of(law)}, law.id
     finally:
         trial.regions = ()
-    assert [recipe.ids for recipe in recipes(Regions(({**LONG, "ids": Ids.EDGES},)), trial, 0)] == [Ids.EDGES]
+    assert [recipe.ids for recipe in placed(trial.space, ({**LONG, "ids": Ids.EDGES},), 0)] == [Ids.EDGES]
 
 
 def test_a_case_of_a_region_is_of_the_spec() -> None:
     audio = Bench(SPECS["csm"], "float32", PROFILES["quick"]).right
     place = {"rows": 2, "length": 68, "classes": 4, "codebooks": 5}
-    (recipe,) = recipes(Regions((place,)), audio, 0)
+    (recipe,) = placed(audio.space, (place,), 0)
     assert isinstance(recipe, Recipe)
     assert replace(recipe, rows=1, length=2, classes=2, codebooks=1).codebooks == 1
     assert (recipe.rows, recipe.length, recipe.classes, recipe.codebooks) == (2, 68, 4, 5)
@@ -223,7 +224,7 @@ def test_a_law_that_makes_a_region_too_large_for_a_matrix_product_leaves_it_out(
     try:
         trial = opened.of_loss(SPECS["torch.linear_cross_entropy"])
         place = {"rows": 1, "length": 1000, "classes": 4}
-        trial.regions = tuple(recipes(Regions((place,)), trial, 0))
+        trial.regions = tuple(placed(trial.space, (place,), 0))
         pool = Pool(LAWS, trial, PROFILES["quick"], 0)
         lengths = {id: {recipe.length for recipe in pool.of(LAWS[id])} for id in ("ALIGN-1", "VALUE-1", "GRAD-1")}
         assert 1000 not in lengths["ALIGN-1"]  # it wants an id for each place

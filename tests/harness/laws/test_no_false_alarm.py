@@ -81,11 +81,10 @@ YARDSTICKS = {
 }
 FEW_YARDSTICKS = ("parler",)
 
-# The weight has V² elements, so none of the large cases; and a hidden state of −inf gives no logit of −inf: times the
-# zeros of the weight it is NaN.
-THROUGH_IDENTITY = [replace(law, large=False) for law in LAWS.values() if law.id != "STABLE-2"]
+# A hidden state of −inf gives no logit of −inf: times the zeros of the weight it is NaN.
+THROUGH_IDENTITY = [law for law in LAWS.values() if law.id != "STABLE-2"]
 
-BRIEF = Profile("brief", 0.25)
+BRIEF = Profile("brief", 0.25, varies_sizes=True)
 BRIEFER = Profile("briefer", 0.1)  # three times as many losses, of cases twice as large
 
 
