@@ -18,7 +18,20 @@ from shiftproof.reference.spec import Axis, Extra, Heads, LossSpec, LossTerm, Sh
 
 from .kept import Kept, of_pairs
 from .logits import draw_logits, uniform_ints
-from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams, Stride
+from .recipe import (
+    AudioClasses,
+    AudioLength,
+    Count,
+    Delay,
+    Hollow,
+    Ids,
+    Mask,
+    Recipe,
+    Regime,
+    ShiftLabels,
+    Streams,
+    Stride,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,16 +172,19 @@ def logits_shape(spec: LossSpec, name: str, recipe: Recipe) -> tuple[int, ...]:
 
 def labels_shape(spec: LossSpec, name: str, recipe: Recipe) -> tuple[int, ...]:
     """The shape of the labels ``name``: [B, S] or [B, S, K]. If rows are passed concatenated, B is 1."""
-    shape = (recipe.rows, recipe.length)
+    length = recipe.audio_frames if name == "audio_labels" else recipe.length
+    shape = (recipe.rows, length)
     if _is_concatenated(spec, name):
-        shape = (1, recipe.rows * recipe.length)
+        shape = (1, recipe.rows * length)
     return (*shape, recipe.codebooks) if "k" in spec.axes_of(name) else shape
 
 
 def classes_of(spec: LossSpec, labels: str, recipe: Recipe) -> int:
-    """V of the labels ``labels``. The second stream has a different V, so that the two cannot be confused."""
+    """V of the labels ``labels``."""
     fixed = next((term.classes for term in spec.terms if term.labels == labels), None)
-    return fixed or recipe.classes + (2 if labels == "audio_labels" else 0)
+    if fixed or labels != "audio_labels":
+        return fixed or recipe.classes
+    return recipe.classes + 2 if recipe.audio_classes is AudioClasses.MORE else recipe.classes // 2 + 1
 
 
 def label_ids(spec: LossSpec, name: str, recipe: Recipe) -> Tensor:
@@ -190,6 +206,8 @@ def _hidden(spec: LossSpec, name: str, recipe: Recipe) -> Tensor:
     """Where the labels ``name`` are ignored, bool, of their shape."""
     term = next(term for term in spec.terms if term.labels == name)
     first, several = name == "labels", "k" in spec.axes_of(name)
+    if not first:
+        recipe = replace(recipe, length=recipe.audio_frames, audio_length=AudioLength.SAME)
     if not several:
         if recipe.streams in (Streams.SECOND, Streams.NEITHER) and len(spec.labels) > 1:
             return torch.ones(labels_shape(spec, name, recipe), dtype=torch.bool)

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple
 from shiftproof.reference.spec import LossSpec
 
 from .generators import R
-from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams, Stride
+from .recipe import AudioClasses, AudioLength, Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams, Stride
 from .sizes import Pair, pairs_of, sizes_of
 
 
@@ -127,6 +127,10 @@ def _structures(recipe: Recipe, masks: set[Mask], codebooks: bool) -> Iterator[s
         yield _SHIFT_LABELS[recipe.shift_labels]
     if recipe.streams in _STREAMS:
         yield _STREAMS[recipe.streams]
+    if recipe.audio_classes is AudioClasses.FEWER:
+        yield "fewer classes of audio than of text"
+    if recipe.audio_length is not AudioLength.SAME:
+        yield f"audio {recipe.audio_length} than text"
     if recipe.stride is not Stride.CONTIGUOUS:
         yield f"{recipe.stride} logits"
     if recipe.label_dtype != "int64":

@@ -98,6 +98,21 @@ class Hollow(StrEnum):
     ALTERNATE = "alternate"  # every second one
 
 
+class AudioClasses(StrEnum):
+    """V of the second stream. It always differs from that of the first, so that the two cannot be confused."""
+
+    MORE = "more"  # V + 2
+    FEWER = "fewer"  # V // 2 + 1: most ids of the text are beyond it
+
+
+class AudioLength(StrEnum):
+    """S of the second stream."""
+
+    SAME = "same"
+    LONGER = "longer"  # S + 3 frames
+    SHORTER = "shorter"  # S // 2 + 1 frames
+
+
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _LABEL_DTYPES = ("int64", "int32")
 _LEAST = {"rows": 0, "length": 0, "classes": 1, "codebooks": 1, "documents": 1, "extra": 0, "digit": 0, "seed": 0}
@@ -127,6 +142,8 @@ class Recipe:
     streams: Streams = Streams.BOTH
     delay: Delay = Delay.NONE
     hollow: Hollow = Hollow.NONE
+    audio_classes: AudioClasses = AudioClasses.MORE
+    audio_length: AudioLength = AudioLength.SAME
     ids: Ids = Ids.COUNTING
     digit: int = 0
     count: Count = Count.ABSENT
@@ -161,6 +178,8 @@ class Recipe:
             "streams": Streams,
             "delay": Delay,
             "hollow": Hollow,
+            "audio_classes": AudioClasses,
+            "audio_length": AudioLength,
             "ids": Ids,
             "count": Count,
             "shift_labels": ShiftLabels,
@@ -191,6 +210,17 @@ class Recipe:
             if getattr(recipe, name) not in legal:
                 raise ValueError(f"{name} is {getattr(recipe, name)!r}; expected one of {', '.join(legal)}")
         return recipe
+
+    @property
+    def audio_frames(self) -> int:
+        """S of the second stream."""
+        match self.audio_length:
+            case AudioLength.SAME:
+                return self.length
+            case AudioLength.LONGER:
+                return self.length + 3
+            case AudioLength.SHORTER:
+                return self.length // 2 + 1
 
     @property
     def size(self) -> int:

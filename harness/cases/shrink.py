@@ -12,7 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams, Stride
+from .recipe import (
+    AudioClasses,
+    AudioLength,
+    Count,
+    Delay,
+    Hollow,
+    Ids,
+    Mask,
+    Recipe,
+    Regime,
+    ShiftLabels,
+    Streams,
+    Stride,
+)
 
 R = TypeVar("R")
 
@@ -23,6 +36,8 @@ _LADDERS: dict[str, tuple[Any, ...]] = {
     "streams": (Streams.BOTH, Streams.FIRST, Streams.SECOND),
     "delay": (Delay.NONE, Delay.STEP),
     "hollow": (Hollow.NONE, Hollow.LAST, Hollow.FIRST),
+    "audio_classes": (AudioClasses.MORE,),
+    "audio_length": (AudioLength.SAME,),
     "ids": (Ids.COUNTING, Ids.SEEDED),
     "count": (Count.ABSENT, Count.VALID),
     "shift_labels": (ShiftLabels.ABSENT, ShiftLabels.PADDED),
@@ -72,6 +87,8 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
         streams=Streams.BOTH,
         delay=Delay.NONE,
         hollow=Hollow.NONE,
+        audio_classes=AudioClasses.MORE,
+        audio_length=AudioLength.SAME,
         ids=Ids.COUNTING,
         count=Count.ABSENT,
         shift_labels=ShiftLabels.ABSENT,

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations, product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .space import Space
 
@@ -34,6 +34,7 @@ class SizeClass(NamedTuple):
 
 
 Pair = tuple[SizeClass, SizeClass]
+R = TypeVar("R")
 
 _LETTERS = {"rows": "B", "length": "S", "classes": "V", "codebooks": "K"}
 _BETWEEN = {
@@ -51,9 +52,9 @@ _ROUND = sorted({*_POWERS, *(unit * times for unit in (16, 64, 128, 256) for tim
 _VOCABULARIES = (32000, 50257, 128256, 151936)  # of Llama 2, GPT-2, Llama 3 and Qwen 2
 _OF_A_PLACE = 100  # elements of logits that take as long to judge as one more label
 _OF_A_CASE = 20_000  # and as one more case
-_OF_A_BATCH = 10  # pairs of classes that are worth as much as a pair with a batch as people train on
 _DRAWS = 3  # of the sizes of each combination of classes; the cheapest that adds as much is taken
-_TRAINED_ON = SizeClass("rows", 2, 8)
+_BATCHES = {(SizeClass("rows", 2, 8), length) for length in CLASSES["length"][:-1]}
+"""Batches as people train on. These pairs come first, and so does each class that no other case has."""
 
 
 def cost(sizes: Sizes) -> int:
@@ -110,9 +111,8 @@ def cover(space: Space, budget: int, seed: int, *, most: int, most_places: int) 
 
     def worth(option: tuple[Sizes, frozenset[Pair], int]) -> tuple[bool, float]:
         _, pairs, needed = option
-        first = {of_axis for pair in pairs for of_axis in pair} - met
-        new = sum(_OF_A_BATCH if _TRAINED_ON in pair else 1 for pair in pairs & missing)
-        return bool(first), (len(first) or new) / needed
+        first = len({of_axis for pair in pairs for of_axis in pair} - met) + len(pairs & missing & _BATCHES)
+        return bool(first), (first or len(pairs & missing)) / needed
 
     while options := [option for option in options if option[2] <= budget and option[1] & missing]:
         sizes, pairs, needed = max(options, key=worth)
@@ -123,12 +123,12 @@ def cover(space: Space, budget: int, seed: int, *, most: int, most_places: int) 
     return chosen
 
 
-def affordable(covering: Iterable[Sizes], budget: int) -> Iterator[Sizes]:
-    """The part of a covering that a smaller budget reaches."""
-    for sizes in covering:
-        if (needed := cost(sizes)) <= budget:
+def affordable(recipes: Iterable[R], budget: int) -> Iterator[R]:
+    """The cases that a budget reaches, each if what the ones before it leave is enough."""
+    for recipe in recipes:
+        if (needed := cost(sizes_of(recipe))) <= budget:
             budget -= needed
-            yield sizes
+            yield recipe
 
 
 def _ordinary(space: Space) -> set[Pair]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from shiftproof.reference.spec import Axis, Denominator, Documents, Extra, Heads, LossSpec
+from shiftproof.reference.spec import Axis, Denominator, Documents, Extra, Heads, LossSpec, ShiftedBy
 
-from .recipe import Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
+from .recipe import AudioClasses, AudioLength, Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
 
 Space = Mapping[str, tuple[Any, ...]]
 """Field of a recipe -> its choices, simplest first."""
@@ -91,6 +91,11 @@ def _of_heads(spec: LossSpec) -> dict[str, tuple[Any, ...]]:
     if Heads.CODEBOOKS in heads:
         choices["delay"] = (Delay.NONE, Delay.STEP, Delay.AFTER_FIRST)
         choices["hollow"] = (Hollow.NONE, Hollow.NONE, Hollow.LAST, Hollow.FIRST, Hollow.ALTERNATE)
+    audio = next((term for term in spec.terms if term.labels == "audio_labels"), None)
+    if audio is not None:
+        choices["audio_classes"] = (AudioClasses.MORE, AudioClasses.FEWER)
+        if audio.shifted_by is ShiftedBy.LOSS:  # else both streams are steps of one decoder, as in Moshi
+            choices["audio_length"] = (AudioLength.SAME, AudioLength.LONGER, AudioLength.SHORTER)
     if has_streams(spec):
         choices["streams"] = (Streams.BOTH, Streams.BOTH, Streams.FIRST, Streams.SECOND)
     return choices
@@ -198,7 +203,7 @@ def hand_made(choices: Space) -> list[Recipe]:
             replace(cases[0], length=square, codebooks=square, masks=mixed[:2], ids=Ids.SEEDED, seed=6),
             replace(cases[0], rows=3, length=5, masks=mixed, delay=choices.get("delay", (Delay.NONE,))[-1], seed=7),
         ]
-    for name in ("hollow", "streams"):
+    for name in ("hollow", "streams", "audio_classes", "audio_length"):
         _, *others = dict.fromkeys(choices.get(name, (None,)))
         cases += [replace(cases[1], **{name: value}) for value in others]
     for name in ("count", "shift_labels", "extra"):

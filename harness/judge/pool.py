@@ -30,7 +30,7 @@ T = TypeVar("T", bound=OnTrial)
 _BY_HAND = 0.75  # the part of a group's cases that hand-made ones may fill, so that a brief run draws too
 _OWN = 0.7  # the part of a group's cases that are its own, however many of the others' it covers
 _BY_HYPOTHESIS = 1 / 3  # of the drawn cases; a draw costs a hundred times as much as one of the plain loop
-_OF_SIZES = 30_000  # elements of logits in cases beyond the ordinary sizes, for each case of a group's budget
+_OF_SIZES = 25_000  # elements of logits in cases beyond the ordinary sizes, for each case of a group's budget
 _MOST = 16_000_000  # elements of logits in one case
 _TRIES = 6  # draws per case that is wanted; several draws may have the same case in a law's focus
 
@@ -134,8 +134,9 @@ class Pool(Generic[T, R]):
                 break
             if recipe not in known:
                 group.drawn.append(recipe)
-        beyond = trial.generators.placed(space, affordable(self._sizes, budget * _OF_SIZES), seed)
-        group.sized = [recipe for recipe in self._focused(law, chain(beyond, trial.regions)) if trial.affords(recipe)]
+        beyond = self._focused(law, trial.generators.placed(space, self._sizes, seed))
+        reached = chain(affordable(beyond, budget * _OF_SIZES), self._focused(law, trial.regions))
+        group.sized = [recipe for recipe in dict.fromkeys(reached) if trial.affords(recipe)]
 
     def _beyond_ordinary(self, profile: Profile) -> list[Sizes]:
         """Sizes that no drawn case has, for all groups. Each takes as many as its budget lets."""

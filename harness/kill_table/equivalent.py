@@ -81,7 +81,8 @@ def small_cases(spec: LossSpec) -> tuple[tuple[Batch, Pairing], ...]:
 
 
 _STRUCTURE = (
-    "masks", "documents", "boundaries_ignored", "extra", "streams", "delay", "hollow", "count", "shift_labels"
+    "masks", "documents", "boundaries_ignored", "extra", "streams", "delay", "hollow", "audio_length", "count",
+    "shift_labels",
 )  # fmt: skip
 
 

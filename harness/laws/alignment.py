@@ -15,7 +15,7 @@ from shiftproof.reference.score import map_logits
 
 from ..candidates.loss import Observation, Trial
 from ..cases.build import classes_of
-from ..cases.recipe import Ids, Recipe, Regime
+from ..cases.recipe import AudioClasses, AudioLength, Ids, Recipe, Regime
 from ..probe.read import (
     UNCLEAR,
     Positions,
@@ -42,9 +42,9 @@ def calm(recipe: Recipe) -> Recipe:
 
 def one_id_a_place(recipe: Recipe) -> Recipe:
     """Return a calm case with one id per label place, or, if there are too many places, their base-V digits."""
-    places = recipe.rows * recipe.length * recipe.codebooks
+    places = recipe.rows * max(recipe.length, recipe.audio_frames) * recipe.codebooks
     wide = max(recipe.classes, places + 3) if places <= _ONE_PROBE else recipe.classes
-    return replace(calm(recipe), classes=max(wide, 2), ids=Ids.COUNTING, digit=0)
+    return replace(calm(recipe), classes=max(wide, 2), audio_classes=AudioClasses.MORE, ids=Ids.COUNTING, digit=0)
 
 
 _read: WeakKeyDictionary[Observation, ScoredRows] = WeakKeyDictionary()
@@ -185,6 +185,8 @@ def _few_places(recipe: Recipe) -> Recipe:
         rows=rows,
         length=length,
         codebooks=codebooks,
+        audio_classes=AudioClasses.MORE,
+        audio_length=AudioLength.SAME,
         classes=rows * (length + recipe.extra) * (2 * codebooks if codebooks > 1 else 1) + 4,
         ids=Ids.COUNTING,
         dtype="float32",

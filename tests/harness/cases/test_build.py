@@ -25,6 +25,8 @@ from shiftproof.harness.cases.build import (
     token_weights,
 )
 from shiftproof.harness.cases.recipe import (
+    AudioClasses,
+    AudioLength,
     Count,
     Delay,
     Hollow,
@@ -636,3 +638,19 @@ def test_parler_stops_where_the_input_has_ended() -> None:
     assert scored == {tuple(place) for place in counts.nonzero().tolist()}
     assert int((inputs == eos).sum()) > 5
     assert int((labels == bos).sum()) > 5
+
+
+@pytest.mark.parametrize(("length", "frames"), [("same", 4), ("longer", 7), ("shorter", 3)])
+@pytest.mark.parametrize(("classes", "of_audio"), [("more", 13), ("fewer", 6)])
+def test_the_second_stream_has_sizes_of_its_own(length: str, frames: int, classes: str, of_audio: int) -> None:
+    sizes = {"audio_length": AudioLength(length), "audio_classes": AudioClasses(classes)}
+    recipe = Recipe(rows=2, length=4, classes=11, codebooks=3, ids=Ids.SEEDED, delay=Delay.STEP, **sizes)  # type: ignore[arg-type]
+    for profile in ("higgs.hf", "higgs.boson"):
+        case = build_case(PROFILES[profile], recipe)
+        audio = case.batch.tensor("audio_logits")
+        assert (*audio.shape[2:], audio.shape[:2].numel()) == (3, of_audio, 2 * frames)
+        assert case.batch.labels.shape == (2, 4)
+        assert case.batch.audio_labels is not None
+        assert int(case.batch.audio_labels.max()) < of_audio
+    if classes == "fewer":
+        assert int(case.batch.labels.max()) >= of_audio

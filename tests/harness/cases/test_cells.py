@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from shiftproof.harness.candidates.arguments import ARGUMENTS
-from shiftproof.harness.cases.build import build_batch
+from shiftproof.harness.cases.build import build_batch, classes_of
 from shiftproof.harness.cases.cells import CellCounts, loss_cells
 from shiftproof.harness.cases.recipe import Count, Delay, Hollow, Mask, Recipe, Regime, ShiftLabels, Streams
 from shiftproof.harness.cases.space import random_recipes, space
@@ -82,9 +82,12 @@ def test_what_is_said_of_labels_is_true_of_the_tensors(profile: str) -> None:
     spec = PROFILES[profile]
     for recipe in islice(random_recipes(space(spec, frozenset(ARGUMENTS)), 3), 150):
         said = structures(profile, recipe)
-        labels = [build_batch(spec, recipe).tensor(name) for name in spec.labels]
-        # [rows and codebooks, S] of each array, True where a label is kept
-        kept = [(of != -100).movedim(1, -1).flatten(0, -2) for of in labels]
+        labels = {name: build_batch(spec, recipe).tensor(name) for name in spec.labels}
+        # [rows and codebooks, S] of each array, True where a label is kept; id V marks ignored labels too
+        kept = [
+            ((of != -100) & (of < classes_of(spec, name, recipe))).movedim(1, -1).flatten(0, -2)
+            for name, of in labels.items()
+        ]
         if "first label kept" in said:
             assert any(bool(of[:, 0].any()) for of in kept)
         if "a row all ignored" in said:

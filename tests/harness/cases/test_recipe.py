@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shiftproof.harness.cases.recipe import (
+    AudioClasses,
+    AudioLength,
     Count,
     Delay,
     Hollow,
@@ -46,6 +48,8 @@ OTHERWISE: dict[str, Any] = {
     "streams": Streams.NEITHER,
     "delay": Delay.STEP,
     "hollow": Hollow.ALTERNATE,
+    "audio_classes": AudioClasses.FEWER,
+    "audio_length": AudioLength.LONGER,
     "ids": Ids.EDGES,
     "digit": 1,
     "count": Count.GLOBAL,
@@ -121,7 +125,7 @@ def test_an_absent_field_is_the_simplest() -> None:
 
 
 def test_an_unknown_field_is_named_among_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"no field 'row'; it has boundaries_ignored, classes, .*, rows, "):
+    with pytest.raises(ValueError, match=r"no field 'row'; it has audio_classes, .*, rows, "):
         Recipe.from_json({"row": 3})
 
 
@@ -134,6 +138,7 @@ def test_an_unknown_field_is_named_among_those_there_are() -> None:
         {"streams": "audio"},
         {"delay": "late"},
         {"hollow": "middle"},
+        {"audio_length": "endless"},
     ],
 )
 def test_an_unknown_value_is_refused(data: dict[str, Any]) -> None:

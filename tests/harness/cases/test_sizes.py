@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -18,7 +19,7 @@ from shiftproof.harness.cases.sizes import (
     pairs_of,
     sizes_of,
 )
-from shiftproof.harness.cases.space import space
+from shiftproof.harness.cases.space import placed, space
 from shiftproof.harness.label_builders.cases import BuilderRecipe
 from shiftproof.reference.profiles import PROFILES
 
@@ -54,17 +55,19 @@ def test_without_a_budget_every_pair_is_met(choices: dict[str, tuple[int, ...]])
     assert all(one in drawn and other in drawn for one, other in ordinary)  # other cases have these
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_every_class_is_met_within_the_budget_of_the_widest_law(seed: int) -> None:
-    covering = cover(TEXT, 3_900_000, seed, **EVERYTHING)
-    assert sum(map(cost, covering)) <= 3_900_000
-    met = {of_axis for sizes in covering for pair in pairs_of(sizes) for of_axis in pair}
-    assert met >= {of_axis for axis in ("rows", "length", "classes") for of_axis in CLASSES[axis][1:]}
+def test_nearly_every_seed_meets_every_class_within_the_budget_of_the_widest_law() -> None:
+    beyond = [of_axis for axis in ("rows", "length", "classes") for of_axis in CLASSES[axis][1:]]
+    met: Counter[SizeClass] = Counter()
+    for seed in SEEDS:
+        covering = cover(TEXT, 3_250_000, seed, **EVERYTHING)
+        assert sum(map(cost, covering)) <= 3_250_000
+        met.update({of_axis for sizes in covering for pair in pairs_of(sizes) for of_axis in pair})
+    assert min(met[of_axis] for of_axis in beyond) >= 0.9 * len(SEEDS)
 
 
 def test_batches_as_people_train_on_come_before_other_pairs() -> None:
     found = [
-        {pair for sizes in cover(TEXT, 3_900_000, seed, **EVERYTHING) for pair in pairs_of(sizes)} for seed in SEEDS
+        {pair for sizes in cover(TEXT, 3_250_000, seed, **EVERYTHING) for pair in pairs_of(sizes)} for seed in SEEDS
     ]
     batch = SizeClass("rows", 2, 8)
     for length in (SizeClass("length", 127, 513), SizeClass("length", 1023, 4097)):
@@ -73,7 +76,7 @@ def test_batches_as_people_train_on_come_before_other_pairs() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_codebooks_are_as_many_as_real_codecs_have(seed: int) -> None:
-    met = {sizes["codebooks"] for sizes in cover(AUDIO, 3_900_000, seed, **EVERYTHING)}
+    met = {sizes["codebooks"] for sizes in cover(AUDIO, 3_250_000, seed, **EVERYTHING)}
     assert any(9 <= books <= 17 for books in met)
     assert any(31 <= books <= 33 for books in met)
 
@@ -97,7 +100,7 @@ def test_lengths_and_vocabularies_are_round_or_one_off() -> None:
 
 
 def test_other_seeds_have_other_sizes() -> None:
-    first, again, other = (cover(TEXT, 3_900_000, seed, **EVERYTHING) for seed in (0, 0, 1))
+    first, again, other = (cover(TEXT, 3_250_000, seed, **EVERYTHING) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
@@ -110,23 +113,23 @@ def test_no_case_is_larger_than_there_is_room_for() -> None:
 
 def test_a_size_that_the_spec_fixes_is_kept() -> None:
     fixed = {**TEXT, "classes": (64,)}
-    covering = cover(fixed, 3_900_000, 0, **EVERYTHING)
+    covering = cover(fixed, 3_250_000, 0, **EVERYTHING)
     assert {sizes["classes"] for sizes in covering} == {64}
     assert {pair for pair in every_pair(fixed) if SizeClass("classes", 128000, 262145) in pair} == set()
     between = {**TEXT, "classes": (300,)}  # in no class
-    assert {sizes["classes"] for sizes in cover(between, 3_900_000, 0, **EVERYTHING)} == {300}
+    assert {sizes["classes"] for sizes in cover(between, 3_250_000, 0, **EVERYTHING)} == {300}
 
 
 def test_a_class_without_a_size_for_the_spec_is_left_out() -> None:
     several = {**TEXT, "rows": (2, 3)}
-    assert all(sizes["rows"] > 1 for sizes in cover(several, 3_900_000, 0, **EVERYTHING))
+    assert all(sizes["rows"] > 1 for sizes in cover(several, 3_250_000, 0, **EVERYTHING))
     assert not any(SizeClass("rows", 1, 1) in pair for pair in every_pair(several))
 
 
 def test_a_smaller_budget_takes_what_it_can() -> None:
-    covering = cover(TEXT, 3_900_000, 0, **EVERYTHING)
-    few = list(affordable(covering, 400_000))
-    assert 0 < len(few) < len(covering)
-    assert sum(map(cost, few)) <= 400_000
-    assert [sizes for sizes in covering if sizes in few] == few
-    assert list(affordable(covering, 3_900_000)) == covering
+    cases = list(placed(TEXT, cover(TEXT, 3_250_000, 0, **EVERYTHING), 0))
+    few = list(affordable(cases, 400_000))
+    assert 0 < len(few) < len(cases)
+    assert sum(cost(sizes_of(case)) for case in few) <= 400_000
+    assert [case for case in cases if case in few] == few
+    assert list(affordable(cases, 3_250_000)) == cases
