@@ -23,7 +23,7 @@ from ..cases.build import Case, build_case
 from ..cases.cells import CellCounts, loss_cells
 from ..cases.generators import LOSS_RECIPES
 from ..cases.kept import Kept, of_pairs
-from ..cases.linear import LEAVES, Linear, read_logits
+from ..cases.linear import LEAVES, Linear, read_logits, width_of
 from ..cases.recipe import Recipe
 from ..cases.space import Space, space
 from ..results import Verdict
@@ -174,9 +174,13 @@ class Trial:
     def affords(self, recipe: Recipe) -> bool:
         """Whether the case of a region, as a law wants it, is small enough to be called again and again.
 
-        With hidden states, a law that wants an id for each place makes V and H as large as the number of places.
+        With hidden states, H is the number of classes, or of rows if that is smaller; a law that wants an id for each
+        place makes both large. Dense factors have sizes of their own.
         """
-        return not self.is_linear or recipe.size * recipe.classes <= _MOST_PRODUCTS
+        if not self.is_linear:
+            return True
+        places = recipe.rows * recipe.length
+        return not recipe.hidden_size and recipe.size * width_of(recipe.classes, places) <= _MOST_PRODUCTS
 
     def scored(self, recipe: Recipe) -> Case:
         """Return the case of a recipe, with the logits that the candidate scores."""
@@ -290,7 +294,9 @@ class Trial:
             if self.is_linear:
                 linear = self.linear(case)
                 leaves = {name: _at_leaf(linear, name, gradient) for name, gradient in given.items()}
-                gradients = {"logits": read_logits(linear, leaves, case.pairing.shapes["logits"])}
+                gradients = {}  # dense factors do not show that of the logits
+                if not linear.is_dense:
+                    gradients = {"logits": read_logits(linear, leaves, case.pairing.shapes["logits"])}
             else:
                 gradients = {name: _gradient(case, name, given.get(name)) for name in case.spec.logits}
         returned = outcome.value.double()

@@ -10,6 +10,9 @@ products in its sum are zeros.
 - The weight carries the logits if V is large. Each row of logits has its own column. The gradient at the logits is read
   back from the gradient at the weight.
 
+A dense case is another matter: hidden states and weight are dense there, and its logits are their product, which no
+dtype holds exactly.
+
 There are also idle columns, in which one factor is zero and the other is not. They add nothing to the logits. The
 gradient in them is a sum over all rows, or over all classes. One idle column is *loud*: for one class, the terms of its
 sum have the same sign in every row, so that rounding errors cannot cancel.
@@ -27,7 +30,7 @@ from torch import Tensor
 from shiftproof.reference.spec import Heads, LossSpec
 
 from .build import Case
-from .logits import uniform_ints
+from .logits import bell, uniform_ints
 from .recipe import Stride
 
 HIDDEN, WEIGHT, BIAS = "hidden_states", "lm_head_weight", "lm_head_bias"
@@ -39,6 +42,10 @@ _MULTIPLE = 32
 """Widths are multiples of it, as in real models. With other widths, oneDNN's bf16 product on CPUs with AMX reads past
 the end of a row and multiplies that by zero. A NaN in the next row then gets into this row
 (uxlfoundation/oneDNN#5717)."""
+
+_PEAK = 40.0  # of dense logits: large enough that rounding them to bf16 moves probabilities by a tenth
+
+_SPREAD = 0.2  # of the hidden states whose logits are near each other
 
 _POWERS = (1.0, -2.0, 2.0, -1.0, 4.0)
 
@@ -52,7 +59,7 @@ class Linear:
         weight: [V, H].
         bias: [V].
         by_hidden: True if the hidden states carry the logits, False if the weight does.
-        columns: [V or rows] int64, the columns that carry the logits.
+        columns: [V or rows] int64, the columns that carry the logits. Empty if both factors are dense.
         scales: float64, the powers of two in these columns of the other factor.
     """
 
@@ -62,6 +69,15 @@ class Linear:
     by_hidden: bool
     columns: Tensor
     scales: Tensor
+
+    @property
+    def is_dense(self) -> bool:
+        return not len(self.columns)
+
+    @property
+    def width(self) -> int:
+        """H."""
+        return self.hidden.shape[-1]
 
     def leaf(self, name: str) -> Tensor:
         return {HIDDEN: self.hidden, WEIGHT: self.weight, BIAS: self.bias}[name]
@@ -78,18 +94,26 @@ def no_linear(spec: LossSpec) -> str | None:
     return None
 
 
+def width_of(classes: int, rows: int) -> int:
+    """H of exact factors."""
+    carriers = classes if classes <= _WIDE else rows
+    return -(-(carriers + 2 * _IDLE) // _MULTIPLE) * _MULTIPLE
+
+
 @lru_cache(maxsize=8)
 def factor(case: Case, biased: bool) -> Linear:
     """Factor the logits of ``case`` exactly into hidden states and a weight, and a bias if ``biased``.
 
     A class gets a bias other than 0 only if subtracting it from all logits of the class loses no bit.
     """
+    if case.recipe.hidden_size:
+        return _dense(case, biased)
     logits = case.batch.tensor("logits")
     rows = logits.flatten(0, -2).double()
     count, classes = rows.shape
     by_hidden = classes <= _WIDE
     carriers = classes if by_hidden else count
-    width = -(-(carriers + 2 * _IDLE) // _MULTIPLE) * _MULTIPLE
+    width = width_of(classes, count)
     seed = case.recipe.seed
     powers = torch.tensor(_POWERS, dtype=torch.float64)
     scales = powers[_ints(seed, 30, carriers) % len(_POWERS)]
@@ -122,6 +146,36 @@ def factor(case: Case, biased: bool) -> Linear:
         columns=torch.argsort(order)[:carriers],
         scales=scales,
     )
+
+
+def _dense(case: Case, biased: bool) -> Linear:
+    """Draw dense factors in the recipe's dtype.
+
+    In every second scored row, the target's logit is ``_PEAK``, and a few other classes come near it. In the other
+    rows the probability is spread over all classes. All rows of the weight have a part in common, as those of trained
+    models have: what it adds to the gradient at the hidden states cancels in the whole sum over classes, and not in a
+    part of it.
+    """
+    seed, width = case.recipe.seed, case.recipe.hidden_size
+    *places, classes = case.pairing.shapes["logits"]
+    dtype = getattr(torch, case.recipe.dtype)
+    hidden = bell(seed, 36, (*places, width))
+    steepness = _PEAK / 4 / width**0.5
+    weight = (bell(seed, 37, (classes, width)) + bell(seed, 39, (1, width))) * steepness
+    for number, pair in enumerate(case.pairing.pairs):
+        state = hidden[pair.logit]
+        if number % 2:
+            state *= _SPREAD
+        else:
+            weight[pair.target] += state * ((_PEAK - state @ weight[pair.target]) / (state @ state))
+    bias = bell(seed, 38, (classes,)) if biased else torch.zeros(classes, dtype=torch.float64)
+    none = torch.empty(0, dtype=torch.long)
+    return Linear(hidden.to(dtype), weight.to(dtype), bias.to(dtype), True, none, none.double())
+
+
+def product(linear: Linear) -> Tensor:
+    """The logits [B, S, V] of dense factors, float64."""
+    return linear.hidden.double() @ linear.weight.double().T + linear.bias.double()
 
 
 def _idle(case: Case, columns: int) -> Tensor:

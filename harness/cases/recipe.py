@@ -115,7 +115,17 @@ class AudioLength(StrEnum):
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _LABEL_DTYPES = ("int64", "int32")
-_LEAST = {"rows": 0, "length": 0, "classes": 1, "codebooks": 1, "documents": 1, "extra": 0, "digit": 0, "seed": 0}
+_LEAST = {
+    "rows": 0,
+    "length": 0,
+    "classes": 1,
+    "codebooks": 1,
+    "documents": 1,
+    "extra": 0,
+    "hidden_size": 0,
+    "digit": 0,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,8 @@ class Recipe:
         documents: the number of documents packed into each row.
         boundaries_ignored: whether the first label of each document is already ignored, as padding-free collators do.
         extra: the number of logits without a label position.
+        hidden_size: H of dense hidden states and weight, for a loss that multiplies them itself. 0 if each logit is one
+            exact product.
         digit: the base-V digit of the position that Ids.COUNTING writes.
     """
 
@@ -142,6 +154,7 @@ class Recipe:
     streams: Streams = Streams.BOTH
     delay: Delay = Delay.NONE
     hollow: Hollow = Hollow.NONE
+    hidden_size: int = 0
     audio_classes: AudioClasses = AudioClasses.MORE
     audio_length: AudioLength = AudioLength.SAME
     ids: Ids = Ids.COUNTING

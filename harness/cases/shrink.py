@@ -125,6 +125,9 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
             yield replace(recipe, **{name: simpler})
     for extra in _below(recipe.extra, 0):
         yield replace(recipe, extra=extra)
+    for hidden_size in (32, 64, 128):  # other widths than multiples of 32 are not those of models
+        if hidden_size < recipe.hidden_size:
+            yield replace(recipe, hidden_size=hidden_size)
     for classes in _below(recipe.classes, 2):
         yield replace(recipe, classes=classes)
     for seed in _below(recipe.seed, 0)[:3]:

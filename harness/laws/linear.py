@@ -9,18 +9,22 @@ from dataclasses import replace
 
 import torch
 
-from shiftproof.reference.spec import Reduction
+from shiftproof.reference.spec import Compute, Reduction
 
 from ..bounds.compare import compare_tensors
-from ..bounds.derive import derive_leaf_bounds
+from ..bounds.derive import Bounds, derive_leaf_bounds, widen
+from ..bounds.rounding import FP32_ROUNDOFF
 from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Variant
 from ..cases.build import Case
-from ..cases.linear import through
-from ..cases.recipe import Recipe
-from .base import PASS, Judgement, failing, law, needs_gradient, on, trained, vacuous
-from .numerics import factor_of, ordinary, per_token
+from ..cases.linear import product, through
+from ..cases.recipe import Ids, Recipe
+from ..results import Verdict
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, on, trained, vacuous
+from .numerics import factor_of, judge_value, ordinary, per_token
 
+_WIDE = 8192  # classes; a sum over so many in bf16 shows
+_HIDDEN_SIZES = (256, 320, 512)
 _MANY = 2048  # rows; with so many, a bf16 sum of similar terms, added one by one, no longer grows
 
 
@@ -28,8 +32,10 @@ def _needs_leaves(trial: Trial) -> str | None:
     return needs_gradient(trial) or (None if trial.is_linear else "it takes logits as input")
 
 
-def judge_leaves(trial: Trial, observation: Observation) -> Judgement:
+def judge_leaves(trial: Trial, observation: Observation, bounds: Bounds | None = None) -> Judgement:
     """Compare the gradient of every leaf with the right one, times the incoming one.
+
+    ``bounds`` are those of the gradient at the logits, the trial's if not given.
 
     The judgement is vacuous if the bounds would let a wrong gradient pass at one leaf. The wrong gradient is 0 if the
     incoming one is 1, and otherwise the gradient for an incoming gradient of 1.
@@ -39,12 +45,12 @@ def judge_leaves(trial: Trial, observation: Observation) -> Judgement:
     case = observation.case
     linear = trial.linear(case)
     right = through(linear, case.oracle.gradients["logits"])
-    bounds = derive_leaf_bounds(case, linear, trial.bounds(observation))
+    of_leaves = derive_leaf_bounds(case, linear, bounds or trial.bounds(observation))
     grad_output = observation.factor
     null = "no gradient" if grad_output == 1 else "the gradient for an incoming gradient of 1"
     dead = ""
     for name, found in observation.leaves.items():
-        expected, allowed = right[name] * grad_output, bounds[name] * max(abs(grad_output), 1.0)
+        expected, allowed = right[name] * grad_output, of_leaves[name] * max(abs(grad_output), 1.0)
         mismatch = compare_tensors(found, expected, allowed)
         if mismatch is not None:
             return failing(mismatch.describe(f"gradient at {name}"), name)
@@ -119,3 +125,56 @@ def leaves_scale_with_upstream(trial: Trial, observed: Observation) -> Judgement
 def many_rows(trial: Trial, recipe: Recipe) -> Judgement:
     observed = trained(trial, recipe, gradient=True)
     return observed if isinstance(observed, Judgement) else judge_leaves(trial, observed)
+
+
+def _dense(recipe: Recipe) -> Recipe:
+    """Few rows, many classes and dense factors."""
+    return replace(
+        recipe,
+        rows=min(recipe.rows, 2),
+        length=min(recipe.length, 4),
+        classes=_WIDE + recipe.seed % 3,
+        hidden_size=recipe.hidden_size or _HIDDEN_SIZES[recipe.seed % len(_HIDDEN_SIZES)],
+        ids=Ids.SEEDED,
+    )
+
+
+def _needs_fp32(trial: Trial) -> str | None:
+    if (missing := _needs_leaves(trial)) is not None:
+        return missing
+    if any(term.score.dft for term in trial.spec.terms):
+        return "a probability multiplies its score, and its bounds are for exact logits"
+    low = trial.dtype in ("bfloat16", "float16") and trial.compute is Compute.NATIVE
+    return "it is declared to round its logits to their dtype" if low else None
+
+
+@law(
+    "LINEAR-4",
+    "with dense hidden states and weight, value and gradients lose no more than products and sums in fp32 do",
+    source="a product in bf16 rounds a logit of 40 by up to 0.125; sums of the hidden states' gradient in bf16",
+    budget=3,
+    restrict=ordinary,
+    adapt=_dense,
+    skip_reason=_needs_fp32,
+    depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "GRAD-1", "LINEAR-1", "LINEAR-3"),
+    points_to=("low-precision-accumulate",),
+)
+def dense(trial: Trial, recipe: Recipe) -> Judgement:
+    blank = trial.case(recipe)
+    if not blank.pairing.pairs:
+        return NOT_APPLICABLE
+    linear = trial.linear(blank)
+    # One more rounding to fp32 than of the sums. The bounds count it.
+    case = trial.variation(blank, lambda batch: replace(batch, logits=product(linear).float()))
+    observed = trial.observe(case)
+    if observed.problem is not None:
+        return not_answered(observed)
+    if observed.leaves is None:
+        return failing("no gradient at the hidden states, the weight or the bias", "no gradient")
+    magnitudes = linear.hidden.double().abs() @ linear.weight.double().abs().T + linear.bias.double().abs()
+    unsure = FP32_ROUNDOFF * (linear.width + 1) * magnitudes
+    bounds = widen(case, trial.bounds(observed), unsure)
+    value = judge_value(trial, observed, bounds)
+    if value.verdict is not Verdict.PASS:
+        return value
+    return judge_leaves(trial, observed, bounds)

@@ -12,6 +12,7 @@ from shiftproof.reference.pairing import first_logit
 from shiftproof.reference.spec import Reduction
 
 from ..bounds.compare import compare_tensors, different_gradients, same_value
+from ..bounds.derive import Bounds
 from ..bounds.liveness import dead_gradient_bound, dead_value_bound
 from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Variant
@@ -52,15 +53,18 @@ def ordinary(space: Space) -> Space:
     return {**space, "regime": (Regime.NORMAL, Regime.SHARP, Regime.TIES)}
 
 
-def judge_value(trial: Trial, observation: Observation) -> Judgement:
-    """Compare the value with the oracle's. The judgement is vacuous if a null candidate's value would pass."""
+def judge_value(trial: Trial, observation: Observation, bounds: Bounds | None = None) -> Judgement:
+    """Compare the value with the oracle's. The judgement is vacuous if a null candidate's value would pass.
+
+    ``bounds`` are the trial's if not given.
+    """
     case = observation.case
     expected = case.oracle.value
     assert observation.value is not None
     assert observation.returned is not None
     if expected is None or (math.isnan(expected) and has_empty_group(case)):
         return NOT_APPLICABLE  # the laws on the edges judge the value of 0/0
-    bounds = trial.bounds(observation)
+    bounds = bounds or trial.bounds(observation)
     if case.spec.terms[0].reduction is Reduction.NONE:
         right, allowed = _spread(observation, case.oracle.per_token), _spread(observation, bounds.per_token)
         mismatch = compare_tensors(observation.returned.reshape(right.shape), right, allowed)

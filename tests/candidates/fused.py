@@ -77,7 +77,57 @@ def gradients_in_the_forward(hidden_states, lm_head_weight, labels, lm_head_bias
     return _InForward.apply(hidden_states.flatten(0, 1), lm_head_weight, lm_head_bias, shifted(labels))
 
 
+class _RoundedGradient(torch.autograd.Function):
+    """Logits in fp32, whose gradient is rounded to the dtype of the leaves before the products, as on matrix units."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight):
+        ctx.save_for_backward(hidden, weight)
+        return hidden.float() @ weight.float().T
+
+    @staticmethod
+    def backward(ctx, upstream):
+        hidden, weight = ctx.saved_tensors
+        rounded = upstream.to(hidden.dtype).float()
+        return (rounded @ weight.float()).to(hidden.dtype), (rounded.T @ hidden.float()).to(weight.dtype)
+
+
+def rounds_the_gradient_of_its_logits(hidden_states, lm_head_weight, labels):
+    logits = _RoundedGradient.apply(hidden_states.flatten(0, 1), lm_head_weight)
+    return F.cross_entropy(logits, shifted(labels))
+
+
 # Wrong
+
+
+class _SummedInLowPrecision(torch.autograd.Function):
+    """The gradient of the hidden states is added up over blocks of the vocabulary in their own dtype."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight):
+        ctx.save_for_backward(hidden, weight)
+        return hidden.float() @ weight.float().T
+
+    @staticmethod
+    def backward(ctx, upstream):
+        hidden, weight = ctx.saved_tensors
+        of_hidden = torch.zeros_like(hidden)
+        for part, rows in zip(upstream.split(128, dim=-1), weight.split(128), strict=True):
+            of_hidden += (part @ rows.float()).to(hidden.dtype)
+        return of_hidden, (upstream.T @ hidden.float()).to(weight.dtype)
+
+
+def hidden_gradient_summed_in_bf16(hidden_states, lm_head_weight, labels):
+    logits = _SummedInLowPrecision.apply(hidden_states.flatten(0, 1), lm_head_weight)
+    return F.cross_entropy(logits, shifted(labels))
+
+
+def weight_rounded_to_8_bits(hidden_states, lm_head_weight, labels):
+    """The weight is rounded to a grid of 255 steps, and its gradient is passed on as if it were not."""
+    step = lm_head_weight.detach().abs().amax() / 127 + 1e-30
+    rounded = (lm_head_weight.detach() / step).round() * step
+    weight = lm_head_weight + (rounded - lm_head_weight).detach()
+    return chunked(hidden_states, weight, labels)
 
 
 def double_shift(hidden_states, lm_head_weight, labels):

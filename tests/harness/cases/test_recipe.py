@@ -28,7 +28,7 @@ from shiftproof.harness.cases.recipe import (
 
 # Every field is drawn from its own type, a field that is added tomorrow too; some hold only a part of their type.
 LEGAL: dict[str, Any] = {
-    **dict.fromkeys(("rows", "length", "extra", "digit", "seed"), st.integers(0, 2**63 - 1)),
+    **dict.fromkeys(("rows", "length", "extra", "hidden_size", "digit", "seed"), st.integers(0, 2**63 - 1)),
     **dict.fromkeys(("classes", "codebooks", "documents"), st.integers(1)),
     "masks": st.lists(st.sampled_from(Mask), min_size=1).map(tuple),
     "dtype": st.sampled_from(["float32", "bfloat16", "float16", "float64"]),
@@ -48,6 +48,7 @@ OTHERWISE: dict[str, Any] = {
     "streams": Streams.NEITHER,
     "delay": Delay.STEP,
     "hollow": Hollow.ALTERNATE,
+    "hidden_size": 32,
     "audio_classes": AudioClasses.FEWER,
     "audio_length": AudioLength.LONGER,
     "ids": Ids.EDGES,

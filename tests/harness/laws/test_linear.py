@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,16 @@ from shiftproof.harness.results import LawResult, Overall, Verdict, overall
 
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "fused.py"
 BRIEF = Profile("brief", 0.2)
-LEAVES = ("LINEAR-1", "LINEAR-2", "LINEAR-3")
+LEAVES = ("LINEAR-1", "LINEAR-2", "LINEAR-3", "LINEAR-4")
 
 
 def heard(
-    function: str, dtype: str = "float32", allow: tuple[dict[str, str], ...] = ()
+    function: str, dtype: str = "float32", allow: tuple[dict[str, str], ...] = (), precision: str | None = None
 ) -> tuple[list[LawResult], set[str]]:
     """What the laws say of a loss, each in a few cases, and what its bug is called."""
-    candidate = replace(Candidate(function, f"{CANDIDATES}:{function}", "hf.causal_lm"), dtypes=(dtype,), allow=allow)
+    candidate = Candidate(
+        function, f"{CANDIDATES}:{function}", "hf.causal_lm", dtypes=(dtype,), allow=allow, precision=precision
+    )
     loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
     try:
         trial = loaded.of_loss(loaded.job.spec)  # type: ignore[arg-type]
@@ -41,14 +42,53 @@ def failed(results: list[LawResult]) -> set[str]:
 
 
 @pytest.mark.representatives(1)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("function", ["materialised", "biased", "chunked", "gradients_in_the_forward"])
+@pytest.mark.parametrize(
+    ("function", "dtype"),
+    [
+        *((function, "float32") for function in ("materialised", "biased", "chunked", "gradients_in_the_forward")),
+        ("chunked", "bfloat16"),
+        ("gradients_in_the_forward", "bfloat16"),
+    ],
+)
 def test_right_losses_conform(function: str, dtype: str) -> None:
     results, _ = heard(function, dtype)
     assert failed(results) == set()
     assert {result.id: result.verdict for result in results if result.id in LEAVES} == dict.fromkeys(
         LEAVES, Verdict.PASS
     )
+
+
+def on_dense_factors(function: str, dtype: str, precision: str | None = None, seed: int = 0) -> LawResult:
+    candidate = Candidate(function, f"{CANDIDATES}:{function}", "hf.causal_lm", dtypes=(dtype,), precision=precision)
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
+    law = LAWS["LINEAR-4"]
+    try:
+        trial = loaded.of_loss(loaded.job.spec)  # type: ignore[arg-type]
+        return ask(law, trial, Profile("few", 0.5), seed=seed, among={law.id: law})
+    finally:
+        loaded.close()
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", None), ("bfloat16", None)])
+@pytest.mark.parametrize("function", ["chunked", "rounds_the_gradient_of_its_logits"])
+def test_sums_in_fp32_are_right_over_dense_factors(function: str, dtype: str, precision: str | None) -> None:
+    found = on_dense_factors(function, dtype, precision)
+    assert (found.verdict, found.cases, found.vacuous) == (Verdict.PASS, 2, 0), found.message
+
+
+@pytest.mark.parametrize("function", ["materialised", "hidden_gradient_summed_in_bf16", "weight_rounded_to_8_bits"])
+def test_a_product_or_a_sum_in_bf16_is_noticed(function: str) -> None:
+    found = on_dense_factors(function, "bfloat16")
+    assert found.verdict is Verdict.FAIL, found.message
+    assert found.counterexample is not None
+    assert found.counterexample.recipe["classes"] >= 8192  # fewer are not what this law is about
+    assert found.counterexample.recipe["hidden_size"] % 32 == 0
+
+
+def test_who_declares_to_round_its_logits_may() -> None:
+    found = on_dense_factors("materialised", "bfloat16", "native")
+    assert (found.verdict, found.message) == (Verdict.SKIP, "it is declared to round its logits to their dtype")
+    assert on_dense_factors("materialised", "float32", "native").verdict is Verdict.PASS
 
 
 @pytest.mark.representatives(2)
