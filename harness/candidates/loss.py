@@ -139,7 +139,7 @@ class Trial:
         self.device = device
         self.compute = Compute(candidate.precision or spec.compute)
         self.sizes = candidate.sizes
-        self.whole_space: Space = space(spec, frozenset(binding.names), dtype)
+        self.whole_space: Space = space(replace(spec, compute=self.compute), frozenset(binding.names), dtype)
         self.space: Space = self.sizes.restrict(self.whole_space)
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why

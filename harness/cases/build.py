@@ -31,6 +31,7 @@ from .recipe import (
     ShiftLabels,
     Streams,
     Stride,
+    Weights,
 )
 
 
@@ -156,7 +157,8 @@ def _batch_and_pairs(spec: LossSpec, recipe: Recipe) -> tuple[Batch, list[list[P
     chosen = [select(term, batch, index) for index, term in enumerate(spec.terms)]
     # The caller's count is that of the first stream with anything to train on.
     valid = next((len(of_term) for of_term in chosen if of_term), 0)
-    return replace(batch, num_items_in_batch=valid if recipe.count is Count.VALID else 2 * valid + 3), chosen
+    count = {Count.VALID: valid, Count.FEWER: max(valid // 2, 1), Count.GLOBAL: 2 * valid + 3}[recipe.count]
+    return replace(batch, num_items_in_batch=count), chosen
 
 
 def logits_shape(spec: LossSpec, name: str, recipe: Recipe) -> tuple[int, ...]:
@@ -254,17 +256,18 @@ def _delayed(recipe: Recipe) -> Tensor:
 
 
 def _hollow(recipe: Recipe) -> Tensor:
-    """The codebooks in which no label counts, bool [K]."""
-    book = torch.arange(recipe.codebooks)
+    """Where labels are ignored because of an empty codebook, bool [S, K]."""
+    t, book = torch.arange(recipe.length)[:, None], torch.arange(recipe.codebooks)
     match recipe.hollow:
         case Hollow.NONE:
-            return book < 0
+            empty = book < 0
         case Hollow.FIRST:
-            return book == 0
-        case Hollow.LAST:
-            return book == recipe.codebooks - 1
+            empty = book == 0
+        case Hollow.LAST | Hollow.DROPPED:
+            empty = book == recipe.codebooks - 1
         case Hollow.ALTERNATE:
-            return book % 2 == 1
+            empty = book % 2 == 1
+    return empty & (t >= (recipe.hollow is Hollow.DROPPED))
 
 
 def _is_concatenated(spec: LossSpec, name: str) -> bool:
@@ -283,8 +286,16 @@ def _weighs_codebooks(spec: LossSpec) -> bool:
 
 
 def _weights(recipe: Recipe, stream: int, size: int) -> Tensor:
-    """Weights [size] float32 in {1/4 … 2}: exact in every dtype, and neighbours are seldom equal."""
-    return torch.from_numpy(uniform_ints(recipe.seed, stream, size).astype("int64") % 8 + 1).float() / 4
+    """Weights [size] float32. Neighbours are seldom equal. The first is never 0."""
+    drawn = torch.from_numpy(uniform_ints(recipe.seed, stream, size).astype("int64"))
+    eighths = (drawn % 8 + 1).float()
+    match recipe.weights:
+        case Weights.QUARTERS:
+            return eighths / 4
+        case Weights.ZEROS:
+            return (eighths / 4).masked_fill((drawn // 8 % 3 == 0) & (torch.arange(size) > 0), 0.0)
+        case Weights.TENTHS:
+            return eighths / 10
 
 
 def _mark(spec: LossSpec, name: str, ids: Tensor, where: Tensor, recipe: Recipe) -> Tensor:
@@ -350,7 +361,7 @@ def pack(recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def token_weights(recipe: Recipe) -> Tensor:
-    """Weights [B, S] float32 in {1/4 … 2}: exact in every dtype, and neighbours are seldom equal."""
+    """Weights [B, S] float32."""
     return _weights(recipe, 4, recipe.rows * recipe.length).reshape(recipe.rows, recipe.length)
 
 

@@ -13,7 +13,20 @@ from typing import Generic, NamedTuple
 from shiftproof.reference.spec import LossSpec
 
 from .generators import R
-from .recipe import AudioClasses, AudioLength, Count, Delay, Hollow, Ids, Mask, Recipe, ShiftLabels, Streams, Stride
+from .recipe import (
+    AudioClasses,
+    AudioLength,
+    Count,
+    Delay,
+    Hollow,
+    Ids,
+    Mask,
+    Recipe,
+    ShiftLabels,
+    Streams,
+    Stride,
+    Weights,
+)
 from .sizes import Pair, pairs_of, sizes_of
 
 
@@ -70,9 +83,16 @@ _HOLLOW = {
     Hollow.FIRST: "first codebook empty",
     Hollow.LAST: "last codebook empty",
     Hollow.ALTERNATE: "every second codebook empty",
+    Hollow.DROPPED: "last codebook empty after the shift",
 }
+_WEIGHTS = {Weights.ZEROS: "weights of 0", Weights.TENTHS: "weights that bf16 cannot hold"}
 _SHIFT_LABELS = {ShiftLabels.PADDED: "shift_labels", ShiftLabels.SHARDED: "shift_labels of a shard"}
-_COUNTS = {Count.ABSENT: "", Count.VALID: ", count given", Count.GLOBAL: ", larger count given"}
+_COUNTS = {
+    Count.ABSENT: "",
+    Count.VALID: ", count given",
+    Count.FEWER: ", smaller count given",
+    Count.GLOBAL: ", larger count given",
+}
 
 
 def loss_cells(spec: LossSpec) -> Sorting[Recipe]:
@@ -127,6 +147,8 @@ def _structures(recipe: Recipe, masks: set[Mask], codebooks: bool) -> Iterator[s
         yield _SHIFT_LABELS[recipe.shift_labels]
     if recipe.streams in _STREAMS:
         yield _STREAMS[recipe.streams]
+    if recipe.weights in _WEIGHTS:
+        yield _WEIGHTS[recipe.weights]
     if recipe.audio_classes is AudioClasses.FEWER:
         yield "fewer classes of audio than of text"
     if recipe.audio_length is not AudioLength.SAME:

@@ -38,6 +38,7 @@ class Count(StrEnum):
 
     ABSENT = "absent"
     VALID = "valid"  # the count of this batch
+    FEWER = "fewer"  # about half of this batch's: all of it is trained on, whatever the caller counted
     GLOBAL = "global"  # more than this batch has, as under gradient accumulation or data parallelism
 
 
@@ -96,6 +97,15 @@ class Hollow(StrEnum):
     FIRST = "first"
     LAST = "last"
     ALTERNATE = "alternate"  # every second one
+    DROPPED = "dropped"  # the last one, but for its first label, which a shift drops
+
+
+class Weights(StrEnum):
+    """The numbers in token_weights, codebook_weights and class_weights."""
+
+    QUARTERS = "quarters"  # 1/4 to 2, exact in every dtype
+    ZEROS = "zeros"  # the same, and a third of them is 0
+    TENTHS = "tenths"  # 0.1 to 0.8, which bf16 cannot hold
 
 
 class AudioClasses(StrEnum):
@@ -160,6 +170,7 @@ class Recipe:
     ids: Ids = Ids.COUNTING
     digit: int = 0
     count: Count = Count.ABSENT
+    weights: Weights = Weights.QUARTERS
     shift_labels: ShiftLabels = ShiftLabels.ABSENT
     regime: Regime = Regime.NORMAL
     stride: Stride = Stride.CONTIGUOUS
@@ -195,6 +206,7 @@ class Recipe:
             "audio_length": AudioLength,
             "ids": Ids,
             "count": Count,
+            "weights": Weights,
             "shift_labels": ShiftLabels,
             "regime": Regime,
             "stride": Stride,

@@ -25,6 +25,7 @@ from .recipe import (
     ShiftLabels,
     Streams,
     Stride,
+    Weights,
 )
 
 R = TypeVar("R")
@@ -38,6 +39,7 @@ _LADDERS: dict[str, tuple[Any, ...]] = {
     "hollow": (Hollow.NONE, Hollow.LAST, Hollow.FIRST),
     "audio_classes": (AudioClasses.MORE,),
     "audio_length": (AudioLength.SAME,),
+    "weights": (Weights.QUARTERS,),
     "ids": (Ids.COUNTING, Ids.SEEDED),
     "count": (Count.ABSENT, Count.VALID),
     "shift_labels": (ShiftLabels.ABSENT, ShiftLabels.PADDED),
@@ -91,6 +93,7 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
         audio_length=AudioLength.SAME,
         ids=Ids.COUNTING,
         count=Count.ABSENT,
+        weights=Weights.QUARTERS,
         shift_labels=ShiftLabels.ABSENT,
         regime=Regime.CALM,
         stride=Stride.CONTIGUOUS,

@@ -13,9 +13,22 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from shiftproof.reference.spec import Axis, Denominator, Documents, Extra, Heads, LossSpec, ShiftedBy
+from shiftproof.reference.spec import Axis, Compute, Denominator, Documents, Extra, Heads, LossSpec, ShiftedBy
 
-from .recipe import AudioClasses, AudioLength, Count, Delay, Hollow, Ids, Mask, Recipe, Regime, ShiftLabels, Streams
+from .recipe import (
+    AudioClasses,
+    AudioLength,
+    Count,
+    Delay,
+    Hollow,
+    Ids,
+    Mask,
+    Recipe,
+    Regime,
+    ShiftLabels,
+    Streams,
+    Weights,
+)
 
 Space = Mapping[str, tuple[Any, ...]]
 """Field of a recipe -> its choices, simplest first."""
@@ -67,9 +80,13 @@ def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Spac
     elif term.extra is Extra.SUFFIX:
         choices["extra"] = (1,)
     if term.denominator is Denominator.NUM_ITEMS:
-        choices["count"] = (Count.VALID, Count.GLOBAL)
+        choices["count"] = (Count.VALID, Count.GLOBAL, Count.FEWER)
     elif term.denominator is Denominator.NUM_ITEMS_OR_VALID and "num_items_in_batch" in takes:
-        choices["count"] = (Count.ABSENT, Count.VALID, Count.GLOBAL)
+        choices["count"] = (Count.ABSENT, Count.VALID, Count.GLOBAL, Count.FEWER)
+    if any(of.token_weights or of.codebook_weights is True or of.score.class_weights for of in spec.terms):
+        choices["weights"] = (Weights.QUARTERS, Weights.ZEROS)
+        if spec.compute is Compute.STRICT or dtype == "float32":  # others may round weights to the dtype of the logits
+            choices["weights"] += (Weights.TENTHS,)
     if term.accepts_shift_labels and "shift_labels" in takes:
         choices["shift_labels"] = (ShiftLabels.ABSENT, ShiftLabels.PADDED, ShiftLabels.SHARDED)
     return choices
@@ -90,7 +107,7 @@ def _of_heads(spec: LossSpec) -> dict[str, tuple[Any, ...]]:
     }
     if Heads.CODEBOOKS in heads:
         choices["delay"] = (Delay.NONE, Delay.STEP, Delay.AFTER_FIRST)
-        choices["hollow"] = (Hollow.NONE, Hollow.NONE, Hollow.LAST, Hollow.FIRST, Hollow.ALTERNATE)
+        choices["hollow"] = (Hollow.NONE, Hollow.NONE, Hollow.LAST, Hollow.FIRST, Hollow.ALTERNATE, Hollow.DROPPED)
     audio = next((term for term in spec.terms if term.labels == "audio_labels"), None)
     if audio is not None:
         choices["audio_classes"] = (AudioClasses.MORE, AudioClasses.FEWER)
@@ -203,7 +220,7 @@ def hand_made(choices: Space) -> list[Recipe]:
             replace(cases[0], length=square, codebooks=square, masks=mixed[:2], ids=Ids.SEEDED, seed=6),
             replace(cases[0], rows=3, length=5, masks=mixed, delay=choices.get("delay", (Delay.NONE,))[-1], seed=7),
         ]
-    for name in ("hollow", "streams", "audio_classes", "audio_length"):
+    for name in ("hollow", "streams", "audio_classes", "audio_length", "weights"):
         _, *others = dict.fromkeys(choices.get(name, (None,)))
         cases += [replace(cases[1], **{name: value}) for value in others]
     for name in ("count", "shift_labels", "extra"):

@@ -15,7 +15,7 @@ from shiftproof.reference.score import map_logits
 
 from ..candidates.loss import Observation, Trial
 from ..cases.build import classes_of
-from ..cases.recipe import AudioClasses, AudioLength, Ids, Recipe, Regime
+from ..cases.recipe import AudioClasses, AudioLength, Ids, Recipe, Regime, Weights
 from ..probe.read import (
     UNCLEAR,
     Positions,
@@ -36,8 +36,12 @@ _ONE_PROBE = 1024  # up to this number of label positions, one probe has an id f
 
 
 def calm(recipe: Recipe) -> Recipe:
-    """Return the recipe with calm numbers. The pairing does not depend on them, and they show it best."""
-    return replace(recipe, regime=Regime.CALM, classes=max(recipe.classes, 2))
+    """Return the recipe with calm numbers. The pairing does not depend on them, and they show it best.
+
+    No weight is 0: such a pair does not show.
+    """
+    weights = Weights.QUARTERS if recipe.weights is Weights.ZEROS else recipe.weights
+    return replace(recipe, regime=Regime.CALM, classes=max(recipe.classes, 2), weights=weights)
 
 
 def one_id_a_place(recipe: Recipe) -> Recipe:

@@ -37,6 +37,7 @@ from shiftproof.harness.cases.recipe import (
     ShiftLabels,
     Streams,
     Stride,
+    Weights,
 )
 from shiftproof.harness.cases.space import hand_made, random_recipes, space
 from shiftproof.reference.oracle import evaluate
@@ -654,3 +655,49 @@ def test_the_second_stream_has_sizes_of_its_own(length: str, frames: int, classe
         assert int(case.batch.audio_labels.max()) < of_audio
     if classes == "fewer":
         assert int(case.batch.labels.max()) >= of_audio
+
+
+def test_the_only_label_of_a_codebook_may_be_the_one_that_the_shift_drops() -> None:
+    recipe = Recipe(rows=2, length=5, classes=7, codebooks=3, hollow=Hollow.DROPPED)
+    labels, case = build_batch(PROFILES["higgs.hf"], recipe).audio_labels, build_case(PROFILES["higgs.hf"], recipe)
+    assert labels is not None
+    assert [bool((labels[..., book] != -100)[:, 0].all()) for book in range(3)] == [True] * 3
+    assert not bool((labels[:, 1:, 2] != -100).any())
+    assert {pair.logit[2] for pair in case.pairing.of("audio_logits")} == {0, 1}
+
+
+def test_a_count_may_be_smaller_than_the_labels_that_count() -> None:
+    spec = PROFILES["torchtitan"]
+    case = build_case(spec, Recipe(rows=2, length=5, classes=7, count=Count.FEWER))
+    assert case.batch.num_items_in_batch == len(case.pairing.pairs) // 2 == 5
+    nothing = build_case(spec, Recipe(length=3, classes=7, masks=(Mask.ALL,), count=Count.FEWER))
+    assert nothing.batch.num_items_in_batch == 1
+    assert {Count.VALID, Count.GLOBAL, Count.FEWER} == {*space(spec, frozenset())["count"]}
+
+
+def test_weights_may_be_zero_or_such_as_no_bf16_is() -> None:
+    plain, zeros, tenths = (
+        build_batch(PROFILES["weighted"], Recipe(rows=3, length=9, classes=5, weights=weights)).tensor("token_weights")
+        for weights in (Weights.QUARTERS, Weights.ZEROS, Weights.TENTHS)
+    )
+    assert float(zeros[0, 0]) > 0
+    assert 0.1 < float((zeros == 0).double().mean()) < 0.6
+    assert torch.equal(zeros[zeros > 0], plain[zeros > 0])
+    assert torch.equal(plain.bfloat16().float(), plain)
+    assert not torch.equal(tenths.bfloat16().float(), tenths)
+
+
+def test_who_may_round_weights_gets_those_that_every_dtype_holds() -> None:
+    weighted, native = PROFILES["weighted"], PROFILES["torch.cross_entropy.weight"]
+    assert Weights.TENTHS in space(weighted, frozenset(), "bfloat16")["weights"]
+    assert Weights.TENTHS in space(native, frozenset(), "float32")["weights"]
+    assert Weights.TENTHS not in space(native, frozenset(), "bfloat16")["weights"]
+
+
+def test_an_id_of_the_text_may_be_the_sentinel_of_audio() -> None:
+    spec = PROFILES["moshi"]
+    seen = [
+        bool((build_batch(spec, recipe).labels == classes_of(spec, "audio_labels", recipe)).any())
+        for recipe in islice(random_recipes(space(spec, frozenset()), 0), 200)
+    ]
+    assert sum(seen) > 10

@@ -23,6 +23,7 @@ from shiftproof.harness.cases.recipe import (
     ShiftLabels,
     Streams,
     Stride,
+    Weights,
     digest,
 )
 
@@ -54,6 +55,7 @@ OTHERWISE: dict[str, Any] = {
     "ids": Ids.EDGES,
     "digit": 1,
     "count": Count.GLOBAL,
+    "weights": Weights.TENTHS,
     "shift_labels": ShiftLabels.SHARDED,
     "regime": Regime.CALM,
     "stride": Stride.OFFSET,

@@ -112,7 +112,7 @@ def test_a_failure_shrinks_to_its_own_fields_alone(
         ("musicgen", BASIC, {"codebooks", "delay", "hollow", "extra"}),
         ("higgs.boson", BASIC, {"codebooks", "delay", "hollow", "streams", "audio_classes", "audio_length"}),
         ("csm", BASIC, {"codebooks", "delay", "hollow", "streams"}),
-        ("moshi.finetune", BASIC, {"codebooks", "delay", "hollow", "streams", "audio_classes"}),
+        ("moshi.finetune", BASIC, {"codebooks", "delay", "hollow", "streams", "audio_classes", "weights"}),
     ],
 )
 def test_only_fields_that_matter_are_drawn(profile: str, takes: frozenset[str], further: set[str]) -> None:

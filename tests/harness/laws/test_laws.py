@@ -260,6 +260,7 @@ BREAKERS = [
     Breaks("fused:detached_bias", "LINEAR-1"),
     Breaks("fused:upstream_ignored_weight", "LINEAR-2"),
     Breaks("fused:low_precision_accumulate", "LINEAR-3", dtype="bfloat16"),
+    Breaks("fused:hidden_gradient_summed_in_bf16", "LINEAR-4", dtype="bfloat16"),
     Breaks("misbehaving:exp_overflow", "STABLE-1"),
     Breaks("misbehaving:clamps_logits", "STABLE-1"),
     Breaks("own:multiplies_minus_infinity", "STABLE-2"),
@@ -386,7 +387,7 @@ def test_without_a_gradient_nothing_is_said_of_gradients() -> None:
     skipped = {id for id, result in results.items() if "without a gradient" in result.message}
     on_pairs = {"ALIGN-1", "SELECT-1", "REDUCE-1"}
     on_gradients = {"CONTRACT-2", "GRAD-1", "GRAD-2", "GRAD-3", "GRAD-4", "GRAD-5", "INVAR-2", "EMPTY-2"}
-    on_leaves = {"LINEAR-1", "LINEAR-2", "LINEAR-3"}
+    on_leaves = {"LINEAR-1", "LINEAR-2", "LINEAR-3", "LINEAR-4"}
     assert skipped == on_pairs | on_gradients | on_leaves
     not_of_text = {"BOOK-1", "BOOK-2", "STREAM-1", "STREAM-2", "REDUCE-2", "EMPTY-3"}
     not_of_losses = {id for id in LAWS if id.startswith(("STEP-", "TAIL-", "MODEL-"))}
