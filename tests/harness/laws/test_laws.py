@@ -260,7 +260,7 @@ BREAKERS = [
     Breaks("fused:detached_bias", "LINEAR-1"),
     Breaks("fused:upstream_ignored_weight", "LINEAR-2"),
     Breaks("fused:low_precision_accumulate", "LINEAR-3", dtype="bfloat16"),
-    Breaks("fused:hidden_gradient_summed_in_bf16", "LINEAR-4", dtype="bfloat16"),
+    Breaks("fused:materialised", "LINEAR-4", dtype="bfloat16"),
     Breaks("misbehaving:exp_overflow", "STABLE-1"),
     Breaks("misbehaving:clamps_logits", "STABLE-1"),
     Breaks("own:multiplies_minus_infinity", "STABLE-2"),
