@@ -25,6 +25,7 @@ from ..cases.generators import LOSS_RECIPES
 from ..cases.kept import Kept, of_pairs
 from ..cases.linear import LEAVES, Linear, read_logits, width_of
 from ..cases.recipe import Recipe
+from ..cases.sizes import cost, sizes_of
 from ..cases.space import Space, space
 from ..results import Verdict
 from ..worker.exchange import (
@@ -46,6 +47,7 @@ from .head import Head
 from .variant import PLAIN, Asked, Variant, weighted_by
 
 _MOST_PRODUCTS = 20_000_000  # of a matrix product; a CPU without a unit for bf16 takes a tenth of a second for them
+_PATIENCE = 2.0  # seconds for a case at a size that nothing in the candidate's code asks for
 _MOST = 16_000_000  # elements of logits, about 30 bytes each with their gradient and its bounds
 
 
@@ -148,6 +150,7 @@ class Trial:
         self.cell_counts = CellCounts(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
+        self._pace = 1, 0.0  # the cost of the largest case so far, and the seconds that the candidate took for it
         self._seen: Kept[tuple[Recipe, Variant], Observation] = Kept(_MOST)
         self._bounds: WeakKeyDictionary[Observation, Bounds] = WeakKeyDictionary()
 
@@ -181,6 +184,14 @@ class Trial:
             return True
         places = recipe.rows * recipe.length
         return not recipe.hidden_size and recipe.size * width_of(recipe.classes, places) <= _MOST_PRODUCTS
+
+    def takes_long(self, recipe: Recipe) -> bool:
+        """Whether a call on this case would take seconds, by the largest case so far.
+
+        A loss may be right and loop over rows in Python. Laws call it many times.
+        """
+        cost_of_largest, seconds = self._pace
+        return seconds * cost(sizes_of(recipe)) > _PATIENCE * cost_of_largest
 
     def scored(self, recipe: Recipe) -> Case:
         """Return the case of a recipe, with the logits that the candidate scores."""
@@ -244,12 +255,16 @@ class Trial:
             grad_mode=asked.grad_mode,
             n_backward=asked.n_backward,
         )
-        return self._read(case, self.send(call), differentiated)
+        return self._read(case, self.send(call, case.recipe), differentiated)
 
-    def send(self, call: Call) -> Outcome:
-        """Make a call, and build the case that comes next while the candidate computes."""
+    def send(self, call: Call, recipe: Recipe | None = None) -> Outcome:
+        """Make a call on the case of ``recipe``, and build the case that comes next while the candidate computes."""
         self.calls += 1
-        return self.caller.call(call, self._build_ahead)
+        before = self.caller.seconds_in_candidate
+        outcome = self.caller.call(call, self._build_ahead)
+        if recipe is not None and (needed := cost(sizes_of(recipe))) > self._pace[0]:
+            self._pace = needed, self.caller.seconds_in_candidate - before
+        return outcome
 
     def _build_ahead(self) -> None:
         if self.ahead is not None:

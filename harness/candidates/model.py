@@ -261,7 +261,8 @@ class ModelTrial(Trial):
                 outputs=("logits",),
                 watch=watch,
                 nudge=nudge,
-            )
+            ),
+            asked.case.recipe,
         )
 
     def _wrong_logits(self, case: Case, logits: Tensor) -> Problem | None:

@@ -218,6 +218,8 @@ def hand_made(choices: Space) -> list[Recipe]:
         cases[1] = replace(cases[1], rows=2, codebooks=square, length=5)
         cases[2:2] = [
             replace(cases[0], length=square, codebooks=square, masks=mixed[:2], ids=Ids.SEEDED, seed=6),
+            # the same of one row, for specs that concatenate rows
+            replace(cases[0], rows=1, length=square, codebooks=square, ids=Ids.SEEDED, seed=8),
             replace(cases[0], rows=3, length=5, masks=mixed, delay=choices.get("delay", (Delay.NONE,))[-1], seed=7),
         ]
     for name in ("hollow", "streams", "audio_classes", "audio_length", "weights"):

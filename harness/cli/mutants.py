@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
@@ -23,6 +24,13 @@ from .options import check_folders
 )
 @click.option("--seeds", type=int, default=20, metavar="N", show_default=True, help="The number of seeds.")
 @click.option("--profile", default="quick", help="The number of cases: brief, quick, ci or deep.")
+@click.option(
+    "--doors",
+    type=int,
+    metavar="N",
+    help="Instead, judge N drawn mutants that are wrong at some sizes only, each as the file of a user.",
+)
+@click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="What --doors draws from.")
 @click.option("--drawn-only", is_flag=True, help="Leave out the hand-made cases.")
 @click.option("--processes", type=int, metavar="N", help="How many processes at once (default: one per core).")
 @click.option("--json", "json_file", metavar="FILE", help="Write the table as JSON.")
@@ -31,14 +39,14 @@ def mutants(
     specs: Sequence[str],
     seeds: int,
     profile: str,
+    doors: int | None,
+    seed: int,
     drawn_only: bool,
     processes: int | None,
     json_file: str | None,
     markdown_file: str | None,
 ) -> int:
     """Try every known-wrong loss: which laws kill it, and how soon."""
-    import json
-
     from rich.progress import Progress
 
     from shiftproof.reference.profiles import PROFILES
@@ -54,10 +62,14 @@ def mutants(
             if name not in known:
                 near = nearest(name, known)
                 raise UsageError(f"no {what} of losses has the name {name!r}{near}; choose one of {', '.join(known)}")
-    if seeds < 1 or (processes or 1) < 1:
-        raise UsageError("--seeds and --processes must be 1 or more")
+    if seeds < 1 or (processes or 1) < 1 or (doors is not None and doors < 1):
+        raise UsageError("--seeds, --doors and --processes must be 1 or more")
+    if doors is not None and (specs or drawn_only):
+        raise UsageError("--doors draws profiles and mutants itself; drop --spec and --drawn-only")
     check_folders(json=json_file, markdown=markdown_file)
     console = new_console()
+    if doors is not None:
+        return _behind_doors(doors, seed, processes, json_file, markdown_file)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("mutants", total=None)
         table = kill_table(
@@ -68,10 +80,35 @@ def mutants(
             drawn_only=drawn_only,
             tick=lambda done, of: progress.update(task, completed=done, total=of),
         )
-    if json_file:
-        text = json.dumps(table.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
-    if markdown_file:
-        Path(markdown_file).write_text(markdown(table), encoding="utf-8")
+    _write(table.to_json(), json_file, markdown(table), markdown_file)
     console.print(render(table))
     return FAILS if table.of(MutantOutcome.SURVIVED) else CONFORMS
+
+
+def _behind_doors(
+    number: int, seed: int, processes: int | None, json_file: str | None, markdown_file: str | None
+) -> int:
+    from rich.progress import Progress
+
+    from ..kill_table.door_table import DoorOutcome
+    from ..kill_table.doors import try_doors
+    from ..report.console import new_console
+    from ..report.doors import markdown, render
+
+    console = new_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("doors", total=number)
+        table = try_doors(number, seed, processes, lambda done, of: progress.update(task, completed=done))
+    _write(table.to_json(), json_file, markdown(table), markdown_file)
+    console.print(render(table))
+    return FAILS if table.of(DoorOutcome.SURVIVED) else CONFORMS
+
+
+def _write(table: Mapping[str, Any], json_file: str | None, text: str, markdown_file: str | None) -> None:
+    import json
+
+    if json_file:
+        dumped = json.dumps(table, indent=1, allow_nan=False, ensure_ascii=False)
+        Path(json_file).write_text(dumped + "\n", encoding="utf-8")
+    if markdown_file:
+        Path(markdown_file).write_text(text, encoding="utf-8")

@@ -130,6 +130,8 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
     pooled = pool.of(law, by_hand=doubtful)
     following = chain(zip(pooled, [*pooled[1:], None], strict=False), ((recipe, None) for recipe in missing))
     for recipe, trial.ahead in following:
+        if trial.takes_long(recipe) and pool.may_be_left_out(law, recipe):
+            continue
         recipe, judgement = judge_in_pool(law, trial, pool, recipe)
         if judgement.verdict is Verdict.SKIP:
             outside = outside or judgement.message

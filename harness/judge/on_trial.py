@@ -25,6 +25,9 @@ class OnTrial(Counted, Protocol):
     def affords(self, recipe: Any) -> bool:
         """Whether the case of a region is small enough to be called again and again."""
 
+    def takes_long(self, recipe: Any) -> bool:
+        """Whether a call on this case would take seconds, by the calls so far."""
+
     @property
     def candidate(self) -> Candidate: ...
 

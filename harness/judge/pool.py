@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -42,7 +42,8 @@ class _Group(Generic[T, R]):
     laws: list[Law[T, R]]
     hand_made: list[R] = field(default_factory=list)
     drawn: list[R] = field(default_factory=list)
-    sized: list[R] = field(default_factory=list)
+    beyond: list[R] = field(default_factory=list)
+    regions: list[R] = field(default_factory=list)
     others: list[R] | None = None
 
     @property
@@ -97,7 +98,7 @@ class Pool(Generic[T, R]):
             every = list(dict.fromkeys([*own, *others]))
             self._others[law.id] = frozenset(every) - frozenset(own)
             chosen = _spread(every, self._budget(law)) if law.calls_again else every
-            self._cases[law.id] = list(dict.fromkeys([*chosen, *group.sized]))
+            self._cases[law.id] = list(dict.fromkeys([*chosen, *group.regions, *group.beyond]))
         return self._cases[law.id]
 
     def _of_others(self, group: _Group[T, R]) -> list[R]:
@@ -110,6 +111,11 @@ class Pool(Generic[T, R]):
     def is_others(self, law: Law[T, R], recipe: R) -> bool:
         """Whether a case was made for another group, and not for the law's own."""
         return recipe in self._others.get(law.id, ())
+
+    def may_be_left_out(self, law: Law[T, R], recipe: R) -> bool:
+        """Whether a case is at a size beyond the ordinary ones, without a reason in the candidate's own code."""
+        group = self._groups[_focus(law)]
+        return recipe in group.beyond and recipe not in group.regions
 
     def _budget(self, *laws: Law[T, R]) -> int:
         """How many cases laws get. At least one: a law without a case would be skipped, and could not fail."""
@@ -135,8 +141,8 @@ class Pool(Generic[T, R]):
             if recipe not in known:
                 group.drawn.append(recipe)
         beyond = self._focused(law, trial.generators.placed(space, self._sizes, seed))
-        reached = chain(affordable(beyond, budget * _OF_SIZES), self._focused(law, trial.regions))
-        group.sized = [recipe for recipe in dict.fromkeys(reached) if trial.affords(recipe)]
+        group.beyond = list(filter(trial.affords, affordable(beyond, budget * _OF_SIZES)))
+        group.regions = list(filter(trial.affords, self._focused(law, trial.regions)))
 
     def _beyond_ordinary(self, profile: Profile) -> list[Sizes]:
         """Sizes that no drawn case has, for all groups. Each takes as many as its budget lets."""

@@ -37,9 +37,10 @@ _LEAST = {"rows": 1, "length": 2, "classes": 2, "codebooks": 1}
 _MOST = 2_000_000  # elements of logits in a case of a region
 _TRACES = 24
 _FROM_A_LINE = 3  # regions that one line leads to; a loop over chunks asks for their number again at each
-_SECONDS = 60.0  # for all traces of a candidate; a limit on their number alone would let one that hangs go on
+_SECONDS = 20.0  # for all traces of a candidate; a limit on their number alone would let one that hangs go on
 _ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4}  # sizes up to these are among every law's cases
 _CONSTANTS = 6  # numbers in the code that are tried
+_SHOWING = 128  # classes
 _REGIONS = 20
 _IN_ALL = 6_000_000  # elements of logits in all regions together
 _BOOKS = range(4, 64)  # numbers in the code that may be codebooks; more than are among every law's cases
@@ -74,7 +75,7 @@ class Tracers:
         key = candidate.name, candidate.python, trial.spec.name
         if key not in self._found:
             found = explore(trial, self._tracer(candidate), record.constants)
-            if found.unread:
+            if found.unread and found.seconds < _SECONDS / 2:
                 self._close(candidate)
                 found = explore(trial, self._tracer(candidate), record.constants)
             self._found[key] = found
@@ -140,7 +141,8 @@ def look_around(trial: AnyTrial, worker: Worker | InProcess, tracers: Tracers | 
         if may_have_regions(worker.branches):
             found = tracers.regions(trial, worker.branches)
     found = _with_shapes(found, trial)
-    trial.regions = tuple(trial.generators.placed(trial.space, found.places, seed))
+    wider = _affordable(place for place in _wider(trial, found.places) if place not in found.places)
+    trial.regions = tuple(trial.generators.placed(trial.space, (*found.places, *wider), seed))
     return found
 
 
@@ -252,6 +254,20 @@ def _near(trial: Trial, numbers: Iterable[int]) -> Iterator[Mapping[str, Any]]:
         fields = {name: place.get(name, small[name]) for name in small if name in trial.space}
         if place.keys() & fields.keys() and math.prod(fields.values()) <= _MOST and not _is_fixed(trial, fields):
             yield {**fields, **{name: value for name, value in place.items() if name == "ids"}}
+
+
+def _wider(trial: Trial, places: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Each place once more with as many classes, and one row more, as bugs may need to show.
+
+    The smallest sizes that lead to a line hide what is wrong there: -100 as an index needs a hundred classes.
+    """
+    for place in places:
+        wider = {**place, "rows": place["rows"] + 1, "classes": max(place["classes"], _SHOWING)}
+        wider = {name: size for name, size in wider.items() if len(trial.space.get(name, (0, 0))) > 1}
+        wider = {**place, **wider}
+        sizes = {name: wider[name] for name in _BASE if name in wider}
+        if math.prod(sizes.values()) <= _MOST and not _is_fixed(trial, sizes):
+            yield wider
 
 
 def _affordable(places: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -79,6 +79,10 @@ class BuilderTrial:
         """Whether a case is small enough to be called again and again. A builder's are."""
         return True
 
+    def takes_long(self, recipe: BuilderRecipe) -> bool:
+        """Whether a call would take seconds. A builder's sizes are limited, so that none does."""
+        return False
+
     def skip_reason(self, law: str) -> str | None:
         """Return why a law cannot be asked. All laws can be asked."""
         return None

@@ -32,8 +32,9 @@ def _grouped(
         members.setdefault(group_of(pair), []).append(pair)
     over = 1 if sum_up else (len(members) if groups is None else groups)
     pairs = [
-        pair._replace(weight=pair.weight / _own_count(spec, batch, group) / max(over, 1))
+        pair._replace(weight=pair.weight / own / max(over, 1))
         for group in members.values()
+        if (own := _own_count(spec, batch, group))  # a group in which nothing weighs adds nothing
         for pair in group
     ]
     return repaired(spec, batch, sorted(pairs), denominator=1.0)

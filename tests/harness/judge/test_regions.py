@@ -232,3 +232,16 @@ def test_a_law_that_makes_a_region_too_large_for_a_matrix_product_leaves_it_out(
         assert 1000 in lengths["GRAD-1"]
     finally:
         opened.close()
+
+
+def test_each_region_is_judged_once_more_with_a_hundred_classes() -> None:
+    candidate = Candidate("chunked", f"{DOORS}:chunked", spec="hf.causal_lm", shapes=("2,301,3", "4,9,20000"))
+    opened = LoadedCandidate(Job("chunked", candidate, "cpu", "float32"), Options())
+    try:
+        trial = opened.trial()
+        found = look_around(trial, opened.worker, None, 0)
+        sizes = [(recipe.rows, recipe.length, recipe.classes) for recipe in trial.regions]
+    finally:
+        opened.close()
+    assert len(found.places) == 2
+    assert sizes == [(2, 301, 3), (4, 9, 20000), (3, 301, 128), (5, 9, 20000)]

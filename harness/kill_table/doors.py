@@ -1,0 +1,170 @@
+"""Mutants behind doors: each is right except at some size, or from some call on, and is judged as a user's file.
+
+The constants of the kill table's mutants are as small as the cases. A wrong loss that ships is often right at small
+sizes. So a mutant is written as source: the right loss, and the wrong one behind a condition whose constant is drawn.
+The source is judged through a worker, as ``shiftproof check`` judges it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from importlib.metadata import version
+from itertools import count
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from shiftproof.reference.profiles import PROFILES as SPECS
+from shiftproof.reference.spec import Denominator, LossSpec
+
+from ..candidates.declaration import Candidate
+from ..cases.space import hand_made
+from ..isolation.client import Worker
+from ..judge.ask import ask
+from ..judge.loading import Job, LoadedCandidate, Options
+from ..judge.profile import PROFILES
+from ..judge.regions import Tracers, look_around
+from ..laws import LAWS
+from ..results import Level
+from .door_table import Door, DoorOutcome, DoorResult, DoorTable
+from .equivalent import equivalent_on
+from .subjects import Subject, subjects
+from .trial import Bench, MutantTrial
+
+PROMISED = ("hf.causal_lm", "torchtune", "nanogpt", "torchtitan", "masked", "higgs.hf", "moss_ttsd")
+"""The profiles whose mutants are hidden: the plain loss of each can be written without a layout."""
+
+
+def draw_door(spec: LossSpec, drawn: random.Random) -> Door:
+    """Draw a door that a loss under ``spec`` can have, with a constant that no case was made for."""
+    several = [name for name in spec.labels if "k" in spec.axes_of(name)]
+    labels, logits = spec.labels[0], spec.logits[0]
+    doors = [
+        Door("B and S", f"{labels}.shape[0] >= 2 and {labels}.shape[1] > {drawn.randint(40, 900)}"),
+        Door("S % m", f"{labels}.shape[1] % {drawn.randint(11, 130)} == 0"),
+        Door("V", f"{logits}.shape[-1] > {drawn.randint(300, 150_000)}"),
+        Door("calls", f"calls > {drawn.randint(20, 2000)}"),
+        *(Door("K", f"{name}.shape[-1] > {drawn.randint(5, 31)}") for name in several),
+    ]
+    return drawn.choice(doors)
+
+
+def arguments_of(spec: LossSpec) -> list[str]:
+    """The arguments that a loss under ``spec`` takes, those with a default last."""
+    found = [*spec.logits, *spec.labels]
+    for term in spec.terms:
+        found += ["loss_mask"] if term.loss_mask else []
+        found += ["codebook_weights"] if term.codebook_weights is True else []
+        found += ["num_items_in_batch"] if term.denominator is Denominator.NUM_ITEMS else []
+        found += ["num_items_in_batch=None"] if term.denominator is Denominator.NUM_ITEMS_OR_VALID else []
+    return list(dict.fromkeys(found))
+
+
+def source(spec: LossSpec, mutant: str, detail: str, door: Door) -> str:
+    """The text of a file with a function ``loss``, which is the mutant where the door is open, and right elsewhere."""
+    parameters = arguments_of(spec)
+    names = [parameter.partition("=")[0] for parameter in parameters]
+    passed = ", ".join(f"{name}={name}" for name in names)
+    counts = "    global calls\n    calls += 1\n" if door.kind == "calls" else ""
+    return (
+        f'"""{mutant} of {spec.name}, behind a door."""\n\n'
+        "from shiftproof.harness.kill_table.behind import right_loss, wrong_loss\n\n"
+        f"right = right_loss({spec.name!r})\n"
+        f"wrong = wrong_loss({spec.name!r}, {mutant!r}, {detail!r})\n"
+        "calls = 0\n\n\n"
+        f"def loss({', '.join(parameters)}):\n"
+        f"{counts}"
+        f"    if {door.condition}:\n"
+        f"        return wrong({passed})\n"
+        f"    return right({passed})\n"
+    )
+
+
+def draw_pairs(number: int, seed: int) -> list[tuple[str, str, str, Door]]:
+    """Draw pairs of a mutant and a door: profile, mutant, detail and door. Profiles take turns."""
+    drawn = random.Random(seed)
+    hidden = {name: list(_can_hide(SPECS[name])) for name in PROMISED[: max(number, 1)]}
+    found = []
+    for index in range(number):
+        name = PROMISED[index % len(PROMISED)]
+        subject = drawn.choice(hidden[name])
+        found.append((name, subject.name, subject.detail, draw_door(SPECS[name], drawn)))
+    return found
+
+
+def _can_hide(spec: LossSpec) -> Iterator[Subject]:
+    """The mutants that answer with a value and a gradient, and are not the right loss."""
+    bench = Bench(spec, "float32", PROFILES["brief"])
+    for subject in subjects(spec):
+        if subject.reason or subject.linear or subject.dtype != "float32":
+            continue
+        trial = MutantTrial(bench, subject.name, subject.act)
+        seen = trial.observe_cached(hand_made(trial.space)[0])
+        answers = seen.problem is None and seen.gradients is not None and not seen.mutated
+        if answers and equivalent_on(subject, bench) is None:
+            yield subject
+
+
+def try_door(spec: str, mutant: str, detail: str, door: Door, seed: int, folder: Path) -> DoorResult:
+    """Judge one mutant behind one door, until a MUST law fails."""
+    started = time.perf_counter()
+    file = folder / "loss.py"
+    file.write_text(source(SPECS[spec], mutant, detail, door), encoding="utf-8")
+    loaded = LoadedCandidate(Job("loss", Candidate("loss", f"{file}:loss", spec), "cpu", "float32"), Options())
+    tracers = Tracers()
+    law = counterexample = None
+    try:
+        trial: Any = loaded.trial()
+        look_around(trial, loaded.worker, tracers, seed)
+        for asked in LAWS.values():
+            result = ask(asked, trial, PROFILES["quick"], seed)
+            if asked.level is Level.MUST and result.verdict.is_failure:
+                law = asked.id
+                counterexample = dict(result.counterexample.recipe) if result.counterexample else None
+                break
+        assert isinstance(loaded.worker, Worker)
+        exceptions = loaded.worker.branches.result().exceptions
+    finally:
+        loaded.close()
+        tracers.close()
+    named = any(door.condition in each for each in exceptions)
+    outcome = DoorOutcome.KILLED if law else DoorOutcome.NAMED if named else DoorOutcome.SURVIVED
+    seconds = round(time.perf_counter() - started, 1)
+    return DoorResult(spec, mutant, detail, door, outcome, law, counterexample, exceptions, seconds)
+
+
+def try_doors(
+    number: int, seed: int, processes: int | None = None, tick: Callable[[int, int], None] = lambda done, of: None
+) -> DoorTable:
+    """Draw ``number`` pairs from ``seed`` and judge each, in ``processes`` (None: one per core).
+
+    ``tick`` gets the number of finished pairs and of all pairs.
+    """
+    started = time.perf_counter()
+    processes = min(processes or os.cpu_count() or 1, max(number, 1))
+    pairs = [(*pair, seed) for pair in draw_pairs(number, seed)]
+    found: list[DoorResult] = []
+    with ProcessPoolExecutor(processes, get_context("spawn")) if processes > 1 else nullcontext() as pool:
+        try:
+            for each, done in zip(pool.map(_try_pair, pairs) if pool else map(_try_pair, pairs), count(1)):
+                found.append(each)
+                tick(done, number)
+        except BaseException:  # an interrupt must not wait for pairs that take half a minute
+            for process in active_children() if pool else ():
+                process.kill()
+            raise
+    return DoorTable(version("shiftproof"), seed, tuple(found), time.perf_counter() - started)
+
+
+def _try_pair(pair: tuple[str, str, str, Door, int]) -> DoorResult:
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        return try_door(*pair, folder=Path(folder))

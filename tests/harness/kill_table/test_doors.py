@@ -1,0 +1,135 @@
+"""Mutants behind doors: the source is right where the door is closed and wrong where it is open, and each is judged."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shiftproof.harness.cases.build import build_case
+from shiftproof.harness.cases.recipe import Ids, Recipe
+from shiftproof.harness.cases.space import hand_made, space
+from shiftproof.harness.kill_table.behind import right_loss, wrong_loss
+from shiftproof.harness.kill_table.door_table import Door, DoorOutcome
+from shiftproof.harness.kill_table.doors import PROMISED, arguments_of, draw_door, draw_pairs, source, try_door
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.profiles import PROFILES
+
+LONG = Door("B and S", "labels.shape[0] >= 2 and labels.shape[1] > 90")
+LATE = Door("calls", "calls > 10000000")
+
+
+def called(loss: Any, profile: str, recipe: Recipe) -> tuple[float, dict[str, torch.Tensor]]:
+    """The value and the gradients of a loss on a case."""
+    spec = PROFILES[profile]
+    batch = build_case(spec, recipe).batch
+    logits = {name: batch.tensor(name).clone().requires_grad_() for name in spec.logits}
+    names = [parameter.partition("=")[0] for parameter in arguments_of(spec)]
+    value = loss(**{name: logits[name] if name in logits else getattr(batch, name) for name in names})
+    (value * 3).backward()
+    return float(value.detach()), {name: of.grad for name, of in logits.items() if of.grad is not None}
+
+
+def written(text: str) -> Any:
+    found: dict[str, Any] = {}
+    exec(compile(text, "loss.py", "exec"), found)
+    return found["loss"]
+
+
+@pytest.mark.parametrize("profile", PROMISED)
+def test_the_right_loss_of_a_profile_is_right(profile: str) -> None:
+    spec = PROFILES[profile]
+    for recipe in hand_made(space(spec, frozenset({*spec.logits, *spec.labels})))[:4]:
+        case = build_case(spec, recipe)
+        value, gradients = called(right_loss(profile), profile, recipe)
+        assert value == pytest.approx(case.oracle.value, rel=1e-5, nan_ok=True)
+        for name, right in case.oracle.gradients.items():
+            torch.testing.assert_close(gradients[name].double(), 3 * right, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("profile", ["hf.causal_lm", "higgs.hf"])
+def test_the_wrong_loss_is_the_mutant(profile: str) -> None:
+    recipe = Recipe(rows=2, length=6, classes=11, codebooks=3, ids=Ids.SEEDED)
+    case = build_case(PROFILES[profile], recipe)
+    right, _ = called(right_loss(profile), profile, recipe)
+    wrong, gradients = called(wrong_loss(profile, "double-divide", "2"), profile, recipe)
+    assert wrong == pytest.approx(right / 2, rel=1e-5)
+    for name, expected in evaluate(case.pairing, case.batch).gradients.items():
+        torch.testing.assert_close(gradients[name].double(), 1.5 * expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_source_is_wrong_where_the_door_is_open_and_there_alone() -> None:
+    spec = PROFILES["hf.causal_lm"]
+    loss = written(source(spec, "no-shift", "", LONG))
+    for rows, length, is_wrong in ((2, 90, False), (1, 91, False), (2, 91, True)):
+        recipe = Recipe(rows=rows, length=length, classes=7, ids=Ids.SEEDED)
+        value, _ = called(loss, "hf.causal_lm", recipe)
+        assert (value != pytest.approx(build_case(spec, recipe).oracle.value, rel=1e-5)) is is_wrong, (rows, length)
+
+
+def test_a_door_by_calls_opens_late() -> None:
+    spec = PROFILES["torchtune"]
+    loss = written(source(spec, "no-shift", "", Door("calls", "calls > 2")))
+    recipe = Recipe(rows=2, length=6, classes=7, ids=Ids.SEEDED)
+    right = build_case(spec, recipe).oracle.value
+    values = [called(loss, "torchtune", recipe)[0] for _ in range(4)]
+    assert [value == pytest.approx(right, rel=1e-5) for value in values] == [True, True, False, False]
+
+
+def test_every_kind_of_door_is_drawn_and_each_with_many_constants() -> None:
+    drawn = random.Random(0)
+    doors = [draw_door(PROFILES["higgs.hf"], drawn) for _ in range(200)]
+    assert {door.kind for door in doors} == {"B and S", "S % m", "V", "calls", "K"}
+    assert len({door.condition for door in doors}) > 120
+    assert "K" not in {draw_door(PROFILES["nanogpt"], drawn).kind for _ in range(100)}
+
+
+def test_pairs_follow_from_their_seed() -> None:
+    one, again, other = draw_pairs(4, 0), draw_pairs(4, 0), draw_pairs(4, 1)
+    assert one == again != other
+    assert [profile for profile, *_ in one] == list(PROMISED[:4])
+
+
+@pytest.mark.slow
+def test_a_mutant_behind_a_size_is_killed(tmp_path: Path) -> None:
+    found = try_door("hf.causal_lm", "no-shift", "", LONG, 0, tmp_path)
+    assert (found.outcome, found.law) == (DoorOutcome.KILLED, "ALIGN-1")
+    assert found.counterexample is not None
+    assert found.counterexample["rows"] >= 2
+    assert found.counterexample["length"] > 90
+
+
+@pytest.mark.slow
+def test_a_door_that_no_call_opens_is_named(tmp_path: Path) -> None:
+    found = try_door("nanogpt", "no-shift", "", LATE, 0, tmp_path)
+    assert (found.outcome, found.law) == (DoorOutcome.NAMED, None)
+    assert any("calls > 10000000 never true" in each for each in found.exceptions)
+
+
+@pytest.mark.slow
+def test_what_opens_and_is_not_wrong_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table must be able to say so."""
+    text = source(PROFILES["nanogpt"], "no-shift", "", LONG).replace("return wrong(", "return right(")
+    monkeypatch.setattr("shiftproof.harness.kill_table.doors.source", lambda *given: text)
+    assert try_door("nanogpt", "no-shift", "", LONG, 0, tmp_path).outcome is DoorOutcome.SURVIVED
+
+
+def test_what_a_table_says(tmp_path: Path) -> None:
+    from shiftproof.harness.kill_table.door_table import DoorResult, DoorTable
+    from shiftproof.harness.report.doors import in_words, markdown
+
+    killed = DoorResult(
+        "nanogpt", "no-shift", "", LONG, DoorOutcome.KILLED, "ALIGN-1", {"rows": 2, "length": 91}, (), 3.2
+    )
+    named = replace(killed, door=LATE, outcome=DoorOutcome.NAMED, law=None, counterexample=None, exceptions=("x",))
+    table = DoorTable("0.1.0", 7, (killed, named), 12.0)
+    assert table.to_json()["summary"] == {"killed": 1, "named": 1, "survived": 0}
+    assert table.to_json()["doors"][0]["condition"] == LONG.condition
+    assert in_words(table) == "2 mutants behind doors: 1 killed, 1 named, 0 survived; seed 7, 12 s"
+    text = markdown(table)
+    assert f"| nanogpt | no-shift | {LONG.condition} | killed | ALIGN-1 | B=2, S=91 | 3 |" in text
+    assert f"| nanogpt | no-shift | {LATE.condition} | named | – | – | 3 |" in text
