@@ -16,7 +16,7 @@ from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Trial
 from shiftproof.harness.cases.draw import drawn_by_hypothesis
 from shiftproof.harness.cases.recipe import Recipe, Regime, digest
-from shiftproof.harness.cases.space import hand_made, recipes, redraws
+from shiftproof.harness.cases.space import hand_made, placed, recipes, redraws
 from shiftproof.harness.judge.ask import ask, judge_or_redraw, planned
 from shiftproof.harness.judge.pool import Pool
 from shiftproof.harness.judge.profile import PROFILES, Profile
@@ -137,6 +137,26 @@ def test_a_trial_without_room_for_them_gets_ordinary_sizes(trial: Trial, monkeyp
     check = Asked()
     ask(law_of(check, id="TEST-4", budget=130), trial, PROFILES["quick"], 0)
     assert max(recipe.length for recipe in check.recipes) <= 17
+
+
+def test_a_slow_candidate_is_not_asked_at_sizes_that_its_code_does_not_ask_for(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss may be right and loop over rows. Where its own code takes another way, it is asked all the same."""
+    (region,) = placed(trial.space, [{"rows": 2, "length": 700, "classes": 3}], 0)
+    monkeypatch.setattr(trial, "regions", (region,))
+    monkeypatch.setattr(trial, "_pace", (20_000, 1.0))  # a second for a small case
+    check = Asked()
+    ask(law_of(check, id="TEST-5", budget=130), trial, PROFILES["quick"], 0)
+    assert [recipe for recipe in check.recipes if recipe.rows * recipe.length > 200] == [region]
+
+
+def test_the_largest_call_so_far_tells_how_long_others_take(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = (Recipe(rows=2, length=length, classes=3) for length in (5, 2000))
+    assert not trial.takes_long(large)
+    monkeypatch.setattr(trial, "_pace", (1_000, 0.01))
+    assert trial.takes_long(large)
+    assert not trial.takes_long(small)
 
 
 def test_every_case_is_in_focus(trial: Trial) -> None:
