@@ -251,6 +251,8 @@ def branches(session: nox.Session) -> None:
     install(session, "peers")
     session.env["OMP_NUM_THREADS"] = "1"
     session.run("python", "docs/scripts/branches.py")
+    session.run("python", "docs/scripts/sizes.py")
+    session.run("shiftproof", "mutants", "--doors", "24", "--markdown", "docs/doors.md")
 
 
 @session()

@@ -105,8 +105,8 @@ def cover(space: Space, budget: int, seed: int, *, most: int, most_places: int) 
         for sizes in _options(space, random.Random(seed))
         if (needed := cost(sizes)) <= most and sizes.get("rows", 1) * sizes["length"] <= most_places
     ]
-    missing = set(every_pair(space)) - _ordinary(space)
-    met = {of_axis for pair in _ordinary(space) for of_axis in pair}
+    missing = set(every_pair(space)) - ordinary_pairs(space)
+    met = {of_axis for pair in ordinary_pairs(space) for of_axis in pair}
     chosen = []
 
     def worth(option: tuple[Sizes, frozenset[Pair], int]) -> tuple[bool, float]:
@@ -131,7 +131,7 @@ def affordable(recipes: Iterable[R], budget: int) -> Iterator[R]:
             yield recipe
 
 
-def _ordinary(space: Space) -> set[Pair]:
+def ordinary_pairs(space: Space) -> set[Pair]:
     """The pairs that the ordinary cases of a space have."""
     found: set[Pair] = set()
     axes = [axis for axis in CLASSES if axis in space]

@@ -30,8 +30,8 @@ T = TypeVar("T", bound=OnTrial)
 _BY_HAND = 0.75  # the part of a group's cases that hand-made ones may fill, so that a brief run draws too
 _OWN = 0.7  # the part of a group's cases that are its own, however many of the others' it covers
 _BY_HYPOTHESIS = 1 / 3  # of the drawn cases; a draw costs a hundred times as much as one of the plain loop
-_OF_SIZES = 25_000  # elements of logits in cases beyond the ordinary sizes, for each case of a group's budget
-_MOST = 16_000_000  # elements of logits in one case
+OF_SIZES = 25_000  # elements of logits in cases beyond the ordinary sizes, for each case of a group's budget
+MOST_OF_ONE = 16_000_000  # elements of logits in one case
 _TRIES = 6  # draws per case that is wanted; several draws may have the same case in a law's focus
 
 
@@ -141,15 +141,15 @@ class Pool(Generic[T, R]):
             if recipe not in known:
                 group.drawn.append(recipe)
         beyond = self._focused(law, trial.generators.placed(space, self._sizes, seed))
-        group.beyond = list(filter(trial.affords, affordable(beyond, budget * _OF_SIZES)))
+        group.beyond = list(filter(trial.affords, affordable(beyond, budget * OF_SIZES)))
         group.regions = list(filter(trial.affords, self._focused(law, trial.regions)))
 
     def _beyond_ordinary(self, profile: Profile) -> list[Sizes]:
         """Sizes that no drawn case has, for all groups. Each takes as many as its budget lets."""
         if not (profile.varies_sizes and self._groups):
             return []
-        budget = max(self._budget(*group.laws) for group in self._groups.values()) * _OF_SIZES
-        return cover(self._trial.space, budget, self._seed, most=_MOST, most_places=self._trial.most_places)
+        budget = max(self._budget(*group.laws) for group in self._groups.values()) * OF_SIZES
+        return cover(self._trial.space, budget, self._seed, most=MOST_OF_ONE, most_places=self._trial.most_places)
 
     def _drawn(self, space: Space, seed: int, budget: int) -> Iterator[R]:
         """Draw from a space: what Hypothesis drew from the whole space, moved into this one, and then a plain loop."""
