@@ -47,7 +47,7 @@ from .head import Head
 from .variant import PLAIN, Asked, Variant, weighted_by
 
 _MOST_PRODUCTS = 20_000_000  # of a matrix product; a CPU without a unit for bf16 takes a tenth of a second for them
-_PATIENCE = 2.0  # seconds for a case at a size that nothing in the candidate's code asks for
+_PATIENCE = 0.5  # seconds for a case at a size that nothing in the candidate's code asks for
 _MOST = 16_000_000  # elements of logits, about 30 bytes each with their gradient and its bounds
 
 
@@ -119,6 +119,7 @@ class Trial:
         scope: the parts of the judgement that this kind of candidate leaves out, in words.
         ahead: the recipe that is asked about next, if known. Its case is built while the candidate computes.
         regions: cases for every law at sizes at which the candidate's own code takes another way.
+        near_regions: more cases there, if the candidate is not slow.
         sizes: the sizes that the candidate takes. ``space`` has only these; ``whole_space`` has all sizes.
     """
 
@@ -147,6 +148,7 @@ class Trial:
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
         self.ahead: Recipe | None = None
         self.regions: tuple[Recipe, ...] = ()
+        self.near_regions: tuple[Recipe, ...] = ()
         self.cell_counts = CellCounts(loss_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0

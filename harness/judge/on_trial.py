@@ -22,6 +22,9 @@ class OnTrial(Counted, Protocol):
     regions: Any
     """Cases for every law at sizes at which the candidate's own code takes another way."""
 
+    near_regions: Any
+    """More cases there, if the candidate is not slow."""
+
     def affords(self, recipe: Any) -> bool:
         """Whether the case of a region is small enough to be called again and again."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -113,7 +113,7 @@ class Pool(Generic[T, R]):
         return recipe in self._others.get(law.id, ())
 
     def may_be_left_out(self, law: Law[T, R], recipe: R) -> bool:
-        """Whether a case is at a size beyond the ordinary ones, without a reason in the candidate's own code."""
+        """Whether a case is at a size beyond the ordinary ones that the candidate's own code does not need."""
         group = self._groups[_focus(law)]
         return recipe in group.beyond and recipe not in group.regions
 
@@ -141,7 +141,8 @@ class Pool(Generic[T, R]):
             if recipe not in known:
                 group.drawn.append(recipe)
         beyond = self._focused(law, trial.generators.placed(space, self._sizes, seed))
-        group.beyond = list(filter(trial.affords, affordable(beyond, budget * OF_SIZES)))
+        more = chain(self._focused(law, trial.near_regions), affordable(beyond, budget * OF_SIZES))
+        group.beyond = list(filter(trial.affords, more))
         group.regions = list(filter(trial.affords, self._focused(law, trial.regions)))
 
     def _beyond_ordinary(self, profile: Profile) -> list[Sizes]:

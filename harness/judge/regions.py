@@ -142,7 +142,8 @@ def look_around(trial: AnyTrial, worker: Worker | InProcess, tracers: Tracers | 
             found = tracers.regions(trial, worker.branches)
     found = _with_shapes(found, trial)
     wider = _affordable(place for place in _wider(trial, found.places) if place not in found.places)
-    trial.regions = tuple(trial.generators.placed(trial.space, (*found.places, *wider), seed))
+    trial.regions = tuple(trial.generators.placed(trial.space, found.places, seed))
+    trial.near_regions = tuple(trial.generators.placed(trial.space, wider, seed + 1))
     return found
 
 

@@ -63,6 +63,7 @@ class BuilderTrial:
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
         self.ahead: BuilderRecipe | None = None
         self.regions: tuple[BuilderRecipe, ...] = ()
+        self.near_regions: tuple[BuilderRecipe, ...] = ()
         self.cell_counts = CellCounts(builder_cells(spec))
         self.calls = 0
         self.seconds_in_oracle = 0.0
