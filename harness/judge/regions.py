@@ -41,6 +41,7 @@ _SECONDS = 20.0  # for all traces of a candidate; a limit on their number alone 
 _ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4}  # sizes up to these are among every law's cases
 _CONSTANTS = 6  # numbers in the code that are tried
 _SHOWING = 128  # classes
+_POSITIONS = 9
 _REGIONS = 20
 _IN_ALL = 6_000_000  # elements of logits in all regions together
 _BOOKS = range(4, 64)  # numbers in the code that may be codebooks; more than are among every law's cases
@@ -258,12 +259,15 @@ def _near(trial: Trial, numbers: Iterable[int]) -> Iterator[Mapping[str, Any]]:
 
 
 def _wider(trial: Trial, places: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Each place once more with as many classes, and one row more, as bugs may need to show.
+    """Each place once more with as many classes, rows and positions as bugs may need to show.
 
-    The smallest sizes that lead to a line hide what is wrong there: -100 as an index needs a hundred classes.
+    The smallest sizes that lead to a line hide what is wrong there: -100 as an index needs a hundred classes, and two
+    documents need a few positions.
     """
     for place in places:
         wider = {**place, "rows": place["rows"] + 1, "classes": max(place["classes"], _SHOWING)}
+        room = _MOST // (wider["rows"] * wider["classes"] * wider.get("codebooks", 1))
+        wider["length"] = max(place["length"], min(_POSITIONS, room))
         wider = {name: size for name, size in wider.items() if len(trial.space.get(name, (0, 0))) > 1}
         wider = {**place, **wider}
         sizes = {name: wider[name] for name in _BASE if name in wider}

@@ -26,6 +26,7 @@ from shiftproof.reference.profiles import PROFILES as SPECS
 from shiftproof.reference.spec import Denominator, LossSpec
 
 from ..candidates.declaration import Candidate
+from ..candidates.loss import Observation
 from ..cases.space import hand_made
 from ..isolation.client import Worker
 from ..judge.ask import ask
@@ -101,16 +102,29 @@ def draw_pairs(number: int, seed: int) -> list[tuple[str, str, str, Door]]:
 
 
 def _can_hide(spec: LossSpec) -> Iterator[Subject]:
-    """The mutants that answer with a value and a gradient, and are not the right loss."""
+    """The mutants that show in the value or the gradient of a hand-made case: others cannot be written as source."""
     bench = Bench(spec, "float32", PROFILES["brief"])
     for subject in subjects(spec):
         if subject.reason or subject.linear or subject.dtype != "float32":
             continue
         trial = MutantTrial(bench, subject.name, subject.act)
-        seen = trial.observe_cached(hand_made(trial.space)[0])
-        answers = seen.problem is None and seen.gradients is not None and not seen.mutated
-        if answers and equivalent_on(subject, bench) is None:
+        seen = [trial.observe_cached(recipe) for recipe in hand_made(trial.space)]
+        if any(each.problem or each.gradients is None or each.mutated for each in seen):
+            continue
+        if any(map(_is_wrong, seen)) and equivalent_on(subject, bench) is None:
             yield subject
+
+
+def _is_wrong(seen: Observation) -> bool:
+    """Whether a value or a gradient differs from the right one by more than rounding."""
+    right = seen.case.oracle
+    if not seen.case.pairing.pairs or right.value is None or seen.gradients is None or seen.value is None:
+        return False
+    pairs = [(torch.tensor(seen.value), torch.tensor(right.value))]
+    pairs += [(found, right.gradients[name]) for name, found in seen.gradients.items()]
+    return not all(
+        torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-7, equal_nan=True) for one, other in pairs
+    )
 
 
 def try_door(spec: str, mutant: str, detail: str, door: Door, seed: int, folder: Path) -> DoorResult:

@@ -260,3 +260,10 @@ def test_what_ran_in_either_of_two_processes_ran() -> None:
         assert found.branches is not None
         assert found.branches.never == ()
     assert merge(one, blank).branches == merge(blank, one).branches == one.branches
+
+
+def test_pairs_of_size_classes_without_a_case_are_missing() -> None:
+    covered = Coverage({}, sizes={"B 1 to 1 × S 2 to 17": 3, "B 2 to 8 × S 127 to 513": 0})
+    assert covered.sizes_missing == ("B 2 to 8 × S 127 to 513",)
+    assert covered.with_that_of(replace(covered, sizes={"B 2 to 8 × S 127 to 513": 2})).sizes_missing == ()
+    assert Coverage.from_json(covered.to_json()) == covered
