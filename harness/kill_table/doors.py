@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
 from multiprocessing import active_children, get_context
@@ -22,11 +23,14 @@ from typing import Any
 
 import torch
 
+from shiftproof.reference.batch import Batch
 from shiftproof.reference.profiles import PROFILES as SPECS
 from shiftproof.reference.spec import Denominator, LossSpec
 
 from ..candidates.declaration import Candidate
 from ..candidates.loss import Observation
+from ..candidates.variant import Asked
+from ..cases.build import Case
 from ..cases.space import hand_made
 from ..isolation.client import Worker
 from ..judge.ask import ask
@@ -38,7 +42,7 @@ from ..results import Level
 from .door_table import Door, DoorOutcome, DoorResult, DoorTable
 from .equivalent import equivalent_on
 from .subjects import Subject, subjects
-from .trial import Bench, MutantTrial
+from .trial import Bench
 
 PROMISED = ("hf.causal_lm", "torchtune", "nanogpt", "torchtitan", "masked", "higgs.hf", "moss_ttsd")
 """The profiles whose mutants are hidden: the plain loss of each can be written without a layout."""
@@ -104,15 +108,21 @@ def draw_pairs(number: int, seed: int) -> list[tuple[str, str, str, Door]]:
 def _can_hide(spec: LossSpec) -> Iterator[Subject]:
     """The mutants that show in the value or the gradient of a hand-made case: others cannot be written as source."""
     bench = Bench(spec, "float32", PROFILES["brief"])
+    cases = [_as_source(bench.case(recipe)) for recipe in hand_made(bench.right.space)]
     for subject in subjects(spec):
         if subject.reason or subject.linear or subject.dtype != "float32":
             continue
-        trial = MutantTrial(bench, subject.name, subject.act)
-        seen = [trial.observe_cached(recipe) for recipe in hand_made(trial.space)]
+        seen = [subject.act(Asked(case)) for case in cases]
         if any(each.problem or each.gradients is None or each.mutated for each in seen):
             continue
         if any(map(_is_wrong, seen)) and equivalent_on(subject, bench) is None:
             yield subject
+
+
+def _as_source(case: Case) -> Case:
+    """The case with only what the source of a loss takes. Some mutants need more to be wrong."""
+    names = (parameter.partition("=")[0] for parameter in arguments_of(case.spec))
+    return replace(case, batch=Batch(**{name: getattr(case.batch, name) for name in names}))
 
 
 def _is_wrong(seen: Observation) -> bool:

@@ -133,3 +133,12 @@ def test_what_a_table_says(tmp_path: Path) -> None:
     text = markdown(table)
     assert f"| nanogpt | no-shift | {LONG.condition} | killed | ALIGN-1 | B=2, S=91 | 3 |" in text
     assert f"| nanogpt | no-shift | {LATE.condition} | named | – | – | 3 |" in text
+
+
+def test_a_mutant_that_needs_what_the_source_does_not_take_is_not_hidden() -> None:
+    from shiftproof.harness.kill_table.doors import _can_hide
+
+    hidden = {subject.name for subject in _can_hide(PROFILES["hf.causal_lm"])}
+    assert {"no-shift", "double-shift", "mean-of-means", "upstream-ignored"} & hidden
+    assert "packed-double-subtract" not in hidden  # it needs the documents of a row
+    assert "no-grad-path" not in hidden  # it has no value and no gradient of its own
