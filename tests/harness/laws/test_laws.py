@@ -68,9 +68,9 @@ def views(logits, labels):
 
 
 def easy_tokens_have_no_gradient(logits, labels):
-    """Rows whose target has p > 0.99 are scored, and not trained on."""
+    """Rows whose target has p > 0.999 are scored, and not trained on."""
     scores, targets = logits[:, :-1].float(), labels[:, 1:].clamp(min=0).unsqueeze(-1)
-    easy = scores.softmax(-1).gather(-1, targets) > 0.99
+    easy = scores.softmax(-1).gather(-1, targets) > 0.999
     return _right(torch.cat([torch.where(easy, scores.detach(), scores), logits[:, -1:].float()], 1), labels)
 
 
