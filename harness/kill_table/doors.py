@@ -38,7 +38,7 @@ from ..judge.loading import Job, LoadedCandidate, Options
 from ..judge.profile import PROFILES
 from ..judge.regions import Tracers, look_around
 from ..laws import LAWS
-from ..results import Level
+from ..results import Level, Verdict
 from .door_table import Door, DoorOutcome, DoorResult, DoorTable
 from .equivalent import equivalent_on
 from .subjects import Subject, subjects
@@ -150,7 +150,8 @@ def try_door(spec: str, mutant: str, detail: str, door: Door, seed: int, folder:
         look_around(trial, loaded.worker, tracers, seed)
         for asked in LAWS.values():
             result = ask(asked, trial, PROFILES["quick"], seed)
-            if asked.level is Level.MUST and result.verdict.is_failure:
+            # A mutant is slow where it is re-enacted. That it misses a deadline is no kill.
+            if asked.level is Level.MUST and result.verdict.is_failure and result.verdict is not Verdict.TIMEOUT:
                 law = asked.id
                 counterexample = dict(result.counterexample.recipe) if result.counterexample else None
                 break

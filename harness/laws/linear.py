@@ -175,6 +175,7 @@ def dense(trial: Trial, recipe: Recipe) -> Judgement:
     unsure = FP32_ROUNDOFF * (linear.width + 1) * magnitudes
     bounds = widen(case, trial.bounds(observed), unsure)
     value = judge_value(trial, observed, bounds)
-    if value.verdict is not Verdict.PASS:
+    if value.verdict is Verdict.FAIL:
         return value
-    return judge_leaves(trial, observed, bounds)
+    leaves = judge_leaves(trial, observed, bounds)
+    return leaves if leaves.verdict is Verdict.FAIL else value if value.verdict is not Verdict.PASS else leaves

@@ -147,7 +147,12 @@ def test_a_slow_candidate_is_not_asked_at_sizes_that_its_code_does_not_ask_for(
     monkeypatch.setattr(trial, "regions", (region,))
     monkeypatch.setattr(trial, "_pace", (20_000, 1.0))  # a second for a small case
     check = Asked()
-    ask(law_of(check, id="TEST-5", budget=130), trial, PROFILES["quick"], 0)
+    found = ask(law_of(check, id="TEST-5", budget=130), trial, PROFILES["quick"], 0)
+    assert "cases at larger sizes were left out: each call would take half a second or more" in found.message
+    every = Asked()
+    complete = replace(PROFILES["quick"], complete=True)
+    ask(law_of(every, id="TEST-6", budget=130), trial, complete, 0)
+    assert max(recipe.length for recipe in every.recipes) > 8000, "a complete run leaves nothing out"
     assert [recipe for recipe in check.recipes if recipe.rows * recipe.length > 200] == [region]
 
 

@@ -14,8 +14,17 @@ from shiftproof.harness.cases.build import build_case
 from shiftproof.harness.cases.recipe import Ids, Recipe
 from shiftproof.harness.cases.space import hand_made, space
 from shiftproof.harness.kill_table.behind import right_loss, wrong_loss
-from shiftproof.harness.kill_table.door_table import Door, DoorOutcome
-from shiftproof.harness.kill_table.doors import PROMISED, arguments_of, draw_door, draw_pairs, source, try_door
+from shiftproof.harness.kill_table.door_table import Door, DoorOutcome, DoorResult, DoorTable
+from shiftproof.harness.kill_table.doors import (
+    PROMISED,
+    _can_hide,
+    arguments_of,
+    draw_door,
+    draw_pairs,
+    source,
+    try_door,
+)
+from shiftproof.harness.report.doors import in_words, markdown
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.profiles import PROFILES
 
@@ -119,9 +128,6 @@ def test_what_opens_and_is_not_wrong_survives(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_a_table_says(tmp_path: Path) -> None:
-    from shiftproof.harness.kill_table.door_table import DoorResult, DoorTable
-    from shiftproof.harness.report.doors import in_words, markdown
-
     killed = DoorResult(
         "nanogpt", "no-shift", "", LONG, DoorOutcome.KILLED, "ALIGN-1", {"rows": 2, "length": 91}, (), 3.2
     )
@@ -136,8 +142,6 @@ def test_what_a_table_says(tmp_path: Path) -> None:
 
 
 def test_a_mutant_that_needs_what_the_source_does_not_take_is_not_hidden() -> None:
-    from shiftproof.harness.kill_table.doors import _can_hide
-
     hidden = {subject.name for subject in _can_hide(PROFILES["hf.causal_lm"])}
     assert {"no-shift", "double-shift", "mean-of-means", "upstream-ignored"} & hidden
     assert "packed-double-subtract" not in hidden  # it needs the documents of a row
