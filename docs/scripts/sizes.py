@@ -29,7 +29,11 @@ from shiftproof.reference.profiles import PROFILES
 DOCS = Path(__file__).resolve().parents[1]
 SEEDS = range(20)
 LAW = LAWS["VALUE-1"]
-SHOWN = {"text": "hf.causal_lm", "codebooks": "musicgen"}
+SHOWN = {
+    "text": space(PROFILES["hf.causal_lm"], frozenset()),
+    "codebooks": space(PROFILES["musicgen"], frozenset()),
+    "linear": space(PROFILES["hf.causal_lm"], frozenset({"hidden_states"})),
+}
 _SIZED = ("quick", "ci", "deep")
 _PLACES = 100_000  # the most B·S of a case of a loss
 
@@ -64,12 +68,13 @@ def word(found: dict[str, Counter[Pair]], pair: Pair) -> str:
     return "–"
 
 
-def tables(profile: str) -> Iterator[str]:
-    """One table for each two axes."""
-    choices = space(PROFILES[profile], frozenset())
+def tables(choices: Space) -> Iterator[str]:
+    """One table for each two axes, for each of the others and H if there is an H."""
     found, possible = met(choices), every_pair(choices)
     axes = [axis for axis in CLASSES if axis in choices]
     for one, other in combinations(axes, 2):
+        if "hidden_size" in axes and other != "hidden_size":
+            continue  # as in the tables of a loss that takes logits
         classes: list[SizeClass] = [of_axis for of_axis in CLASSES[other] if any(of_axis in pair for pair in possible)]
         rows = [
             [str(of_one), *(word(found, (of_one, of_other)) for of_other in classes)]
@@ -82,8 +87,7 @@ def tables(profile: str) -> Iterator[str]:
 def budgets() -> str:
     """What each profile spends: cases and elements of logits of VALUE-1, the mean over the seeds."""
     rows = []
-    for name, profile in SHOWN.items():
-        choices = space(PROFILES[profile], frozenset())
+    for name, choices in SHOWN.items():
         for effort in _SIZED:
             coverings = [covering(choices, effort, seed) for seed in SEEDS]
             cases = sum(map(len, coverings)) / len(coverings)
@@ -97,7 +101,7 @@ def filled() -> dict[str, str]:
     """Every table of the page, by its mark."""
     return {
         "budgets": budgets(),
-        **{name: "\n\n".join(tables(profile)) for name, profile in SHOWN.items()},
+        **{name: "\n\n".join(tables(choices)) for name, choices in SHOWN.items()},
     }
 
 

@@ -44,6 +44,8 @@ def agreement(found: Tensor, expected: Tensor, bound: Tensor | float) -> Tensor:
 
 def compare_tensors(found: Tensor, expected: Tensor, bound: Tensor | float) -> Mismatch | None:
     """The mismatch of two float64 tensors of one shape, with its worst element, or None."""
+    if bool(((found - expected).abs_() <= bound).all()):
+        return None  # without NaN and infinity, as nearly always
     agree = agreement(found, expected, bound)
     if bool(agree.all()):
         return None

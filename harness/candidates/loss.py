@@ -23,7 +23,7 @@ from ..cases.build import Case, build_case
 from ..cases.cells import CellCounts, loss_cells
 from ..cases.generators import LOSS_RECIPES
 from ..cases.kept import Kept, of_pairs
-from ..cases.linear import LEAVES, Linear, read_logits, width_of
+from ..cases.linear import DENSE_HIDDEN_SIZES, DENSE_PLACES, LEAVES, Linear, read_logits, width_of
 from ..cases.recipe import Recipe
 from ..cases.sizes import cost, sizes_of
 from ..cases.space import Space, space
@@ -47,6 +47,7 @@ from .head import Head
 from .variant import PLAIN, Asked, Variant, weighted_by
 
 _MOST_PRODUCTS = 20_000_000  # of a matrix product; a CPU without a unit for bf16 takes a tenth of a second for them
+_MOST_PRODUCTS_ONCE = 300_000_000  # in a law that makes one call
 _PATIENCE = 0.5  # seconds for a case at a size that nothing in the candidate's code asks for
 _MOST = 16_000_000  # elements of logits, about 30 bytes each with their gradient and its bounds
 
@@ -179,13 +180,17 @@ class Trial:
     def affords(self, recipe: Recipe) -> bool:
         """Whether the case of a region, as a law wants it, is small enough to be called again and again.
 
-        With hidden states, H is the number of classes, or of rows if that is smaller; a law that wants an id for each
-        place makes both large. Dense factors have sizes of their own.
+        With hidden states, H is at least the number of classes, or of rows if that is smaller; a law that wants an id
+        for each place makes both large. Dense factors are for one law, which chooses most sizes itself.
         """
         if not self.is_linear:
             return True
-        places = recipe.rows * recipe.length
-        return not recipe.hidden_size and recipe.size * width_of(recipe.classes, places) <= _MOST_PRODUCTS
+        if recipe.dense:
+            of_weight, places = recipe.classes * recipe.hidden_size, recipe.rows * recipe.length
+            is_chosen = recipe.hidden_size <= DENSE_HIDDEN_SIZES[-1] and places <= DENSE_PLACES
+            return not is_chosen and of_weight <= _MOST_PRODUCTS and of_weight * places <= _MOST_PRODUCTS_ONCE
+        width = width_of(recipe.classes, recipe.rows * recipe.length, recipe.hidden_size)
+        return recipe.size * width <= _MOST_PRODUCTS
 
     def takes_long(self, recipe: Recipe) -> bool:
         """Whether a call on this case would take seconds, by the largest case so far.

@@ -31,19 +31,18 @@ from shiftproof.reference.spec import Heads, LossSpec
 
 from .build import Case
 from .logits import bell, uniform_ints
-from .recipe import Stride
+from .recipe import HIDDEN_MULTIPLE, Stride
 
 HIDDEN, WEIGHT, BIAS = "hidden_states", "lm_head_weight", "lm_head_bias"
 LEAVES = (HIDDEN, WEIGHT, BIAS)
 
 _WIDE = 1100  # with more classes, the weight carries the logits: a square weight would be too large
 _IDLE = 3  # the least number of idle columns in the hidden states, and in the weight
-_MULTIPLE = 32
-"""Widths are multiples of it, as in real models. With other widths, oneDNN's bf16 product on CPUs with AMX reads past
-the end of a row and multiplies that by zero. A NaN in the next row then gets into this row
-(uxlfoundation/oneDNN#5717)."""
-
 _PEAK = 40.0  # of dense logits: large enough that rounding them to bf16 moves probabilities by a tenth
+
+DENSE_HIDDEN_SIZES = (256, 320, 512)
+DENSE_PLACES = 8
+"""The sizes of dense factors: H, and the most B·S, at which few rounding errors cancel in a mean."""
 
 _SPREAD = 0.2  # of the hidden states whose logits are near each other
 
@@ -94,10 +93,10 @@ def no_linear(spec: LossSpec) -> str | None:
     return None
 
 
-def width_of(classes: int, rows: int) -> int:
-    """H of exact factors."""
+def width_of(classes: int, rows: int, least: int = 0) -> int:
+    """H of exact factors, ``least`` or more."""
     carriers = classes if classes <= _WIDE else rows
-    return -(-(carriers + 2 * _IDLE) // _MULTIPLE) * _MULTIPLE
+    return -(-max(carriers + 2 * _IDLE, least) // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE
 
 
 @lru_cache(maxsize=8)
@@ -106,14 +105,14 @@ def factor(case: Case, biased: bool) -> Linear:
 
     A class gets a bias other than 0 only if subtracting it from all logits of the class loses no bit.
     """
-    if case.recipe.hidden_size:
+    if case.recipe.dense:
         return _dense(case, biased)
     logits = case.batch.tensor("logits")
     rows = logits.flatten(0, -2).double()
     count, classes = rows.shape
     by_hidden = classes <= _WIDE
     carriers = classes if by_hidden else count
-    width = width_of(classes, count)
+    width = width_of(classes, count, case.recipe.hidden_size)
     seed = case.recipe.seed
     powers = torch.tensor(_POWERS, dtype=torch.float64)
     scales = powers[_ints(seed, 30, carriers) % len(_POWERS)]

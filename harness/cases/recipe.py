@@ -123,6 +123,11 @@ class AudioLength(StrEnum):
     SHORTER = "shorter"  # S // 2 + 1 frames
 
 
+HIDDEN_MULTIPLE = 32
+"""H is a multiple of it, as in real models. With other H, oneDNN's bf16 product on CPUs with AMX reads past
+the end of a row and multiplies that by zero. A NaN in the next row then gets into this row
+(uxlfoundation/oneDNN#5717)."""
+
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _LABEL_DTYPES = ("int64", "int32")
 _LEAST = {
@@ -148,8 +153,9 @@ class Recipe:
         documents: the number of documents packed into each row.
         boundaries_ignored: whether the first label of each document is already ignored, as padding-free collators do.
         extra: the number of logits without a label position.
-        hidden_size: H of dense hidden states and weight, for a loss that multiplies them itself. 0 if each logit is one
-            exact product.
+        hidden_size: the least H of hidden states and weight, for a loss that multiplies them itself. 0: as few columns
+            as the logits need.
+        dense: whether all numbers in hidden states and weight differ from 0. If not, each logit is one exact product.
         digit: the base-V digit of the position that Ids.COUNTING writes.
     """
 
@@ -165,6 +171,7 @@ class Recipe:
     delay: Delay = Delay.NONE
     hollow: Hollow = Hollow.NONE
     hidden_size: int = 0
+    dense: bool = False
     audio_classes: AudioClasses = AudioClasses.MORE
     audio_length: AudioLength = AudioLength.SAME
     ids: Ids = Ids.COUNTING
@@ -225,8 +232,9 @@ class Recipe:
             value = getattr(recipe, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}; expected an integer from {least} up")
-        if not isinstance(recipe.boundaries_ignored, bool):
-            raise ValueError(f"boundaries_ignored is {recipe.boundaries_ignored!r}; expected true or false")
+        for name in ("boundaries_ignored", "dense"):
+            if not isinstance(getattr(recipe, name), bool):
+                raise ValueError(f"{name} is {getattr(recipe, name)!r}; expected true or false")
         if recipe.seed >= 2**63:
             raise ValueError(f"seed is {recipe.seed}; expected less than 2**63")
         if not recipe.masks:

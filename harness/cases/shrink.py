@@ -128,7 +128,8 @@ def simplifications(recipe: Recipe) -> Iterator[Recipe]:
             yield replace(recipe, **{name: simpler})
     for extra in _below(recipe.extra, 0):
         yield replace(recipe, extra=extra)
-    for hidden_size in (32, 64, 128):  # other widths than multiples of 32 are not those of models
+    # Other widths than multiples of 32 are not those of models.
+    for hidden_size in (*((0,) if not recipe.dense else ()), *(2**power for power in range(5, 12))):
         if hidden_size < recipe.hidden_size:
             yield replace(recipe, hidden_size=hidden_size)
     for classes in _below(recipe.classes, 2):

@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import combinations, product
 from typing import Any, NamedTuple, TypeVar
 
+from .recipe import HIDDEN_MULTIPLE
 from .space import Space
 
 Sizes = Mapping[str, int]
@@ -36,12 +37,13 @@ class SizeClass(NamedTuple):
 Pair = tuple[SizeClass, SizeClass]
 R = TypeVar("R")
 
-_LETTERS = {"rows": "B", "length": "S", "classes": "V", "codebooks": "K"}
+_LETTERS = {"rows": "B", "length": "S", "classes": "V", "codebooks": "K", "hidden_size": "H"}
 _BETWEEN = {
     "rows": ((1, 1), (2, 8), (15, 65), (127, 257)),
     "length": ((2, 17), (31, 65), (127, 513), (1023, 4097), (8191, 16385)),
     "classes": ((3, 9), (15, 257), (1000, 4097), (32000, 65537), (128000, 262145)),
     "codebooks": ((1, 4), (5, 8), (9, 17), (31, 33)),
+    "hidden_size": ((256, 512), (768, 1280), (2048, 4128)),
 }
 CLASSES: Mapping[str, tuple[SizeClass, ...]] = {
     axis: tuple(SizeClass(axis, *between) for between in of_axis) for axis, of_axis in _BETWEEN.items()
@@ -58,9 +60,10 @@ _BATCHES = {(SizeClass("rows", 2, 8), length) for length in CLASSES["length"][:-
 
 
 def cost(sizes: Sizes) -> int:
-    """How long a case takes to judge, as a number of elements of logits."""
+    """How long a case takes to judge, as a number of elements of logits. Hidden states and weight count as much."""
     places = sizes.get("rows", 1) * sizes["length"] * sizes.get("codebooks", 1)
-    return places * (sizes.get("classes", 0) + _OF_A_PLACE) + _OF_A_CASE
+    of_factors = sizes.get("hidden_size", 0) * (places + sizes.get("classes", 0))
+    return places * (sizes.get("classes", 0) + _OF_A_PLACE) + of_factors + _OF_A_CASE
 
 
 def sizes_of(recipe: Any) -> Sizes:
@@ -192,6 +195,8 @@ def _choices(space: Space, axis: str, wanted: SizeClass | None) -> Sequence[int]
         return ordinary
     if axis == "codebooks":
         return range(wanted.least, wanted.most + 1)
+    if axis == "hidden_size":
+        return range(wanted.least, wanted.most + 1, HIDDEN_MULTIPLE)
     near = [number + off for number in _ROUND for off in (-1, 0, 1)]
     return sorted({*_within(wanted, near), *(_within(wanted, _VOCABULARIES) if axis == "classes" else ())})
 

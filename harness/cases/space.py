@@ -87,6 +87,8 @@ def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Spac
         choices["weights"] = (Weights.QUARTERS, Weights.ZEROS)
         if spec.compute is Compute.STRICT or dtype == "float32":  # others may round weights to the dtype of the logits
             choices["weights"] += (Weights.TENTHS,)
+    if "hidden_states" in takes and "logits" not in takes:
+        choices["hidden_size"] = (0, 256)
     if term.accepts_shift_labels and "shift_labels" in takes:
         choices["shift_labels"] = (ShiftLabels.ABSENT, ShiftLabels.PADDED, ShiftLabels.SHARDED)
     return choices

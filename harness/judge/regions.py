@@ -22,23 +22,28 @@ from ..candidates.declaration import Candidate
 from ..candidates.loss import Trial
 from ..candidates.shapes import read_shapes
 from ..cases.linear import LEAVES
-from ..cases.recipe import Ids
+from ..cases.recipe import HIDDEN_MULTIPLE, Ids
 from ..isolation.branch_record import BranchRecord
 from ..isolation.client import Worker
 from ..isolation.inprocess import InProcess
 from ..isolation.settings import WorkerSettings
 from ..worker.exchange import Call, Outcome
-from ..worker.guards import Guard, Traced
+from ..worker.guards import HIDDEN_SIZE, Guard, Traced
 from ..worker.target import LoadFailure
 from .loading import AnyTrial
 
-_BASE = {"rows": 3, "length": 11, "classes": 23, "codebooks": 5}  # each differs from the others and their products
-_LEAST = {"rows": 1, "length": 2, "classes": 2, "codebooks": 1}
+_BASE = {"rows": 3, "length": 11, "classes": 23, "codebooks": 5, HIDDEN_SIZE: 64}
+"""The sizes of the first trace. Each differs from the others and their products."""
+
+_LEAST = {"rows": 1, "length": 2, "classes": 2, "codebooks": 1, HIDDEN_SIZE: HIDDEN_MULTIPLE}
 _MOST = 2_000_000  # elements of logits in a case of a region
 _TRACES = 24
 _FROM_A_LINE = 3  # regions that one line leads to; a loop over chunks asks for their number again at each
 _SECONDS = 20.0  # for all traces of a candidate; a limit on their number alone would let one that hangs go on
-_ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4}  # sizes up to these are among every law's cases
+_ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4, HIDDEN_SIZE: 256}
+"""Sizes up to these are among every law's cases."""
+
+_OTHERS = max(size for name, size in _ORDINARY.items() if name != HIDDEN_SIZE)
 _CONSTANTS = 6  # numbers in the code that are tried
 _SHOWING = 128  # classes
 _POSITIONS = 9
@@ -55,7 +60,7 @@ def may_have_regions(record: BranchRecord) -> bool:
     A function without a branch that reads only its arguments, small numbers, functions and modules cannot.
     """
     found = record.result()
-    large = any(number > max(_ORDINARY.values()) for number in record.constants)
+    large = any(number > _OTHERS for number in record.constants)
     return bool(found.found or found.unread or large or not record.is_closed)
 
 
@@ -222,6 +227,8 @@ def _trace(trial: Trial, tracer: Tracer, sizes: Mapping[str, int]) -> Traced | s
     """The questions that one call asks of these sizes, or why there are none."""
     recipe = next(trial.generators.placed(trial.space, (sizes,), 0))
     case = trial.case(trial.fit(recipe))
+    if trial.is_linear:
+        sizes = {**sizes, HIDDEN_SIZE: trial.linear(case).width}
     tensors, scalars = values_for(case, trial.binding)
     names = LEAVES if trial.is_linear else case.spec.logits
     differentiated = tuple(trial.binding.names[name] for name in names if trial.binding.takes(name))
@@ -231,6 +238,11 @@ def _trace(trial: Trial, tracer: Tracer, sizes: Mapping[str, int]) -> Traced | s
     except LoadFailure as failure:
         return str(failure)
     return found if isinstance(found, Traced) else found.describe()
+
+
+def _elements(place: Mapping[str, Any]) -> int:
+    """Elements of the logits."""
+    return math.prod(value for name, value in place.items() if name in _BASE and name != HIDDEN_SIZE)
 
 
 def _is_fixed(trial: Trial, sizes: Mapping[str, int]) -> bool:
@@ -245,16 +257,17 @@ def _is_ordinary(place: Mapping[str, Any]) -> bool:
 
 def _near(trial: Trial, numbers: Iterable[int]) -> Iterator[Mapping[str, Any]]:
     """Cases in which a number of the code is an id, and a size."""
-    large = [number for number in numbers if number > max(_ORDINARY.values())][:_CONSTANTS]
+    large = [number for number in numbers if number > _OTHERS][:_CONSTANTS]
     places: list[dict[str, Any]] = [{"codebooks": number + 1} for number in numbers if number in _BOOKS]
     for number in large:
         places += [{"length": number + 1}]
         places += [{"length": number}, {"rows": number + 1}] if number <= _LONG else []
         places += [{"classes": number + 1, "ids": Ids.EDGES}]  # the last class is an edge: the number is an id
-    small = {"rows": 2, "length": 4, "classes": 3, "codebooks": 2}
+        places += [{HIDDEN_SIZE: number + 1}] if _ORDINARY[HIDDEN_SIZE] < number <= _LONG else []
+    small = {"rows": 2, "length": 4, "classes": 3, "codebooks": 2, HIDDEN_SIZE: HIDDEN_MULTIPLE}
     for place in places:
         fields = {name: place.get(name, small[name]) for name in small if name in trial.space}
-        if place.keys() & fields.keys() and math.prod(fields.values()) <= _MOST and not _is_fixed(trial, fields):
+        if place.keys() & fields.keys() and _elements(fields) <= _MOST and not _is_fixed(trial, fields):
             yield {**fields, **{name: value for name, value in place.items() if name == "ids"}}
 
 
@@ -271,7 +284,7 @@ def _wider(trial: Trial, places: Iterable[Mapping[str, Any]]) -> Iterator[Mappin
         wider = {name: size for name, size in wider.items() if len(trial.space.get(name, (0, 0))) > 1}
         wider = {**place, **wider}
         sizes = {name: wider[name] for name in _BASE if name in wider}
-        if math.prod(sizes.values()) <= _MOST and not _is_fixed(trial, sizes):
+        if _elements(sizes) <= _MOST and not _is_fixed(trial, sizes):
             yield wider
 
 
@@ -279,7 +292,7 @@ def _affordable(places: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, An
     """As many places as a check has time for, those that no other case is like first."""
     elements = count = 0
     for place in sorted(places, key=_is_ordinary):
-        size = math.prod(value for name, value in place.items() if name in _BASE)
+        size = _elements(place)
         if count < _REGIONS and (not count or elements + size <= _IN_ALL):
             count, elements = count + 1, elements + size
             yield place

@@ -17,14 +17,15 @@ from ..bounds.rounding import FP32_ROUNDOFF
 from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Variant
 from ..cases.build import Case
-from ..cases.linear import product, through
-from ..cases.recipe import Ids, Recipe
+from ..cases.linear import DENSE_HIDDEN_SIZES, DENSE_PLACES, product, through
+from ..cases.recipe import HIDDEN_MULTIPLE, Ids, Mask, Recipe
 from ..results import Verdict
 from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, on, trained, vacuous
 from .numerics import factor_of, judge_value, ordinary, per_token
 
 _WIDE = 8192  # classes; a sum over so many in bf16 shows
-_HIDDEN_SIZES = (256, 320, 512)
+_ORDINARY = 17  # rows or positions; more are a region of the candidate's own code
+_FEW = 128  # B·S
 _MANY = 2048  # rows; with so many, a bf16 sum of similar terms, added one by one, no longer grows
 
 
@@ -128,13 +129,17 @@ def many_rows(trial: Trial, recipe: Recipe) -> Judgement:
 
 
 def _dense(recipe: Recipe) -> Recipe:
-    """Few rows, many classes and dense factors."""
+    """Few pairs, in whose mean rounding errors do not cancel, many classes and dense factors."""
+    if max(recipe.rows, recipe.length) > _ORDINARY and recipe.rows * recipe.length <= _FEW:
+        few, hidden_size = replace(recipe, masks=(Mask.LAST_ONLY,)), DENSE_HIDDEN_SIZES[0]
+    else:
+        few = replace(recipe, rows=min(recipe.rows, 2), length=min(recipe.length, DENSE_PLACES // 2))
+        hidden_size = DENSE_HIDDEN_SIZES[recipe.seed % len(DENSE_HIDDEN_SIZES)]
     return replace(
-        recipe,
-        rows=min(recipe.rows, 2),
-        length=min(recipe.length, 4),
-        classes=_WIDE + recipe.seed % 3,
-        hidden_size=recipe.hidden_size or _HIDDEN_SIZES[recipe.seed % len(_HIDDEN_SIZES)],
+        few,
+        classes=max(recipe.classes, _WIDE + recipe.seed % 3),
+        hidden_size=-(-max(recipe.hidden_size, hidden_size) // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE,
+        dense=True,
         ids=Ids.SEEDED,
     )
 

@@ -43,6 +43,9 @@ _MOST_TRIED = 60_000  # combinations of sizes for one guard
 _FEW = 4  # a size that a condition does not ask for is no larger than this, if it may be
 _SEED = 0
 
+HIDDEN_SIZE = "hidden_size"
+"""The name of H, the one size that logits do not have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Guard:
@@ -53,7 +56,8 @@ class Guard:
         file, line: the line of the candidate that asked, or that called what asked.
         is_own: whether the candidate's own code asked, and not torch on its behalf.
         otherwise: the smallest sizes for which it is false, or None if none were found.
-        elements: how many elements of logits such a call has, at least. 0 if unknown.
+        elements: how many elements of logits such a call has, at least, or of a weight a sixteenth of them, if that is
+            more. 0 if unknown.
     """
 
     condition: str
@@ -85,7 +89,7 @@ def trace(loaded: Loaded, call: Call, now: Mapping[str, int], least: Mapping[str
     """Call a candidate once on fake tensors, forward and backward.
 
     ``now`` names the sizes of this call, ``least`` is the least that each may be, and a case has at most ``most``
-    elements, the product of all sizes.
+    elements.
     """
     sizes = Sizes(now, least, most)
     from torch._dynamo.source import ConstantSource
@@ -227,17 +231,24 @@ def _otherwise(
         for name, now in sizes.now.items()
     }
     for kept in (before, ()):
-        best: tuple[int, dict[str, int]] | None = None
+        best: tuple[tuple[int, int], dict[str, int]] | None = None
         for values in itertools.islice(itertools.product(*tried.values()), _MOST_TRIED):
-            elements = math.prod(values)
-            if best is not None and elements >= best[0]:
-                continue
             changed = dict(zip(tried, values, strict=True))
+            needed = _elements(changed), sum(values)
+            if best is not None and needed >= best[0]:
+                continue
             if _is(condition, changed) is False and all(_is(each, changed) is not False for each in kept):
-                best = elements, changed
+                best = needed, changed
         if best is not None:
-            return (best[1] if best[0] <= sizes.most else None), best[0]
+            (elements, _), smallest = best
+            return (smallest if elements <= sizes.most else None), elements
     return None, 0
+
+
+def _elements(sizes: Mapping[str, int]) -> int:
+    """The elements of the logits of a call, or a sixteenth of those of its weight."""
+    of_logits = math.prod(size for name, size in sizes.items() if name != HIDDEN_SIZE)
+    return max(of_logits, sizes.get(HIDDEN_SIZE, 0) * sizes.get("classes", 1) // 16)
 
 
 def _is(condition: CodeType, sizes: Mapping[str, int]) -> bool | None:

@@ -168,6 +168,24 @@ def last_chunk_dropped(hidden_states, lm_head_weight, labels):
     return F.cross_entropy((hidden[:whole] @ lm_head_weight.T).float(), targets[:whole])
 
 
+def double_shift_of_wide_rows(hidden_states, lm_head_weight, labels):
+    if hidden_states.shape[-1] > 1000:
+        labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+    return materialised(hidden_states, lm_head_weight, labels)
+
+
+def bf16_product_of_wide_rows(hidden_states, lm_head_weight, labels):
+    if hidden_states.shape[-1] > 600:
+        return materialised(hidden_states, lm_head_weight, labels)
+    return chunked(hidden_states, lm_head_weight, labels)
+
+
+def bf16_product_of_long_rows(hidden_states, lm_head_weight, labels):
+    if labels.shape[1] > 40:
+        return materialised(hidden_states, lm_head_weight, labels)
+    return chunked(hidden_states, lm_head_weight, labels)
+
+
 def mean_of_chunk_means(hidden_states, lm_head_weight, labels):
     targets = shifted(labels)
     chunks = [(rows, own) for rows, own in _chunks(hidden_states, targets) if bool((own != -100).any())]

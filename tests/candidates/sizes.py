@@ -10,6 +10,9 @@ WRONG = {
     "by_the_square_root": "hf.causal_lm",
     "first_eight_codebooks": "musicgen",
     "positions_in_half": "hf.causal_lm",
+    "first_1024_columns": "hf.causal_lm",
+    "blocks_of_256_columns": "hf.causal_lm",
+    "weight_offsets_in_16_bits": "hf.causal_lm",
 }
 
 
@@ -64,3 +67,38 @@ def positions_in_half(logits, labels):
     positions = (torch.arange(length, dtype=torch.float16, device=labels.device) + 1).long().clamp(max=length - 1)
     shifted = labels[:, positions][:, :-1]
     return F.cross_entropy(logits[:, :-1].float().reshape(-1, logits.shape[-1]), shifted.reshape(-1))
+
+
+def _linear(hidden_states, lm_head_weight, labels):
+    logits = F.linear(hidden_states, lm_head_weight).float()
+    return F.cross_entropy(*_next(logits, labels))
+
+
+def first_1024_columns(hidden_states, lm_head_weight, labels):
+    """A kernel whose block holds 1024 columns of the hidden states."""
+    return _linear(hidden_states[..., :1024], lm_head_weight[:, :1024], labels)
+
+
+def blocks_of_256_columns(hidden_states, lm_head_weight, labels):
+    """Of more than 256 columns, those after the last multiple of 256 are left out."""
+    width = lm_head_weight.shape[1]
+    kept = max(width // 256 * 256, min(width, 256))
+    return _linear(hidden_states[..., :kept], lm_head_weight[:, :kept], labels)
+
+
+class _OffsetsIn16Bits(torch.autograd.Function):
+    """The gradient of the weight is written to offsets in 16 bits: those from 65536 on wrap, and add to others."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        return weight.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        offsets = torch.arange(gradient.numel(), device=gradient.device) % 65536
+        return torch.zeros_like(gradient).flatten().index_add(0, offsets, gradient.flatten()).view_as(gradient)
+
+
+def weight_offsets_in_16_bits(hidden_states, lm_head_weight, labels):
+    """The weight's gradient is written to wrong places if it has more than 65536 elements."""
+    return _linear(hidden_states, _OffsetsIn16Bits.apply(lm_head_weight), labels)

@@ -20,11 +20,11 @@ def test_the_budget_of_quick_is_what_the_page_says(scripts: Any) -> None:
     assert f"| text | quick | {cases:.0f} | {spent / 1e6:.1f} |" in PAGE
 
 
-def test_every_pair_of_classes_has_a_cell() -> None:
-    for name, profile in (("text", "hf.causal_lm"), ("codebooks", "musicgen")):
+def test_every_pair_of_classes_has_a_cell(scripts: Any) -> None:
+    for name, choices in scripts.sizes.SHOWN.items():
         _, _, part = PAGE.partition(f"<!-- {name} -->")
         shown, _, _ = part.partition(f"<!-- end of {name} -->")
-        for one, other in every_pair(space(PROFILES[profile], frozenset())):
+        for one, other in every_pair(choices):
             assert f"| {one} |" in shown or f"| {other} |" in shown, (one, other)
             assert str(one) in shown
             assert str(other) in shown

@@ -39,6 +39,20 @@ def test_the_product_is_the_logits_to_the_last_bit(regime: Regime, dtype: str, c
     assert bool(linear.bias.any()) <= biased
 
 
+@pytest.mark.parametrize("least", [256, 1000, 4096])
+@pytest.mark.parametrize("classes", [2, 300, WIDE])
+def test_hidden_states_may_be_wider_than_the_logits_need(classes: int, least: int) -> None:
+    case = case_of(classes=classes, hidden_size=least)
+    linear, narrow = factor(case, False), factor(case_of(classes=classes), False)
+    assert linear.width % 32 == 0
+    assert linear.width == max(narrow.width, -(-least // 32) * 32)
+    product = linear.hidden.double() @ linear.weight.double().T
+    assert torch.equal(product, case.batch.tensor("logits").double())
+    if classes > 2 and linear.width > narrow.width:  # a part of the columns makes other logits
+        part = linear.hidden[..., : linear.width // 2].double() @ linear.weight[:, : linear.width // 2].double().T
+        assert not torch.equal(part, product)
+
+
 def test_classes_have_a_bias_where_they_lose_no_bit_by_it() -> None:
     assert bool(factor(case_of(), True).bias.all())
     assert bool(factor(case_of(Regime.TIES, "bfloat16"), True).bias.all())

@@ -50,6 +50,7 @@ OTHERWISE: dict[str, Any] = {
     "delay": Delay.STEP,
     "hollow": Hollow.ALTERNATE,
     "hidden_size": 32,
+    "dense": True,
     "audio_classes": AudioClasses.FEWER,
     "audio_length": AudioLength.LONGER,
     "ids": Ids.EDGES,

@@ -24,6 +24,7 @@ from shiftproof.harness.label_builders.cases import BuilderRecipe
 from shiftproof.reference.profiles import PROFILES
 
 BASIC = frozenset({"logits", "labels"})
+LINEAR = space(PROFILES["hf.causal_lm"], frozenset({"hidden_states", "lm_head_weight", "labels"}))
 TEXT = space(PROFILES["hf.causal_lm"], BASIC)
 AUDIO = space(PROFILES["musicgen"], BASIC)
 EVERYTHING = {"most": 10**12, "most_places": 10**9}
@@ -32,7 +33,7 @@ SEEDS = range(20)
 
 def test_a_case_has_the_pairs_of_its_classes() -> None:
     sizes = sizes_of(Recipe(rows=2, length=300, classes=20))
-    assert sizes == {"rows": 2, "length": 300, "classes": 20, "codebooks": 1}
+    assert sizes == {"rows": 2, "length": 300, "classes": 20, "codebooks": 1, "hidden_size": 0}
     assert {f"{one} × {other}" for one, other in pairs_of(sizes)} == {
         *("B 2 to 8 × S 127 to 513", "B 2 to 8 × V 15 to 257", "S 127 to 513 × V 15 to 257"),
         *("B 2 to 8 × K 1 to 4", "S 127 to 513 × K 1 to 4", "V 15 to 257 × K 1 to 4"),
@@ -47,7 +48,7 @@ def test_classes_do_not_overlap(axis: str) -> None:
     assert all(class_of(axis, size) == of_axis for of_axis in CLASSES[axis] for size in (of_axis.least, of_axis.most))
 
 
-@pytest.mark.parametrize("choices", [TEXT, AUDIO])
+@pytest.mark.parametrize("choices", [TEXT, AUDIO, LINEAR])
 def test_without_a_budget_every_pair_is_met(choices: dict[str, tuple[int, ...]]) -> None:
     met = {pair for sizes in cover(choices, 10**15, 0, **EVERYTHING) for pair in pairs_of(sizes)}
     ordinary = {(one, other) for one, other in every_pair(choices) - met}
@@ -133,3 +134,11 @@ def test_a_smaller_budget_takes_what_it_can() -> None:
     assert sum(cost(sizes_of(case)) for case in few) <= 400_000
     assert [case for case in cases if case in few] == few
     assert list(affordable(cases, 3_250_000)) == cases
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_hidden_states_are_as_wide_as_those_of_models(seed: int) -> None:
+    widths = [sizes["hidden_size"] for sizes in cover(LINEAR, 3_250_000, seed, **EVERYTHING)]
+    assert all(width % 32 == 0 for width in widths)
+    assert any(768 <= width <= 1280 for width in widths)
+    assert any(2048 <= width <= 4128 for width in widths)

@@ -101,6 +101,7 @@ def test_a_failure_shrinks_to_its_own_fields_alone(
         ("hf.causal_lm", BASIC, set()),
         ("hf.causal_lm", BASIC | {"num_items_in_batch"}, {"count"}),
         ("hf.causal_lm", BASIC | {"shift_labels"}, {"shift_labels"}),
+        ("hf.causal_lm", frozenset({"hidden_states", "lm_head_weight", "labels"}), {"hidden_size"}),
         ("torchtune", BASIC | {"num_items_in_batch", "shift_labels"}, set()),
         ("torchtitan", BASIC, {"count"}),
         ("packed.cu_seqlens", BASIC | {"cu_seqlens"}, {"documents", "boundaries_ignored"}),

@@ -14,13 +14,14 @@ from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.cases.recipe import Ids, Recipe
 from shiftproof.harness.cases.space import placed
 from shiftproof.harness.isolation.branch_record import BranchRecord
+from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import Job, LoadedCandidate, Options
 from shiftproof.harness.judge.pool import Pool
 from shiftproof.harness.judge.profile import PROFILES
 from shiftproof.harness.judge.regions import Regions, Tracers, explore, look_around, may_have_regions
 from shiftproof.harness.kill_table.trial import Bench
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.results import Level
+from shiftproof.harness.results import Level, Verdict
 from shiftproof.harness.worker.exchange import Call, Outcome, TimedOut
 from shiftproof.harness.worker.guards import Guard, Traced
 from shiftproof.reference.profiles import PROFILES as SPECS
@@ -232,6 +233,34 @@ def test_a_law_that_makes_a_region_too_large_for_a_matrix_product_leaves_it_out(
         assert 1000 in lengths["GRAD-1"]
     finally:
         opened.close()
+
+
+FUSED = DOORS.with_name("fused.py")
+
+
+@pytest.mark.representatives(1)
+@pytest.mark.parametrize(
+    ("name", "dtype", "law"),
+    [
+        ("double_shift_of_wide_rows", "float32", "ALIGN-1"),
+        ("bf16_product_of_wide_rows", "bfloat16", "LINEAR-4"),
+        ("bf16_product_of_long_rows", "bfloat16", "LINEAR-4"),
+    ],
+)
+def test_a_loss_that_multiplies_hidden_states_fails_at_its_region(name: str, dtype: str, law: str) -> None:
+    candidate = Candidate(name, f"{FUSED}:{name}", spec="hf.causal_lm")
+    tracers, opened = Tracers(), LoadedCandidate(Job(name, candidate, "cpu", dtype), Options())
+    try:
+        trial = opened.trial()
+        only = {law: LAWS[law]}
+        calm = replace(PROFILES["brief"], factor=0.5)  # without other sizes than the ordinary ones
+        assert ask(LAWS[law], trial, calm, seed=0, among=only).verdict is Verdict.PASS
+        found = look_around(trial, opened.worker, tracers, 0)
+        assert any(place["hidden_size"] > 600 or place["length"] > 40 for place in found.places)
+        assert ask(LAWS[law], trial, calm, seed=1, among=only).verdict is Verdict.FAIL
+    finally:
+        opened.close()
+        tracers.close()
 
 
 def test_each_region_is_judged_once_more_with_a_hundred_classes() -> None:
