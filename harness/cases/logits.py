@@ -18,6 +18,7 @@ from .recipe import Recipe, Regime, Stride
 
 _SIXTEEN_BITS = ("bfloat16", "float16")
 _FAR = 16.0
+_MANY = 256  # rows whose mean is nearly the same with other labels, unless some rows are certain of theirs
 
 
 def uniform_ints(seed: int, stream: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
@@ -87,7 +88,7 @@ def _draw(recipe: Recipe, shape: tuple[int, ...], used: _Used, stream: int) -> T
         case Regime.NORMAL:
             return _unsettle(noise * 3, used, shared)
         case Regime.SHARP:
-            return _sharpen(noise, used, uniform_ints(recipe.seed, stream + 2, max(len(used.rows), 1)))
+            return _sharpen(noise, used, _picks(recipe, used, stream))
         case Regime.TIES:
             return _unsettle((noise * 1.5).round(), used, shared)
         case Regime.HUGE:
@@ -95,13 +96,17 @@ def _draw(recipe: Recipe, shape: tuple[int, ...], used: _Used, stream: int) -> T
         case Regime.MINUS_INF:
             return _with_minus_inf(noise * 3, used, uniform_ints(recipe.seed, stream + 2, noise.numel()))
         case Regime.NAN_IGNORED:
-            logits = noise * 3
+            logits = noise * 3 if len(used.rows) < _MANY else _sharpen(noise, used, _picks(recipe, used, stream))
             idle = torch.ones(shape[:-1], dtype=torch.bool)
             idle.view(-1)[used.rows] = False
             logits[idle] = torch.nan
             return logits
         case Regime.NAN_VALID:
             return noise * 3
+
+
+def _picks(recipe: Recipe, used: _Used, stream: int) -> np.ndarray:
+    return uniform_ints(recipe.seed, stream + 2, max(len(used.rows), 1))
 
 
 def _sharpen(noise: Tensor, used: _Used, picks: np.ndarray) -> Tensor:

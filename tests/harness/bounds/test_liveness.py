@@ -289,3 +289,10 @@ def test_long_rows_are_told_from_other_labels_even_in_8_bits() -> None:
     last, judgement = judge_or_redraw(LAWS["VALUE-1"], trial, long)
     assert judgement.verdict is Verdict.PASS
     assert (last.regime, last.length) == (Regime.SHARP, 4099)
+
+
+@pytest.mark.parametrize("compute", Compute)
+def test_long_rows_beside_nan_are_told_from_other_labels_too(compute: Compute) -> None:
+    trial = OracleOnTrial("hf.causal_lm", "bfloat16", compute)
+    long = Recipe(1, 1026, 3, ids=Ids.SEEDED, regime=Regime.NAN_IGNORED, dtype="bfloat16", seed=246)
+    assert LAWS["STABLE-4"].check(trial, long).verdict is Verdict.PASS

@@ -24,7 +24,7 @@ def test_surroundings_that_could_be_in_the_way(run_apart: Run, tmp_path: Path) -
     (tmp_path / "helper.py").write_text("")
     ran = run_apart(
         *("check", "reference.py:loss", "--spec", "hf.causal_lm", "--json", "r.json"),
-        *("--pytest", "-k", "CONTRACT-1 or ALIGN-1"),
+        *("--profile", "brief", "--pytest", "-k", "CONTRACT-1 or ALIGN-1"),
     )
     assert ran.code == 3, ran.out + ran.err
     assert ran.candidates["loss"]["verdict"] == "partial"
@@ -32,9 +32,9 @@ def test_surroundings_that_could_be_in_the_way(run_apart: Run, tmp_path: Path) -
 
 
 def test_no_control_characters_where_stdout_is_no_terminal(run_apart: Run, files: Path) -> None:
-    ran = run_apart(*GOOD_CHECK, "--seed", "3", "--profile", "quick", "--pytest", "-k", "VALUE-1 or CONTRACT")
+    ran = run_apart(*GOOD_CHECK, "--seed", "3", "--profile", "brief", "--pytest", "-k", "VALUE-1 or CONTRACT")
     assert ran.err == ""
-    assert ran.out.splitlines()[0].endswith(" · seed 3 · profile quick")
+    assert ran.out.splitlines()[0].endswith(" · seed 3 · profile brief")
     assert not {"\x1b", "\r", "━"} & set(ran.out)
     assert "test session starts" not in ran.out
 
@@ -49,6 +49,7 @@ def test_variables_that_are_meant_for_the_users_tests(
 def test_a_candidate_called_torch(files: Path) -> None:
     (files / "torch.py").write_text(GOOD)
     command = [sys.executable, "-m", "shiftproof", "check", "torch.py:loss", "--spec", "hf.causal_lm"]
+    command += ["--profile", "brief"]
     done = subprocess.run(
         [*command, "--pytest", "-k", "CONTRACT-1"], cwd=files, env=environment(), capture_output=True, check=False
     )

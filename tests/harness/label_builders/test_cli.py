@@ -59,7 +59,8 @@ def report(path: str = "r.json") -> Any:
 
 def test_from_the_verdict_to_the_replay_of_its_counterexample(folder: Path) -> None:
     ran = run(
-        "shiftproof", "check", "mine.py:fill_trained", "--spec", "delay.labels.boson", "--seed", "1", "--json", "r.json"
+        *("shiftproof", "check", "mine.py:fill_trained", "--spec", "delay.labels.boson", "--seed", "1"),
+        *("--profile", "brief", "--json", "r.json"),
     )
     assert ran.code == 1, ran.out
     assert "mine.py:fill_trained against delay.labels.boson: DOES NOT CONFORM" in ran.out
@@ -125,6 +126,7 @@ def test_a_rename_and_another_process_for_each_law() -> None:
 def test_under_pytest() -> None:
     Path("test_nothing.py").write_text("", encoding="utf-8")
     arguments = ("pytest", "-p", "no:cacheprovider", "--shiftproof-spec", "mask.padding", "--shiftproof-json", "r.json")
+    arguments += ("--shiftproof-profile", "brief")
     ran = run(*arguments, "--shiftproof", "mine.py:mask_padding", "--shiftproof", "mine.py:eos_masked", "-k", "BUILD-3")
     assert ran.code == 1, ran.out
     assert "1 failed, 1 passed" in ran.out
@@ -135,7 +137,7 @@ def test_under_pytest() -> None:
 
 def test_a_builder_that_dies_is_a_verdict() -> None:
     Path("dies.py").write_text("import os\ndef build(input_ids): os._exit(3)\n", encoding="utf-8")
-    ran = run("shiftproof", "check", "dies.py:build", "--spec", "shift.pad", "--json", "r.json")
+    ran = run("shiftproof", "check", "dies.py:build", "--spec", "shift.pad", "--profile", "brief", "--json", "r.json")
     assert ran.code == 1
     laws = report()["candidates"][0]["laws"]
     assert [(law["id"], law["verdict"]) for law in laws][:2] == [("BUILD-1", "crash"), ("BUILD-2", "skip")]
