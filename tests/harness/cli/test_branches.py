@@ -101,18 +101,19 @@ def test_a_door_that_a_size_opens(run: Run) -> None:
     assert found["counterexample"]["recipe"]["length"] == 301
 
 
+# In float32, `nox -s branches` judges all of them.
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "spec"), _table("FOUND").items())
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_door_that_can_be_opened_is(run: Run, name: str, spec: str, dtype: str) -> None:
-    assert run(*check(name, "--profile", "quick", "--dtype", dtype, spec=spec)).code == 1
+def test_every_door_that_can_be_opened_is(run: Run, name: str, spec: str) -> None:
+    assert run(*check(name, "--profile", "quick", "--dtype", "bfloat16", spec=spec)).code == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), [*_table("NAMED").items(), *_table("RIGHT").items()])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_other_door_is_named_and_what_is_right_conforms(run: Run, name: str, words: str, dtype: str) -> None:
-    ran = run(*check(name, "--profile", "quick", "--dtype", dtype))
+def test_every_other_door_is_named_and_what_is_right_conforms(run: Run, name: str, words: str) -> None:
+    ran = run(*check(name, "--profile", "quick", "--dtype", "bfloat16"))
     (found,) = ran.report["candidates"]
     assert ran.code == 0
     if words:
