@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from shiftproof.reference.spec import Axis, Compute, Denominator, Documents, Extra, Heads, LossSpec, ShiftedBy
 
+from .draw import fields_from
 from .recipe import (
     AudioClasses,
     AudioLength,
@@ -160,11 +161,9 @@ def within(recipe: Recipe, choices: Space) -> bool:
     return True
 
 
-def recipes(choices: Space) -> st.SearchStrategy[Recipe]:
+def recipes(choices: Space) -> SearchStrategy[Recipe]:
     """A Hypothesis strategy over the space. It shrinks each field towards the front of its choices."""
-    return st.fixed_dictionaries({name: st.sampled_from(values) for name, values in choices.items()}).map(
-        lambda fields: Recipe(**fields)
-    )
+    return fields_from(choices).map(lambda fields: Recipe(**fields))
 
 
 def random_recipes(choices: Space, seed: int) -> Iterator[Recipe]:

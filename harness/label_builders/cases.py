@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from shiftproof.reference.builders import BuilderBatch, BuilderSpec, answer
 from shiftproof.reference.delay import PATTERNS, apply_delay
 
+from ..cases.draw import fields_from
 from ..cases.logits import uniform_ints
 from ..cases.recipe import Ids
 from ..cases.space import Space
@@ -294,11 +295,9 @@ def space(spec: BuilderSpec, takes: frozenset[str] | None = None) -> Space:
     return choices
 
 
-def recipes(choices: Space) -> st.SearchStrategy[BuilderRecipe]:
+def recipes(choices: Space) -> SearchStrategy[BuilderRecipe]:
     """Return a Hypothesis strategy over the space. It shrinks each field towards the first of its choices."""
-    return st.fixed_dictionaries({name: st.sampled_from(values) for name, values in choices.items()}).map(
-        lambda drawn: BuilderRecipe(**drawn)
-    )
+    return fields_from(choices).map(lambda drawn: BuilderRecipe(**drawn))
 
 
 def random_recipes(choices: Space, seed: int) -> Iterator[BuilderRecipe]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> Ran:
-    """The command in another process, without what the pytest that runs these tests put into the environment."""
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, which has imported torch already."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        return Ran(main(arguments), *capsys.readouterr())
+
+    return run
+
+
+def run_apart(*arguments: str) -> Ran:
+    """A module in another process, without what the pytest that runs these tests put into the environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COVERAGE", "COV_"))}
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -57,9 +73,9 @@ def report(path: str = "r.json") -> Any:
     return found
 
 
-def test_from_the_verdict_to_the_replay_of_its_counterexample(folder: Path) -> None:
+def test_from_the_verdict_to_the_replay_of_its_counterexample(run: Run, folder: Path) -> None:
     ran = run(
-        *("shiftproof", "check", "mine.py:fill_trained", "--spec", "delay.labels.boson", "--seed", "1"),
+        *("check", "mine.py:fill_trained", "--spec", "delay.labels.boson", "--seed", "1"),
         *("--profile", "brief", "--json", "r.json"),
     )
     assert ran.code == 1, ran.out
@@ -72,7 +88,7 @@ def test_from_the_verdict_to_the_replay_of_its_counterexample(folder: Path) -> N
     assert [bug["mutant"] for bug in candidate["diagnosis"]] == ["fill-trained"]
     (id,) = [law["counterexample"]["replay"] for law in candidate["laws"] if law["counterexample"]]
 
-    again = run("shiftproof", "replay", id)
+    again = run("replay", id)
     assert again.code == 1
     assert "FAILS: 4 of 8 places are wrong" in again.out
     source = (folder / "mine.py").read_text(encoding="utf-8")
@@ -80,12 +96,12 @@ def test_from_the_verdict_to_the_replay_of_its_counterexample(folder: Path) -> N
     assert source.count(f"return {wrong}") == 1
     fixed = source.replace(f"return {wrong}token_id, eos_token_id)", f"return {right}eos_token_id)")
     (folder / "mine.py").write_text(fixed, encoding="utf-8")
-    mended = run("shiftproof", "replay", id)
+    mended = run("replay", id)
     assert (mended.code, "FIXED" in mended.out) == (0, True), mended.out
 
 
 @pytest.mark.slow
-def test_declared_candidates_of_both_kinds(folder: Path) -> None:
+def test_declared_candidates_of_both_kinds(run: Run, folder: Path) -> None:
     declared = (
         '[tool.shiftproof.candidates.{}]\ncall = "mine.py:{}"\nspec = "{}"\ndtypes = ["float32", "bfloat16"]\n{}\n'
     )
@@ -96,7 +112,7 @@ def test_declared_candidates_of_both_kinds(folder: Path) -> None:
         + '[tool.shiftproof.candidates.sum]\ncall = "loss.py:loss"\nspec = "hf.causal_lm"\nexpect = "fails"\n',
         encoding="utf-8",
     )
-    ran = run("shiftproof", "check", "--json", "r.json", "--pytest", "-k", "BUILD or CONTRACT or ALIGN-1")
+    ran = run("check", "--json", "r.json", "--pytest", "-k", "BUILD or CONTRACT or ALIGN-1")
     assert ran.code == 0, ran.out
     assert "all 4 are as expected" in ran.out
     found = {each["candidate"]: (each["verdict"], each["dtype"]) for each in report()["candidates"]}
@@ -104,30 +120,40 @@ def test_declared_candidates_of_both_kinds(folder: Path) -> None:
     assert found == {**integers, "sum": ("fails", "float32")}
 
 
-def test_a_rename_and_another_process_for_each_law() -> None:
+DECLARED = (
+    '[tool.shiftproof.candidates.x]\ncall = "renamed.py:build"\nspec = "shift.trim"\nrename = { input_ids = "ids" }\n'
+)
+JUDGED = {**{f"BUILD-{number}": "pass" for number in range(1, 7)}, "BUILD-7": "skip"}
+
+
+@pytest.fixture
+def renamed() -> tuple[str, ...]:
+    """The arguments of a check of a builder whose argument has another name."""
     Path("renamed.py").write_text("def build(ids): return ids[:, 1:]\n", encoding="utf-8")
-    Path("c.toml").write_text(
-        '[tool.shiftproof.candidates.x]\ncall = "renamed.py:build"\nspec = "shift.trim"\n'
-        'rename = { input_ids = "ids" }\n',
-        encoding="utf-8",
-    )
-    ran = run(
-        *("shiftproof", "check", "x", "--config", "c.toml", "--profile", "brief", "--json", "r.json"),
-        *("--pytest", "-n", "2"),
-    )
+    Path("c.toml").write_text(DECLARED, encoding="utf-8")
+    return ("check", "x", "--config", "c.toml", "--profile", "brief", "--json", "r.json")
+
+
+def test_a_rename(run: Run, renamed: tuple[str, ...]) -> None:
+    ran = run(*renamed)
     assert ran.code == 0, ran.out + ran.err
-    (candidate,) = report()["candidates"]
-    assert {law["id"]: law["verdict"] for law in candidate["laws"]} == {
-        **{f"BUILD-{number}": "pass" for number in range(1, 7)},
-        "BUILD-7": "skip",
-    }
+    assert {law["id"]: law["verdict"] for law in report()["candidates"][0]["laws"]} == JUDGED
+
+
+@pytest.mark.slow
+def test_another_process_for_each_law(renamed: tuple[str, ...]) -> None:
+    ran = run_apart("shiftproof", *renamed, "--pytest", "-n", "2")
+    assert ran.code == 0, ran.out + ran.err
+    assert {law["id"]: law["verdict"] for law in report()["candidates"][0]["laws"]} == JUDGED
 
 
 def test_under_pytest() -> None:
     Path("test_nothing.py").write_text("", encoding="utf-8")
     arguments = ("pytest", "-p", "no:cacheprovider", "--shiftproof-spec", "mask.padding", "--shiftproof-json", "r.json")
     arguments += ("--shiftproof-profile", "brief")
-    ran = run(*arguments, "--shiftproof", "mine.py:mask_padding", "--shiftproof", "mine.py:eos_masked", "-k", "BUILD-3")
+    ran = run_apart(
+        *arguments, "--shiftproof", "mine.py:mask_padding", "--shiftproof", "mine.py:eos_masked", "-k", "BUILD-3"
+    )
     assert ran.code == 1, ran.out
     assert "1 failed, 1 passed" in ran.out
     assert "BUILD-3 (MUST) every place holds the id" in ran.out
@@ -135,9 +161,9 @@ def test_under_pytest() -> None:
     assert [each["verdict"] for each in report()["candidates"]] == ["partial", "fails"]
 
 
-def test_a_builder_that_dies_is_a_verdict() -> None:
+def test_a_builder_that_dies_is_a_verdict(run: Run) -> None:
     Path("dies.py").write_text("import os\ndef build(input_ids): os._exit(3)\n", encoding="utf-8")
-    ran = run("shiftproof", "check", "dies.py:build", "--spec", "shift.pad", "--profile", "brief", "--json", "r.json")
+    ran = run("check", "dies.py:build", "--spec", "shift.pad", "--profile", "brief", "--json", "r.json")
     assert ran.code == 1
     laws = report()["candidates"][0]["laws"]
     assert [(law["id"], law["verdict"]) for law in laws][:2] == [("BUILD-1", "crash"), ("BUILD-2", "skip")]
@@ -170,8 +196,8 @@ def test_what_cannot_be_done_is_told_in_one_sentence(
         ("loss.py:loss", "shift.pad", "'logits', which a builder under shift.pad is not given"),
     ],
 )
-def test_arguments_that_do_not_fit_are_told_before_any_work(target: str, spec: str, words: str) -> None:
-    ran = run("shiftproof", "check", target, "--spec", spec)
+def test_arguments_that_do_not_fit_are_told_before_any_work(run: Run, target: str, spec: str, words: str) -> None:
+    ran = run("check", target, "--spec", spec)
     assert ran.code == 2
     assert words in ran.err
 

@@ -19,6 +19,7 @@ import pytest
 
 from shiftproof.harness.cli.main import main
 from shiftproof.harness.report.sweep import SCHEMA
+from shiftproof.harness.sweep import command
 
 CANDIDATES = Path(__file__).parents[2] / "candidates"
 SWEEP = f"""
@@ -30,6 +31,8 @@ from shiftproof.harness.sweep import command
 command.JUDGE = "sweep_judge:judge"
 raise SystemExit(main(["sweep", *sys.argv[1:]]))
 """
+ARGUMENTS = ("--python", "./python", "--processes", "2", "lib")
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "140", "JUDGED": "log"}
 NAMES = [*(f"Right{index}" for index in range(3)), "Unbuilt", "UnshiftedAgainst", "UnshiftedBy", "Wrong", "Zzz"]
 SLOW = [f"Slow{index}" for index in range(12)]
 
@@ -40,6 +43,7 @@ class Library:
 
     folder: Path
     interpreter: Callable[[object], str]
+    capsys: pytest.CaptureFixture[str]
 
     def has(self, *names: str, version: str = "1.0") -> None:
         self.interpreter({"models": {"targets": [f"lib:{name}" for name in names], "versions": {"lib": version}}})
@@ -47,9 +51,9 @@ class Library:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
         return subprocess.Popen(
-            [sys.executable, "-c", SWEEP, "--python", "./python", "--processes", "2", "lib", *arguments],
+            [sys.executable, "-c", SWEEP, *ARGUMENTS, *arguments],
             cwd=self.folder,
-            env={**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "140", "JUDGED": "log"},
+            env={**kept, **ENVIRONMENT},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -57,11 +61,12 @@ class Library:
         )
 
     def sweep(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=120)
+        """Exit code, standard output and standard error of a sweep in this process, which has torch already."""
+        self.capsys.readouterr()
+        code = main(["sweep", *ARGUMENTS, *arguments])
+        out, err = self.capsys.readouterr()
         assert "Traceback" not in err, err
-        return process.returncode, out, err
+        return code, out, err
 
     def lines(self, file: str = "s.jsonl") -> list[tuple[str, Any]]:
         schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
@@ -86,8 +91,18 @@ class Library:
 
 
 @pytest.fixture
-def lib(tmp_path: Path, interpreter: Callable[[object], str]) -> Library:
-    made = Library(tmp_path, interpreter)
+def lib(
+    tmp_path: Path,
+    interpreter: Callable[[object], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Library:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(CANDIDATES)
+    monkeypatch.setattr(command, "JUDGE", "sweep_judge:judge")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    made = Library(tmp_path, interpreter, capsys)
     made.has(*NAMES)
     return made
 
