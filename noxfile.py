@@ -245,6 +245,14 @@ def comparison(session: nox.Session) -> None:
     session.run("python", "docs/scripts/comparison.py")
 
 
+@session(posargs=True)
+def kill_table(session: nox.Session) -> None:
+    """Judge every known-wrong loss and write docs/kill-table.md. Arguments go to ``shiftproof mutants``."""
+    install(session)
+    session.env["OMP_NUM_THREADS"] = "1"
+    session.run("python", "docs/scripts/kill_table.py", *session.posargs)
+
+
 @session()
 def branches(session: nox.Session) -> None:
     """Judge the declared candidates and losses with two paths, and write docs/branches.md: which code ran."""

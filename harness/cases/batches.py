@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields, replace
+from typing import Any
 
 from hypothesis import strategies as st
+from torch import Tensor
 
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import LossSpec
 
 from .build import Case, build_case
-from .recipe import Regime
-from .space import recipes, space
+from .recipe import Recipe, Regime
+from .space import space
 
 
 def batches(
@@ -40,4 +43,15 @@ def batches(
         raise ValueError(f"no spec is called {spec!r}; `shiftproof list profiles` shows all")
     found = PROFILES[spec] if isinstance(spec, str) else spec
     choices = {**space(found, frozenset(takes), dtype), "regime": tuple(map(Regime, regimes))}
-    return recipes(choices).map(lambda recipe: build_case(found, recipe))
+
+    def case(**drawn: Any) -> Case:
+        return _of_its_own(build_case(found, Recipe(**drawn)))
+
+    return st.builds(case, **{name: st.sampled_from(values) for name, values in choices.items()})
+
+
+def _of_its_own(case: Case) -> Case:
+    """The case with tensors that nobody else has: Hypothesis draws a case more than once, and a test may change it."""
+    batch = {field.name: getattr(case.batch, field.name) for field in fields(case.batch)}
+    copied: dict[str, Any] = {name: value.clone() for name, value in batch.items() if isinstance(value, Tensor)}
+    return replace(case, batch=replace(case.batch, **copied))

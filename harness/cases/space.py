@@ -196,11 +196,22 @@ def hand_made(choices: Space) -> list[Recipe]:
     books = choices.get("codebooks", (1,))
     three, square = (k if k in books else books[0] for k in (3, 4))
     wide = choices["classes"][0] if len(choices["classes"]) == 1 else 0
+    extra = choices.get("extra", (0,))[-1]
     cases = [
         replace(simplest, rows=2, length=4, classes=wide or 29, codebooks=three),
         replace(simplest, rows=4, length=7, classes=wide or 128, masks=mixed, documents=several, seed=1),
         replace(simplest, rows=3, length=9, classes=wide or 29, masks=(Mask.NONE, Mask.ALL, Mask.FIRST), seed=2),
-        replace(simplest, rows=5, length=8, classes=wide or 3, masks=mixed, ids=Ids.SEEDED, documents=several, seed=3),
+        replace(
+            simplest,
+            rows=5,
+            length=8,
+            classes=wide or 3,
+            masks=mixed,
+            ids=Ids.SEEDED,
+            documents=several,
+            extra=extra,
+            seed=3,
+        ),
         replace(simplest, rows=3, length=9, classes=wide or 101, masks=(Mask.NONE,), ids=Ids.EDGES, seed=4),
         replace(
             simplest,

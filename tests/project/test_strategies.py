@@ -68,3 +68,30 @@ def test_bad_input_is_refused() -> None:
         disagreement(case, torch.ones(2))
     with pytest.raises(ValueError, match=r"gradients has no \['logits'\]; it has \[\]"):
         disagreement(case, 1.0, {})
+
+
+def test_what_a_test_does_to_a_batch_is_gone_when_it_is_drawn_again() -> None:
+    seen = []
+
+    @given(batches("hf.causal_lm"))
+    @settings(max_examples=5, deadline=None, database=None)
+    def spoil(case: Case) -> None:
+        assert case.batch.logits is not None
+        seen.append((bool(case.batch.logits.isnan().any()), case.batch.logits.requires_grad))
+        case.batch.logits.requires_grad_().data.fill_(torch.nan)
+
+    spoil()
+    spoil()
+    assert seen == [(False, False)] * len(seen)
+
+
+def test_a_failing_test_prints_what_was_drawn() -> None:
+    @given(batches("hf.causal_lm"))
+    @settings(max_examples=5, deadline=None, database=None)
+    def fails(case: Case) -> None:
+        raise AssertionError
+
+    with pytest.raises(AssertionError) as raised:
+        fails()
+    notes = "".join(raised.value.__notes__)
+    assert "rows=1, length=2, classes=2" in " ".join(notes.split())

@@ -374,3 +374,8 @@ def test_what_an_ordinary_case_of_another_law_is(change: dict[str, object], is_o
     drawn = space(PROFILES["torch.cross_entropy"], frozenset({"logits", "labels"}))
     without_settings = {name: values for name, values in drawn.items() if name not in ("regime", "label_dtype")}
     assert within(replace(Recipe(2, 4, 29), **change), without_settings) is is_ordinary
+
+
+def test_a_brief_run_has_a_hand_made_case_with_extra_logits() -> None:
+    for profile in ("musicgen", "hf.prefix_lm"):
+        assert any(recipe.extra for recipe in hand_made(space(PROFILES[profile], BASIC))[:9]), profile
