@@ -14,6 +14,7 @@ from .compare import different_gradients, same_value
 from .derive import derive_bounds
 
 
+@torch.no_grad()  # a test may have the batch require a gradient
 def disagreement(
     case: Case,
     loss: Tensor | float,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import find, given, settings
@@ -95,3 +97,17 @@ def test_a_failing_test_prints_what_was_drawn() -> None:
         fails()
     notes = "".join(raised.value.__notes__)
     assert "rows=1, length=2, classes=2" in " ".join(notes.split())
+
+
+@given(batches("hf.causal_lm"))
+@FEW
+def test_the_batch_itself_may_require_a_gradient(case: Case) -> None:
+    assert case.batch.logits is not None
+    assert case.batch.labels is not None
+    logits = case.batch.logits.requires_grad_()
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), case.batch.labels[:, 1:].flatten())
+    loss.backward()
+    assert logits.grad is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert disagreement(case, loss, {"logits": logits.grad}) is None
