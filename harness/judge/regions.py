@@ -43,7 +43,8 @@ _SECONDS = 20.0  # for all traces of a candidate; a limit on their number alone 
 _ORDINARY = {"rows": 5, "length": 12, "classes": 17, "codebooks": 4, HIDDEN_SIZE: 256}
 """Sizes up to these are among every law's cases."""
 
-_OTHERS = max(size for name, size in _ORDINARY.items() if name != HIDDEN_SIZE)
+_ORDINARY_NUMBER = max(size for name, size in _ORDINARY.items() if name != HIDDEN_SIZE)
+"""Numbers in the code up to this are no sizes to try: every law has cases of them."""
 _CONSTANTS = 6  # numbers in the code that are tried
 _SHOWING = 128  # classes
 _POSITIONS = 9
@@ -60,7 +61,7 @@ def may_have_regions(record: BranchRecord) -> bool:
     A function without a branch that reads only its arguments, small numbers, functions and modules cannot.
     """
     found = record.result()
-    large = any(number > _OTHERS for number in record.constants)
+    large = any(number > _ORDINARY_NUMBER for number in record.constants)
     return bool(found.found or found.unread or large or not record.is_closed)
 
 
@@ -257,7 +258,7 @@ def _is_ordinary(place: Mapping[str, Any]) -> bool:
 
 def _near(trial: Trial, numbers: Iterable[int]) -> Iterator[Mapping[str, Any]]:
     """Cases in which a number of the code is an id, and a size."""
-    large = [number for number in numbers if number > _OTHERS][:_CONSTANTS]
+    large = [number for number in numbers if number > _ORDINARY_NUMBER][:_CONSTANTS]
     places: list[dict[str, Any]] = [{"codebooks": number + 1} for number in numbers if number in _BOOKS]
     for number in large:
         places += [{"length": number + 1}]
