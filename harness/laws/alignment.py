@@ -27,7 +27,7 @@ from ..probe.read import (
     read_positions,
     site_of,
 )
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trained, trains
 
 _PROBE = "the gradient of cross-entropy: ∂L/∂x_i = W_i·(softmax(x_i) − onehot(y_i))"
 
@@ -110,7 +110,7 @@ def expected_positions(pairing: Pairing) -> Positions:
 )
 def pairs_exact(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
-    if not case.pairing.pairs:
+    if not trains(case):
         return NOT_APPLICABLE
     found = positions_of(trial, recipe)
     if isinstance(found, Observation):
@@ -171,7 +171,7 @@ def how_moved(found: Place, right: Place) -> str:
 )
 def pairs_by_value(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
-    if not case.pairing.pairs or recipe.shift_labels != "absent" or not math.isfinite(case.oracle.value or 0.0):
+    if not trains(case) or recipe.shift_labels != "absent" or not math.isfinite(case.oracle.value or 0.0):
         return NOT_APPLICABLE  # a codebook or head without a label can make the loss NaN, and NaN hides every change
     found = read_by_value(trial, recipe)
     if isinstance(found, Observation):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..candidates.loss import Observation, Problem, Trial
 from ..candidates.variant import PLAIN, Variant
+from ..cases.build import Case
 from ..cases.generators import R
 from ..cases.recipe import Recipe
 from ..cases.space import Space
@@ -54,18 +56,28 @@ def not_answered(observation: Answer) -> Judgement:
     return Judgement(problem.verdict, problem.message, frozenset({problem.kind}))
 
 
+def trains(case: Case) -> bool:
+    """Whether a case has pairs and a total weight other than 0.
+
+    Where all weights are 0, nothing is trained on, though there are pairs: a right loss may be 0/0 or guard against it.
+    """
+    pairs = case.pairing.pairs
+    is_divided_by_0 = 0.0 in case.pairing.denominators and not all(math.isfinite(pair.weight) for pair in pairs)
+    return bool(pairs) and not is_divided_by_0
+
+
 def trained(
     trial: Trial, recipe: Recipe, variant: Variant = PLAIN, *, gradient: bool = False
 ) -> Observation | Judgement:
-    """Return what the candidate did with a case that has pairs (with a ``gradient``, if asked), or a judgement.
+    """Return what the candidate did with a case that trains (with a ``gradient``, if asked), or a judgement.
 
-    The judgement replaces the observation when the case has no pairs, when the candidate gave no answer, and when
+    The judgement replaces the observation when the case trains nothing, when the candidate gave no answer, and when
     ``gradient`` is set and the logits have no gradient.
     """
-    if not trial.case(recipe).pairing.pairs:
+    if not trains(trial.case(recipe)):
         return NOT_APPLICABLE
     observation = trial.observe_cached(recipe, variant)
-    if not observation.case.pairing.pairs:
+    if not trains(observation.case):
         return NOT_APPLICABLE
     if observation.problem is not None:
         refused = variant.refusable and observation.problem.verdict is Verdict.ERROR

@@ -6,7 +6,7 @@ import torch
 
 from ..candidates.loss import Trial
 from ..cases.recipe import Recipe
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trains
 
 
 @law(
@@ -41,7 +41,7 @@ def differentiable(trial: Trial, recipe: Recipe) -> Judgement:
     observation = trial.observe_cached(recipe)
     if observation.problem is not None:
         return not_answered(observation)
-    if not observation.case.pairing.pairs:
+    if not trains(observation.case):
         return NOT_APPLICABLE
     if observation.gradients is None:
         return failing(

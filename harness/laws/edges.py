@@ -17,7 +17,7 @@ from ..candidates.loss import Trial
 from ..cases.build import Case
 from ..cases.recipe import Mask, Recipe, ShiftLabels
 from ..results import Level
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trains
 from .numerics import ordinary
 
 
@@ -53,7 +53,7 @@ def _right_of_nothing(case: Case, found: float, allowed: float) -> Judgement:
 def _where_nothing_is_trained(trial: Trial, recipe: Recipe, whole: bool) -> Judgement:
     """Judge the value of a case without pairs, or if not ``whole``, of one in which only a part has none."""
     case = trial.case(recipe)
-    if bool(case.pairing.pairs) is whole or case.oracle.value is None:
+    if bool(case.pairing.pairs) is whole or not (whole or trains(case)) or case.oracle.value is None:
         return NOT_APPLICABLE
     observation = trial.observe_cached(recipe)
     if observation.problem is not None:

@@ -20,7 +20,19 @@ from ..cases.build import Case
 from ..cases.linear import DENSE_HIDDEN_SIZES, DENSE_PLACES, product, through
 from ..cases.recipe import HIDDEN_MULTIPLE, Ids, Mask, Recipe
 from ..results import Verdict
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, on, trained, vacuous
+from .base import (
+    NOT_APPLICABLE,
+    PASS,
+    Judgement,
+    failing,
+    law,
+    needs_gradient,
+    not_answered,
+    on,
+    trained,
+    trains,
+    vacuous,
+)
 from .numerics import factor_of, judge_value, ordinary, per_token
 
 _WIDE = 8192  # classes; a sum over so many in bf16 shows
@@ -166,7 +178,7 @@ def _needs_fp32(trial: Trial) -> str | None:
 )
 def dense(trial: Trial, recipe: Recipe) -> Judgement:
     blank = trial.case(recipe)
-    if not blank.pairing.pairs:
+    if not trains(blank):
         return NOT_APPLICABLE
     linear = trial.linear(blank)
     # One more rounding to fp32 than of the sums. The bounds count it.

@@ -22,7 +22,19 @@ from ..cases.linear import HIDDEN, WEIGHT
 from ..cases.recipe import Count, Mask, Recipe, ShiftLabels
 from ..cases.space import Space
 from ..results import Level
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, on, trained, vacuous
+from .base import (
+    NOT_APPLICABLE,
+    PASS,
+    Judgement,
+    failing,
+    law,
+    needs_gradient,
+    not_answered,
+    on,
+    trained,
+    trains,
+    vacuous,
+)
 from .numerics import factor_of, judge_both, ordinary
 
 _SEVERAL = 3
@@ -178,7 +190,7 @@ def several(recipe: Recipe) -> Recipe:
 def at_its_head(trial: Trial, recipe: Recipe) -> Judgement:
     assert isinstance(trial, ModelTrial)
     case = trial.case(recipe)
-    if not case.pairing.pairs:
+    if not trains(case):
         return NOT_APPLICABLE
     grad_output = factor_of(case) if recipe.seed % 2 else 1.0
     observed = trial.watch(case, grad_output)
@@ -235,7 +247,7 @@ def _needs_its_gradient(trial: Trial) -> str | None:
 def along_its_parameters(trial: Trial, recipe: Recipe) -> Judgement:
     assert isinstance(trial, ModelTrial)
     case = trial.case(recipe)
-    if not case.pairing.pairs:
+    if not trains(case):
         return NOT_APPLICABLE
     found = trial.nudge(case)
     if not isinstance(found, Slopes):

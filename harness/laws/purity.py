@@ -10,7 +10,7 @@ from ..candidates.variant import Variant
 from ..cases.recipe import Recipe, Stride
 from ..cases.space import Space
 from ..results import Level, Verdict
-from .base import PASS, Judgement, failing, law, not_answered, on, trained
+from .base import PASS, Judgement, failing, law, not_answered, on, trained, trains
 from .numerics import judge_both, judge_value
 
 
@@ -78,7 +78,7 @@ def remembers_nothing(trial: Trial, recipe: Recipe) -> Judgement:
     difference = _same(trial, first, again)
     if difference:
         return failing(f"called again after another case of the same shape: {difference}", "state")
-    if not case.pairing.pairs or "VALUE-1" in trial.failed:
+    if not (trains(case) and trains(other)) or "VALUE-1" in trial.failed:
         return PASS  # the call in between can be judged only if the candidate is usually right
     judgement = judge_both(trial, between)
     if judgement.verdict is Verdict.FAIL and judge_both(trial, first).verdict is Verdict.PASS:

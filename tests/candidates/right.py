@@ -282,6 +282,15 @@ def weighted_mean(logits: Tensor, labels: Tensor, token_weights: Tensor) -> Tens
     return (weights * losses).sum() / weights.sum()
 
 
+def weighted_mean_or_nothing(logits: Tensor, labels: Tensor, token_weights: Tensor) -> Tensor:
+    """k=1; the same, but 0 where all weights are 0, as trainers do that skip a batch without anything to learn."""
+    weights = token_weights[:, 1:] * (labels[:, 1:] != -100)
+    if not bool(weights.sum()):
+        return logits.float().nan_to_num().clamp(-1, 1).sum() * 0
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels[:, 1:], reduction="none")
+    return (weights * losses).sum() / weights.sum()
+
+
 def weighted_over_count(logits: Tensor, labels: Tensor, token_weights: Tensor) -> Tensor:
     """k=1; Σ w[t+1]·ℓ over the valid pairs, divided by their number (ms-swift's loss_scale)."""
     targets = labels[:, 1:].reshape(-1)

@@ -30,6 +30,7 @@ SPECS = {
     "packed_by_segment_ids": "packed.segment_ids",
     "masked_mean": "masked",
     "weighted_mean": "weighted",
+    "weighted_mean_or_nothing": "weighted",
     "weighted_over_count": "weighted.count",
     "clamped_mean": "trl.nll",
     "aligned_mean": "hf.seq2seq",
