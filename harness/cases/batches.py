@@ -27,8 +27,9 @@ def batches(
     """Draw batches under ``spec``, each with its right answer. They shrink towards one short row of few classes.
 
     ``case.batch`` holds the tensors: ``logits`` [B, L, V] or [B, L, K, V] in ``dtype``, ``labels`` int64 [B, S] or
-    [B, S, K], and what else the spec reads. ``case.oracle`` is the right answer in float64: ``value``, and
-    ``gradients`` by the logits' name. ``case.pairing.pairs`` says which logits are scored on which label, and how much.
+    [B, S, K], and what else the spec reads. A test may change them. ``case.oracle`` is the right answer in float64:
+    ``value``, and ``gradients`` by the logits' name. ``case.pairing.pairs`` says which logits are scored on which
+    label, and how much.
 
     Args:
         spec: a spec, or the name of a profile.

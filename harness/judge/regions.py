@@ -28,7 +28,7 @@ from ..isolation.client import Worker
 from ..isolation.inprocess import InProcess
 from ..isolation.settings import WorkerSettings
 from ..worker.exchange import Call, Outcome
-from ..worker.guards import HIDDEN_SIZE, Guard, Traced
+from ..worker.guards import HIDDEN_SIZE, Guard, Traced, elements_of
 from ..worker.target import LoadFailure
 from .loading import AnyTrial
 
@@ -242,8 +242,8 @@ def _trace(trial: Trial, tracer: Tracer, sizes: Mapping[str, int]) -> Traced | s
 
 
 def _elements(place: Mapping[str, Any]) -> int:
-    """Elements of the logits."""
-    return math.prod(value for name, value in place.items() if name in _BASE and name != HIDDEN_SIZE)
+    """How large a case at a place is. A place may have other fields than sizes."""
+    return elements_of({name: value for name, value in place.items() if name in _BASE})
 
 
 def _is_fixed(trial: Trial, sizes: Mapping[str, int]) -> bool:

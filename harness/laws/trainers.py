@@ -17,7 +17,7 @@ from ..candidates.trainer_arguments import PARTS, WINDOW
 from ..cases.build import Case
 from ..cases.recipe import Recipe, Regime
 from ..results import Verdict
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trains
 from .numerics import judge_gradient, judge_value, ordinary
 
 _SIZES = (1, 2, 4, 5, 8)
@@ -45,7 +45,7 @@ def needs_window(trial: Trial) -> str | None:
 def stepped(trial: TrainerTrial, recipe: Recipe, short: bool) -> Observation | Judgement:
     """Return what the trainer did in a full window, or in a ``short`` one of one to four micro-batches."""
     case = trial.case(recipe)
-    if not case.pairing.pairs:
+    if not trains(case):
         return NOT_APPLICABLE
     observation = trial.in_window(case, PARTS + 1 + recipe.seed % PARTS if short else PARTS)
     return not_answered(observation) if observation.problem is not None else observation
@@ -163,7 +163,7 @@ def every_micro_batch(trial: Trial, recipe: Recipe) -> Judgement:
     judgements = []
     for parts in _SIZES:
         case = trial.case_of(recipe, parts)
-        if not case.pairing.pairs:
+        if not trains(case):
             continue
         where = f"a window of {parts} micro-batch{'es' if parts > 1 else ''}"
         observed = trial.in_window(case, parts, parts)
@@ -248,7 +248,7 @@ def as_it_came(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if recipe.seed % 2:
         case = trial.variation(case, lambda batch: _loud(case, batch))
-    if not case.pairing.pairs:
+    if not trains(case):
         return NOT_APPLICABLE
     observed = trial.in_window(case, PARTS)
     if observed.problem is not None:

@@ -56,8 +56,7 @@ class Guard:
         file, line: the line of the candidate that asked, or that called what asked.
         is_own: whether the candidate's own code asked, and not torch on its behalf.
         otherwise: the smallest sizes for which it is false, or None if none were found.
-        elements: how many elements of logits such a call has, at least, or of a weight a sixteenth of them, if that is
-            more. 0 if unknown.
+        elements: how many elements such a call has, at least, as :func:`elements_of` counts them. 0 if unknown.
     """
 
     condition: str
@@ -89,7 +88,7 @@ def trace(loaded: Loaded, call: Call, now: Mapping[str, int], least: Mapping[str
     """Call a candidate once on fake tensors, forward and backward.
 
     ``now`` names the sizes of this call, ``least`` is the least that each may be, and a case has at most ``most``
-    elements.
+    elements, as :func:`elements_of` counts them.
     """
     sizes = Sizes(now, least, most)
     from torch._dynamo.source import ConstantSource
@@ -234,7 +233,7 @@ def _otherwise(
         best: tuple[tuple[int, int], dict[str, int]] | None = None
         for values in itertools.islice(itertools.product(*tried.values()), _MOST_TRIED):
             changed = dict(zip(tried, values, strict=True))
-            needed = _elements(changed), sum(values)
+            needed = elements_of(changed), sum(values)
             if best is not None and needed >= best[0]:
                 continue
             if _is(condition, changed) is False and all(_is(each, changed) is not False for each in kept):
@@ -245,8 +244,8 @@ def _otherwise(
     return None, 0
 
 
-def _elements(sizes: Mapping[str, int]) -> int:
-    """The elements of the logits of a call, or a sixteenth of those of its weight."""
+def elements_of(sizes: Mapping[str, int]) -> int:
+    """The elements of the logits of a call. Of its weight, if that is larger, a sixteenth."""
     of_logits = math.prod(size for name, size in sizes.items() if name != HIDDEN_SIZE)
     return max(of_logits, sizes.get(HIDDEN_SIZE, 0) * sizes.get("classes", 1) // 16)
 
