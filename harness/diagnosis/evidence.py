@@ -112,7 +112,7 @@ def _gather_by_value(trial: Trial, count: int) -> tuple[list[Evidence], list[Obs
 def bank(trial: Trial, count: int) -> list[Recipe]:
     drawn = [*hand_made(trial.space), *islice(random_recipes(trial.space, 1), count)]
     # A bug can confuse the axes only with as many codebooks as positions. Few such cases are drawn, so add some.
-    drawn[:0] = [replace(recipe, length=recipe.codebooks) for recipe in drawn if recipe.codebooks > 2][:2]
+    drawn[:0] = [replace(recipe, length=recipe.codebooks) for recipe in drawn if recipe.codebooks > 2][:4]
     # With two classes, a negative weight on one looks like a positive weight on the other.
     return [calm(replace(recipe, classes=max(recipe.classes, 3))) for recipe in drawn][:count]
 

@@ -244,7 +244,8 @@ def name_by_symptom(
             rows = max(observation.case.recipe.rows, 1)
             logits, labels = (int(size) // rows for size in match.groups())
             return (_symptom("length-mismatch", f"{logits} logits per row against {labels} labels"),)
-    if "STABLE-3" in trial.failed and silent and all(map(_hides_nan, silent)):
+    without_gradient = [each for each in silent if each.case.pairing.pairs]
+    if "STABLE-3" in trial.failed and without_gradient and all(map(_hides_nan, without_gradient)):
         return (_symptom("nan-hidden", "STABLE-3 fails"),)
     if "LINEAR-1" in trial.failed and (still := _leaves_without_gradient(evidence)):
         return (_symptom("detached-part", f"{' and '.join(still)} has no gradient"),)

@@ -174,7 +174,10 @@ class Returned(Outcome):
     """The arguments that the candidate or its backward changed: tensors, compared bit by bit, and lists."""
 
     seconds: float
-    """Wall time of call and backward in the candidate's process, with the device synchronised, without transport."""
+    """Time of call and backward in the candidate's process, with the device synchronised, without transport.
+
+    It is wall time, or the processor time if that is less, so that it does not count waits for a busy processor.
+    """
 
     outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Each of `Call.outputs` on the CPU, in its own shape and dtype."""

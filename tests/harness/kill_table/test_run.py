@@ -270,9 +270,23 @@ def test_usage(options: list[str], said: str, capsys: pytest.CaptureFixture[str]
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("spec", "mutant", "detail"),
+    [
+        ("higgs.boson", "layout-swap", "transposed"),  # shows only where S = K, which few cases have
+        ("higgs.hf", "nan-hidden", "if loss > 0"),  # is NaN where a codebook is empty, and has no gradient there
+    ],
+)
+def test_a_bug_that_few_cases_show_has_its_name(spec: str, mutant: str, detail: str) -> None:
+    chosen = next(each for each in subjects(PROFILES[spec]) if (each.name, each.detail) == (mutant, detail))
+    bench = Bench(PROFILES[spec], chosen.dtype, EFFORTS["quick"], False, chosen.linear)
+    assert try_subject(chosen, bench, range(1)).named == (mutant,)
+
+
 @pytest.mark.slow
-def test_mutants_of_audio_losses_are_killed_soon() -> None:
+def test_mutants_of_audio_losses_are_killed_soon_and_by_name() -> None:
     table = kill_table(["hf.causal_lm", *AUDIO])
     assert table.of(MutantOutcome.SURVIVED) == []
+    assert [each for each in table.of(MutantOutcome.KILLED) if not each.is_named] == []
     assert table.summary()["median"] <= 2
     assert table.summary()["worst"] <= 25

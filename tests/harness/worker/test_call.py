@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch.nn.functional as F
 
 from shiftproof.harness.isolation.client import Worker
 from shiftproof.harness.isolation.inprocess import InProcess
+from shiftproof.harness.isolation.settings import WorkerSettings
+from shiftproof.harness.worker import call as call_module
 from shiftproof.harness.worker.exchange import Call, Raised, Returned, Unusable
 
 Either = Worker | InProcess
@@ -239,3 +243,14 @@ def test_what_a_candidate_prints_is_not_an_answer(either: Either, call_of: CallO
 def test_a_call_that_cannot_be_is_refused_when_made(call_of: CallOf, changes: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call_of("loss", **changes)
+
+
+@pytest.mark.parametrize(("wall", "busy", "charged"), [(9.0, 2.0, 2.0), (1.0, 3.0, 1.0)], ids=["waits", "threads"])
+def test_a_call_is_not_charged_for_the_time_in_which_others_have_the_processor(
+    zoo: Path, call_of: CallOf, monkeypatch: pytest.MonkeyPatch, wall: float, busy: float, charged: float
+) -> None:
+    """Each reading moves a clock on, so each measured span is one step. There are two: the call and its backward."""
+    monkeypatch.setattr(call_module, "perf_counter", itertools.count(step=wall).__next__)
+    monkeypatch.setattr(call_module, "process_time", itertools.count(step=busy).__next__)
+    with InProcess("zoo.py:candidate", WorkerSettings(cwd=str(zoo))) as caller:
+        assert returned(caller, call_of("loss")).seconds == 2 * charged
