@@ -38,6 +38,11 @@ class Branch:
         return f"{self.function}({self.condition})"
 
     @property
+    def asks_if_compiled(self) -> bool:
+        """Whether it asks torch whether the code is being compiled."""
+        return "compiling" in self.condition
+
+    @property
     def never(self) -> str:
         """The way that never ran although the other did, or ""."""
         if not any(self.ran):
@@ -82,6 +87,13 @@ class Branches:
     def never(self) -> tuple[Branch, ...]:
         """The branches of which a way never ran, without those that are declared."""
         return tuple(branch for branch in self.found if branch.never and branch.key not in self.allowed)
+
+    def judged_compiled(self) -> Branches:
+        """With both ways of every branch that asks whether the code is compiled: dynamo follows them unseen."""
+        return replace(
+            self,
+            found=tuple(replace(each, ran=(True, True)) if each.asks_if_compiled else each for each in self.found),
+        )
 
     @property
     def both(self) -> int:

@@ -144,6 +144,7 @@ class Difference:
         moved: where pairs moved to -> how many.
         weights: the number of weights compared. ``weights_off`` of them are wrong.
         factors: the smallest and the largest factor by which weights are wrong.
+        value: how the value is off in the same way on every case, in words, or "".
     """
 
     cases: int
@@ -154,6 +155,7 @@ class Difference:
     weights: int
     weights_off: int
     factors: tuple[float, float] | None
+    value: str = ""
 
 
 @dataclass(frozen=True)

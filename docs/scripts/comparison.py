@@ -39,6 +39,7 @@ from shiftproof.harness.mutants.interface import INTERFACE
 from shiftproof.harness.mutants.normalisation import NORMALISATION
 from shiftproof.harness.mutants.numerics import NUMERICS
 from shiftproof.harness.mutants.selection import SELECTION
+from shiftproof.harness.mutants.states import STATES
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import LossSpec
 
@@ -56,6 +57,7 @@ FAMILIES = {
     "gradient": {each.name for each in GRADIENTS},
     "numerics": {each.name for each in NUMERICS},
     "interface": {each.name for each in INTERFACE},
+    "state": {each.name for each in STATES},
 }
 OURS = "shiftproof, profile quick"
 

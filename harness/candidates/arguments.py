@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import einops
 from torch import Tensor
@@ -213,10 +213,16 @@ class Binding:
     Attributes:
         names: our name -> the candidate's name, in the order of its parameters.
         required: our names of the arguments without a default.
+        takes_any_keyword: whether it has ``**kwargs``.
+        is_module: whether it is a torch.nn.Module, or a method of one.
+        withheld: our name -> the model's name, of arguments that a model gets only from laws about them.
     """
 
     names: Mapping[str, str]
     required: frozenset[str]
+    takes_any_keyword: bool = False
+    is_module: bool = False
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
     def takes(self, name: str) -> bool:
         return name in self.names
@@ -300,7 +306,8 @@ def _of_model(binding: Binding, accepts_any_keyword: bool) -> Binding:
     names = {name: its for name, its in binding.names.items() if name in TO_MODELS or name in binding.required}
     if accepts_any_keyword:
         names |= {name: name for name in TO_MODELS if name not in names}
-    return Binding(names, binding.required)
+    withheld = {name: its for name, its in binding.names.items() if name not in names}
+    return Binding(names, binding.required, withheld=withheld)
 
 
 def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -24,11 +24,12 @@ from ..cases.cells import CellCounts, loss_cells
 from ..cases.generators import LOSS_RECIPES
 from ..cases.kept import Kept, of_pairs
 from ..cases.linear import DENSE_HIDDEN_SIZES, DENSE_PLACES, LEAVES, Linear, read_logits, width_of
-from ..cases.recipe import Recipe
+from ..cases.recipe import Ids, Recipe
 from ..cases.sizes import cost, sizes_of
 from ..cases.space import Space, space
 from ..results import Verdict
 from ..worker.exchange import (
+    OTHER_AFTER,
     Call,
     Died,
     NotAnswered,
@@ -49,6 +50,7 @@ from .variant import PLAIN, Asked, Variant, weighted_by
 _MOST_PRODUCTS = 20_000_000  # of a matrix product; a CPU without a unit for bf16 takes a tenth of a second for them
 _MOST_PRODUCTS_ONCE = 300_000_000  # in a law that makes one call
 _PATIENCE = 0.5  # seconds for a case at a size that nothing in the candidate's code asks for
+_COUNT, _MASK = "num_items_in_batch", "attention_mask"
 _MOST = 16_000_000  # elements of logits, about 30 bytes each with their gradient and its bounds
 
 
@@ -92,6 +94,8 @@ class Observation:
         off: float64 [B, L]. If the model computes its loss from other logits than it returns, how far the two may
             differ.
         window: the behaviour of a trainer in one window.
+        state: the settings of the process that the call left changed.
+        random: generator of random numbers -> a digest of its state, for those that the call moved.
         factor: the factor of a right candidate's gradients on the oracle's: the incoming gradient, if it is one number,
             times the number of backward passes. Incoming gradients of single tokens are in the case's weights.
     """
@@ -107,6 +111,8 @@ class Observation:
     head: Head | None = None
     off: Tensor | None = None
     window: Window | None = None
+    state: tuple[str, ...] = ()
+    random: Mapping[str, str] = field(default_factory=dict)
     factor: float = 1.0
 
 
@@ -116,6 +122,7 @@ class Trial:
     Attributes:
         share: the part of each law's budget that this kind of candidate gets.
         most_places: the most B·S of a case at a size beyond the ordinary ones.
+        is_compiled: whether it is judged under torch.compile too. It costs seconds.
         values_only: the reason why the gradient cannot be read although the candidate is declared to have one, or "".
         scope: the parts of the judgement that this kind of candidate leaves out, in words.
         ahead: the recipe that is asked about next, if known. Its case is built while the candidate computes.
@@ -148,6 +155,7 @@ class Trial:
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
         self.ahead: Recipe | None = None
+        self.is_compiled: Callable[[], bool] = lambda: False
         self.regions: tuple[Recipe, ...] = ()
         self.near_regions: tuple[Recipe, ...] = ()
         self.cell_counts = CellCounts(loss_cells(spec))
@@ -232,14 +240,24 @@ class Trial:
 
         The observation's case is the one that the variant made, with the right answer to it.
         """
-        change = variant.change
-        asked = variant.ask(case if change is None else self.variation(case, lambda batch: change(case)))
+        asked = self._ask(case, variant)
         seen = self.answer(asked)
         if seen.problem is not None:
             return seen
         if isinstance(asked.grad_output, Tensor):
             return replace(seen, case=weighted_by(asked.grad_output, seen.case), factor=float(asked.n_backward))
         return replace(seen, factor=asked.grad_output * asked.n_backward)
+
+    def _ask(self, case: Case, variant: Variant) -> Asked:
+        own, change = case, variant.change
+        if variant.spec is not None:
+            own = replace(case, spec=variant.spec(case))
+        if change is not None:
+            own = self.variation(own, lambda batch: change(case))
+        manner = variant.manner(own)
+        # With counting ids, labels and tokens would be the same.
+        other = replace(case.recipe, seed=case.recipe.seed + 1, ids=Ids.SEEDED) if manner.order else None
+        return Asked(own, variant.grad_output(own), manner, None if other is None else self.case(other))
 
     def answer(self, asked: Asked) -> Observation:
         """Call the candidate, and read its answer.
@@ -249,20 +267,43 @@ class Trial:
         case = asked.case
         if outside := self._outside(case):
             return Observation(case, outside)
-        tensors, scalars = values_for(case, self.binding)
         names = LEAVES if self.is_linear else case.spec.logits
         differentiated = {name: self.binding.names[name] for name in names if self.binding.takes(name)}
-        wanted = self.candidate.gradient and asked.records
-        call = Call(
+        call = self.call_of(asked, tuple(differentiated))
+        call = replace(
+            call,
+            layouts={**call.layouts, **dict.fromkeys(differentiated.values(), str(case.recipe.stride))},
+        )
+        wanted = {name: theirs for name, theirs in differentiated.items() if theirs in call.gradients}
+        return self._read(case, self.send(call, case.recipe), wanted)
+
+    def call_of(self, asked: Asked, leaves: tuple[str, ...]) -> Call:
+        """Make the call. ``leaves`` are our names of the arguments that can have a gradient."""
+        manner = asked.manner
+        tensors, scalars = values_for(asked.case, self.binding)
+        count = self.binding.names.get(_COUNT, _COUNT)
+        if manner.count == "tensor" and count in scalars:
+            tensors[count] = torch.tensor(scalars.pop(count), dtype=torch.int64)
+        elif manner.count == "keyword":
+            scalars[count] = asked.case.batch.num_items_in_batch
+        if manner.mask:
+            tensors[self.binding.withheld[_MASK]] = asked.case.batch.tensor(_MASK).to(getattr(torch, manner.mask))
+        wanted = leaves if manner.leaves is None else manner.leaves
+        records = self.candidate.gradient and asked.records
+        return Call(
             tensors=tensors,
             scalars=scalars,
-            layouts={theirs: str(case.recipe.stride) for theirs in differentiated.values()},
-            gradients=tuple(differentiated.values()) if wanted else (),
+            layouts=dict.fromkeys(tensors, manner.layout) if manner.layout else {},
+            gradients=tuple(self.binding.names[name] for name in wanted) if records else (),
             grad_output=asked.grad_output,
-            grad_mode=asked.grad_mode,
-            n_backward=asked.n_backward,
+            grad_mode=manner.grad_mode,
+            n_backward=manner.n_backward,
+            autocast=manner.autocast,
+            backend=manner.backend,
+            train_mode=manner.train_mode,
+            other={} if asked.other is None else values_for(asked.other, self.binding)[0],
+            order=manner.order or OTHER_AFTER,
         )
-        return self._read(case, self.send(call, case.recipe), differentiated)
 
     def send(self, call: Call, recipe: Recipe | None = None) -> Outcome:
         """Make a call on the case of ``recipe``, and build the case that comes next while the candidate computes."""
@@ -317,7 +358,7 @@ class Trial:
                 linear = self.linear(case)
                 leaves = {name: _at_leaf(linear, name, gradient) for name, gradient in given.items()}
                 gradients = {}  # dense factors do not show that of the logits
-                if not linear.is_dense:
+                if not linear.is_dense and linear.carrier in leaves:
                     gradients = {"logits": read_logits(linear, leaves, case.pairing.shapes["logits"])}
             else:
                 gradients = {name: _gradient(case, name, given.get(name)) for name in case.spec.logits}
@@ -331,6 +372,8 @@ class Trial:
             gradients=gradients,
             leaves=leaves,
             mutated=tuple(back.get(name, name) for name in outcome.mutated),
+            state=outcome.state,
+            random=outcome.random,
         )
 
 

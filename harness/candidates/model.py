@@ -17,8 +17,8 @@ from ..cases.build import Case
 from ..cases.recipe import Ids, Mask, Recipe, Regime, Stride
 from ..cases.space import Space
 from ..results import Verdict
-from ..worker.exchange import Call, Outcome, Returned
-from .arguments import Binding, values_for
+from ..worker.exchange import Outcome, Returned
+from .arguments import Binding
 from .declaration import Candidate, UsageError
 from .head import moved_value, read_head
 from .loss import Caller, Observation, Problem, Trial, answered, problem_of
@@ -27,7 +27,8 @@ from .variant import PLAIN, Asked, Variant
 _ASKED = {
     *("CONTRACT-1", "CONTRACT-2", "ALIGN-1", "ALIGN-2", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "GRAD-2"),
     *("GRAD-3", "PURE-1", "PURE-2", "MODE-1", "EMPTY-2", "MODEL-1", "MODEL-2", "MODEL-3", "MODEL-4"),
-    *("MODEL-5", "MODEL-6"),
+    *("MODEL-5", "MODEL-6", "MODEL-7", "PURE-4", "LAYOUT-3", "COUNT-1"),
+    *("STATE-1", "STATE-3", "STATE-4", "STATE-5"),
 }
 """The laws that do not need to choose the logits."""
 
@@ -250,20 +251,8 @@ class ModelTrial(Trial):
         return replace(seen, gradients=gradients, head=head, off=off)
 
     def _call(self, asked: Asked, watch: bool = False, nudge: float = 0.0) -> Outcome:
-        tensors, scalars = values_for(asked.case, self.binding)
-        return self.send(
-            Call(
-                tensors=tensors,
-                scalars=scalars,
-                grad_output=asked.grad_output,
-                grad_mode=asked.grad_mode,
-                n_backward=asked.n_backward,
-                outputs=("logits",),
-                watch=watch,
-                nudge=nudge,
-            ),
-            asked.case.recipe,
-        )
+        call = self.call_of(asked, ())
+        return self.send(replace(call, outputs=("logits",), watch=watch, nudge=nudge), asked.case.recipe)
 
     def _wrong_logits(self, case: Case, logits: Tensor) -> Problem | None:
         rows, length = case.batch.tensor("labels").shape

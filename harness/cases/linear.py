@@ -74,6 +74,11 @@ class Linear:
         return not len(self.columns)
 
     @property
+    def carrier(self) -> str:
+        """The name of the leaf that carries the logits."""
+        return HIDDEN if self.by_hidden else WEIGHT
+
+    @property
     def width(self) -> int:
         """H."""
         return self.hidden.shape[-1]

@@ -17,6 +17,7 @@ from shiftproof.reference.pairing import Pairing, Place
 from .recipe import Recipe, Regime, Stride
 
 _SIXTEEN_BITS = ("bfloat16", "float16")
+_SPOILT = (Regime.NAN_VALID, Regime.PLUS_INF, Regime.TARGET_MINUS_INF)
 _FAR = 16.0
 _MANY = 256  # rows whose mean is nearly the same with other labels, unless some rows are certain of theirs
 
@@ -67,15 +68,31 @@ def draw_logits(recipe: Recipe, pairing: Pairing) -> dict[str, Tensor]:
             if any(term.score.dft for term in pairing.terms if term.logits == name):
                 noise = bell(recipe.seed, 10 * index + 1, pairing.shapes[name])
                 _keep_one_ordinary(drawn[name], used[name], noise, silent=recipe.dtype in _SIXTEEN_BITS)
-    if recipe.regime is Regime.NAN_VALID:
-        # Only one row of one array gets NaN. With one in each array, a stream that hides its NaN would not be noticed.
-        # The arrays take turns from seed to seed, so that few cases are enough.
-        arrays = [name for name, of_name in used.items() if of_name.places]
-        if arrays:
-            name = arrays[recipe.seed % len(arrays)]
-            places = used[name].places
-            drawn[name][places[recipe.seed // len(arrays) % len(places)]] = torch.nan
+    if recipe.regime in _SPOILT:
+        _spoil_one_row(recipe, pairing, drawn)
     return drawn
+
+
+def _spoil_one_row(recipe: Recipe, pairing: Pairing, drawn: dict[str, Tensor]) -> None:
+    """Make one row that counts NaN or infinite.
+
+    Only one row of one array. With one in each array, a stream that hides it would not be noticed. The arrays take
+    turns from seed to seed, so that few cases are enough.
+    """
+    counted = {name: [pair for pair in pairing.of(name) if pair.weight] for name in pairing.shapes}
+    arrays = [name for name, pairs in counted.items() if pairs]
+    if not arrays:
+        return
+    name = arrays[recipe.seed % len(arrays)]
+    pair = counted[name][recipe.seed // len(arrays) % len(counted[name])]
+    row = drawn[name][pair.logit]
+    match recipe.regime:
+        case Regime.NAN_VALID:
+            row[:] = torch.nan
+        case Regime.PLUS_INF:
+            row[(pair.target + 1) % len(row)] = torch.inf
+        case Regime.TARGET_MINUS_INF:
+            row[pair.target] = -torch.inf
 
 
 def _draw(recipe: Recipe, shape: tuple[int, ...], used: _Used, stream: int) -> Tensor:
@@ -103,7 +120,7 @@ def _draw(recipe: Recipe, shape: tuple[int, ...], used: _Used, stream: int) -> T
             idle.view(-1)[used.rows] = False
             logits[idle] = torch.nan
             return logits
-        case Regime.NAN_VALID:
+        case Regime.NAN_VALID | Regime.PLUS_INF | Regime.TARGET_MINUS_INF:
             return noise * 3
 
 

@@ -61,6 +61,8 @@ class Regime(StrEnum):
     MINUS_INF = "minus_inf"  # a third of the classes off the target are −inf
     NAN_IGNORED = "nan_ignored"  # NaN in the rows that are not scored
     NAN_VALID = "nan_valid"  # NaN in one row that counts
+    PLUS_INF = "plus_inf"  # one class off the target is +inf in one row that counts
+    TARGET_MINUS_INF = "target_minus_inf"  # the target is −inf in one row that counts
 
 
 class Stride(StrEnum):
@@ -70,6 +72,8 @@ class Stride(StrEnum):
     TRANSPOSED = "transposed"
     STRIDED = "strided"
     OFFSET = "offset"
+    SLICED = "sliced"  # [:, :-1] of a longer buffer
+    SEQUENCE_FIRST = "sequence_first"  # [S, B, V] in memory
     EXPANDED = "expanded"  # all rows share storage; regimes whose rows differ are contiguous instead
 
 

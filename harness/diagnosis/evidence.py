@@ -14,6 +14,7 @@ from shiftproof.reference.pairing import Pairing
 from shiftproof.reference.spec import LossSpec
 
 from ..candidates.loss import Observation, Trial
+from ..candidates.variant import PLAIN, Variant
 from ..cases.build import Case
 from ..cases.recipe import Recipe
 from ..cases.space import hand_made, random_recipes
@@ -44,10 +45,13 @@ class Evidence:
     unsure: frozenset[Site] = frozenset()
 
 
-def gather(trial: Trial, by_value: int = _CASES_BY_VALUE) -> tuple[list[Evidence], list[Observation]]:
+def gather(
+    trial: Trial, by_value: int = _CASES_BY_VALUE, variant: Variant = PLAIN
+) -> tuple[list[Evidence], list[Observation]]:
     """Return the evidence on a bank of cases that separate bugs, and the observations that gave no evidence.
 
-    ``by_value`` is the number of cases for a candidate without a gradient. Each of them takes about 60 calls.
+    ``by_value`` is the number of cases for a candidate without a gradient. Each of them takes about 60 calls. All
+    others are called as ``variant`` says.
     """
     if not trial.candidate.gradient:
         return _gather_by_value(trial, by_value)
@@ -56,7 +60,7 @@ def gather(trial: Trial, by_value: int = _CASES_BY_VALUE) -> tuple[list[Evidence
     for recipe in bank(trial, _CASES):
         if not recipe.rows:
             continue
-        observation = trial.observe_cached(recipe)
+        observation = trial.observe_cached(recipe, variant)
         if observation.problem is not None or observation.gradients is None:
             silent.append(observation)
             costly = observation.problem is not None and observation.problem.verdict.is_costly

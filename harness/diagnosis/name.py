@@ -18,10 +18,12 @@ from ..bounds.compare import different_gradients, same_value
 from ..bounds.derive import Bounds, derive_bounds
 from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Asked
+from ..cases.linear import through
 from ..cases.recipe import Recipe, Regime
 from ..cases.space import hand_made
 from ..laws import LAWS
 from ..laws.alignment import expected_positions, one_id_a_place, places_only, positions_of, read_by_value
+from ..laws.base import OnVariants
 from ..mutants import MUTANTS
 from ..mutants.behaviours import BEHAVIOURS
 from ..mutants.scores import SCORES, predict_score, taken
@@ -30,7 +32,7 @@ from ..mutants.symptoms import SYMPTOMS
 from ..pictures.pairs import draw
 from ..probe.read import predict, site_of
 from ..results import LawResult, NamedBug, Picture
-from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, variants_of, wrongly_scored
+from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, gather, variants_of, wrongly_scored
 from .two_bugs import name_two_bugs
 
 _AS_COMPUTED = 0.01  # two ways of the same arithmetic differ by less than this, relative to the result
@@ -51,9 +53,12 @@ def name_bugs(
 def _name_bugs_of_loss(
     laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
 ) -> tuple[NamedBug, ...]:
-    """Name the bug by the pairs, else by the score, else by a symptom."""
+    """Name the bug by the pairs, else by the score, else by a symptom, else by the pairs in the state that shows it."""
+    laws = tuple(laws)
     if "VALUE-1" not in trial.failed and any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence)):
         return (_symptom("detached-part", "the value is right, but pairs have no gradient"),)
+    if scaled := name_by_leaves(trial, evidence):
+        return scaled
     named = name_by_pairs(evidence, trial.spec, trial.dtype)
     if named and _value_is_right(named[0], trial, evidence):
         return (_symptom("gradient-of-another", f"the value is right, but the gradient is that of {named[0].mutant}"),)
@@ -64,6 +69,7 @@ def _name_bugs_of_loss(
         or name_by_numbers(trial)
         or name_two_bugs(evidence, trial.spec, trial.dtype)
         or name_by_symptom(laws, trial, evidence, silent)
+        or name_in_state(laws, trial)
     )
 
 
@@ -83,6 +89,30 @@ def name_by_pairs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
         return ()
     (name, detail), *others = found
     return (_named(name, detail, tuple(other for other, _ in others)),)
+
+
+def name_by_leaves(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
+    """Name a loss that multiplies the gradient of one leaf by a factor, and gives the others theirs."""
+    if not trial.is_linear:
+        return ()
+    factors: dict[str, list[float]] = {}
+    for each in evidence:
+        if each.seen is None or each.seen.leaves is None or not each.case.pairing.pairs:
+            continue
+        right = through(trial.linear(each.case), each.case.oracle.gradients["logits"])
+        for name, found in each.seen.leaves.items():
+            largest = int(right[name].abs().argmax())
+            if most := float(right[name].flatten()[largest]):
+                factor = float(found.flatten()[largest]) / most
+                near = _AS_COMPUTED * abs(factor * most)
+                is_multiple = bool(((found - factor * right[name]).abs() <= near).all())
+                factors.setdefault(name, []).append(factor if is_multiple else math.nan)
+    means = {name: sum(of) / len(of) for name, of in factors.items()}
+    steady = {name: all(abs(each - means[name]) <= _AS_COMPUTED for each in of) for name, of in factors.items()}
+    wrong = [name for name in means if steady[name] and abs(means[name] - 1) > 2 * _AS_COMPUTED and means[name]]
+    if len(wrong) != 1 or not all(steady.values()) or len(means) < 2 or 0.0 in means.values():
+        return ()
+    return (_symptom("leaf-scaled", f"{wrong[0]} has {means[wrong[0]]:.4g} times its gradient"),)
 
 
 def _value_is_right(bug: NamedBug, trial: Trial, evidence: list[Evidence]) -> bool:
@@ -259,6 +289,25 @@ def name_by_symptom(
         alone = not any(id in trial.failed for id in law.depends_on)
         if result.verdict.is_failure and alone and len(law.points_to) == 1:
             return (_symptom(law.points_to[0], f"{law.id} fails"),)
+    return ()
+
+
+def name_in_state(laws: Iterable[LawResult], trial: Trial) -> tuple[NamedBug, ...]:
+    """Name a bug that shows only in some state or form of a call: by the pairs that are trained on there."""
+    for result in laws:
+        check = LAWS[result.id].check
+        if not result.verdict.is_failure or result.counterexample is None or not isinstance(check, OnVariants):
+            continue
+        recipe = Recipe.from_json(result.counterexample.recipe)
+        variant = check.failing_variant(trial, recipe)
+        if variant is None or not trial.candidate.gradient:
+            continue
+        evidence, _ = gather(trial, variant=variant)
+        named = name_by_pairs(evidence, trial.spec, variant.manner(trial.case(recipe)).autocast or trial.dtype)
+        if named:
+            words = variant.name if variant.words is None else variant.words(trial.case(recipe))
+            detail = f"{words}; {named[0].detail}" if named[0].detail else words
+            return (replace(named[0], detail=detail),)
     return ()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
 
+from ..bounds.compare import same_value
 from ..candidates.loss import Observation, Trial
 from ..laws.alignment import expected_positions, how_moved, one_id_a_place, places_only, positions_of, read_by_value
 from ..probe.read import site_of
@@ -12,6 +15,8 @@ from .evidence import Evidence, bank
 
 _CASES = 8
 _CASES_BY_VALUE = 2
+_FEWEST = 4  # cases that show a rule
+_MOST_CLASSES = 33  # of which a logarithm is recognised
 _TOLERANCE = 0.01  # relative; a weight is off if its error is larger
 
 
@@ -60,4 +65,33 @@ def measure(trial: Trial, evidence: list[Evidence]) -> Difference | None:
         weights_off=len(off),
         weights=len(factors),
         factors=(min(off), max(off)) if off else None,
+        value=value_off(trial, evidence),
     )
+
+
+def value_off(trial: Trial, evidence: list[Evidence]) -> str:
+    """How the loss differs from the right one on every case: by the same number, or by the same factor. "" if neither.
+
+    Example: "0.693147 = log 2 too high".
+    """
+    found = []
+    for each in evidence:
+        observed, right = each.seen, each.case.oracle.value
+        if observed is None or observed.value is None or right is None or not each.case.pairing.pairs:
+            continue
+        if math.isfinite(right) and math.isfinite(observed.value):
+            found.append((observed.value, right, trial.bounds(observed).value))
+    if len(found) < _FEWEST or any(same_value(value, right, bound) for value, right, bound in found):
+        return ""
+    off = statistics.median(value - right for value, right, _ in found)
+    if all(same_value(value, right + off, bound) for value, right, bound in found):
+        return f"{abs(off):.6g}{_logarithm(abs(off))} too {'high' if off > 0 else 'low'}"
+    factor = statistics.median(value / right for value, right, _ in found if right)
+    if all(same_value(value, right * factor, max(1.0, abs(factor)) * bound) for value, right, bound in found):
+        return f"{factor:.6g} times what it should be"
+    return ""
+
+
+def _logarithm(number: float) -> str:
+    known = next((k for k in range(2, _MOST_CLASSES) if math.isclose(number, math.log(k), rel_tol=1e-5)), None)
+    return f" = log {known}" if known else ""

@@ -49,6 +49,11 @@ class BranchRecord:
                 raise ValueError(f"{len(seen)} branches of {told['function']}; expected {len(known)}")
             self._functions[key] = [_went(branch, bits) for branch, bits in zip(known, seen, strict=True)]
 
+    @property
+    def asks_if_compiled(self) -> bool:
+        """Whether the code that ran asks torch whether it is being compiled."""
+        return any(branch.asks_if_compiled for function in self._functions.values() for branch in function)
+
     def result(self) -> Branches:
         """What is known so far."""
         found = tuple(merged(branch for function in self._functions.values() for branch in function))

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 from ..candidates.allowance import Allowance
 from ..cases.generators import R
 from ..cases.shrink import Effort, shrink
-from ..laws import Judgement, Law, adapt_to
+from ..laws import REFUSED, Judgement, Law, adapt_to
 from ..results import Counterexample, LawResult, Level, Verdict
 from .coverage import gaps
 from .laws_of import laws_of
@@ -122,7 +122,8 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
     follows = next((id for id in law.depends_on if id in trial.failed), None)
     doubtful = follows is not None
     proves_nothing = False  # whether any case was vacuous; of other laws' cases, these are not counted
-    cases = vacuous = since = slow = 0
+    cases = vacuous = since = slow = forgiven = 0
+    error = ""  # the exception of the first case that the law lets the candidate refuse
     outside = ""  # the message on cases whose sizes the candidate is not declared to take
     refusals = Refusals(trial.candidate.allowances)
     failures: list[Failure[R]] = []
@@ -151,6 +152,8 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
             vacuous += not pool.is_others(law, recipe)
             continue
         cases += 1
+        if REFUSED in judgement.features:
+            forgiven, error = forgiven + 1, error or judgement.message
         trial.cell_counts.note(law.id, recipe, law.level is Level.MUST)
         if judgement.verdict.is_failure:
             failures.append(Failure(recipe, judgement))
@@ -180,7 +183,9 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
             return result(Verdict.VACUOUS, "no case could tell a null candidate from a right one", vacuous=vacuous)
         return result(Verdict.SKIP, refusals.allowed or outside or "the law applies to no case of this spec")
     left_out = f"{slow} cases at larger sizes were left out: each call would take half a second or more" if slow else ""
-    return result(Verdict.PASS, "; ".join(filter(None, (refusals.allowed, left_out))), cases, vacuous)
+    may_refuse = f"{forgiven} of {cases} cases were refused, as they may be: {error}" if forgiven else ""
+    message = "; ".join(filter(None, (refusals.allowed, may_refuse, left_out)))
+    return result(Verdict.PASS, message, cases, vacuous, refused=forgiven)
 
 
 def judge_in_pool(law: Law[T, R], trial: T, pool: Pool[T, R], recipe: R) -> tuple[R, Judgement]:

@@ -221,6 +221,7 @@ def bind_target(described: TargetDescription, rename: Mapping[str, str], offer: 
     """
     parameters = [(parameter.name, parameter.required) for parameter in described.parameters]
     try:
-        return bind(described.target, parameters, rename, described.accepts_any_keyword, offer)
+        binding = bind(described.target, parameters, rename, described.accepts_any_keyword, offer)
     except UnknownArgument as error:
         raise UsageError(str(error)) from None
+    return replace(binding, takes_any_keyword=described.accepts_any_keyword, is_module=described.is_module)

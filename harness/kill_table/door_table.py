@@ -15,12 +15,29 @@ class DoorOutcome(StrEnum):
     SURVIVED = "survived"
 
 
+class Shows(StrEnum):
+    """What a wrong loss is wrong in."""
+
+    ANYTHING = "anything"  # the value or the gradient, by more than rounding
+    VALUE = "value"
+    MUCH = "much"  # the value or the gradient, by more than the rounding of bf16
+
+
 @dataclass(frozen=True)
 class Door:
-    """A condition under which a loss is wrong. ``kind`` says on what, ``condition`` is Python over its arguments."""
+    """A condition under which a loss is wrong.
+
+    Attributes:
+        kind: what it asks about.
+        condition: Python over the loss's arguments.
+        shows: what a mutant must be wrong in, to be seen through this door.
+        dtype: the dtype in which the loss is judged.
+    """
 
     kind: str
     condition: str
+    shows: Shows = Shows.ANYTHING
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

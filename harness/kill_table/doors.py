@@ -1,8 +1,9 @@
-"""Mutants behind doors: each is right except at some size, or from some call on, and is judged as a user's file.
+"""Mutants behind doors: each is right except at some size or in some state, and is judged as a user's file.
 
 The constants of the kill table's mutants are as small as the cases. A wrong loss that ships is often right at small
-sizes. So a mutant is written as source: the right loss, and the wrong one behind a condition whose constant is drawn.
-The source is judged through a worker, as ``shiftproof check`` judges it.
+sizes, or in the state in which it was tested. So a mutant is written as source: the right loss, and the wrong one
+behind a condition. The condition is drawn, and so is its constant. The source is judged through a worker, as
+``shiftproof check`` judges it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from itertools import count
 from multiprocessing import active_children, get_context
@@ -22,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from shiftproof.reference.batch import Batch
 from shiftproof.reference.profiles import PROFILES as SPECS
@@ -39,27 +43,43 @@ from ..judge.profile import PROFILES
 from ..judge.regions import Tracers, look_around
 from ..laws import LAWS
 from ..results import Level, Verdict
-from .door_table import Door, DoorOutcome, DoorResult, DoorTable
+from .door_table import Door, DoorOutcome, DoorResult, DoorTable, Shows
 from .equivalent import equivalent_on
 from .subjects import Subject, subjects
 from .trial import Bench
+
+_ROUNDING = 1e-4
+_ROUNDING_OF_BF16 = 0.1  # much more than one rounding, as errors add up
 
 PROMISED = ("hf.causal_lm", "torchtune", "nanogpt", "torchtitan", "masked", "higgs.hf", "moss_ttsd")
 """The profiles whose mutants are hidden: the plain loss of each can be written without a layout."""
 
 
-def draw_door(spec: LossSpec, drawn: random.Random) -> Door:
-    """Draw a door that a loss under ``spec`` can have, with a constant that no case was made for."""
+def doors_of(spec: LossSpec, drawn: random.Random) -> list[Door]:
+    """The doors that a loss under ``spec`` can have, each with a constant that no case was made for."""
     several = [name for name in spec.labels if "k" in spec.axes_of(name)]
     labels, logits = spec.labels[0], spec.logits[0]
-    doors = [
+    found = [
         Door("B and S", f"{labels}.shape[0] >= 2 and {labels}.shape[1] > {drawn.randint(40, 900)}"),
         Door("S % m", f"{labels}.shape[1] % {drawn.randint(11, 130)} == 0"),
         Door("V", f"{logits}.shape[-1] > {drawn.randint(300, 150_000)}"),
         Door("calls", f"calls > {drawn.randint(20, 2000)}"),
         *(Door("K", f"{name}.shape[-1] > {drawn.randint(5, 31)}") for name in several),
+        Door("frozen", f"torch.is_grad_enabled() and not {logits}.requires_grad", Shows.VALUE),
+        Door("autocast", 'torch.is_autocast_enabled("cpu")', Shows.MUCH),
+        Door("compiled", "torch.compiler.is_compiling()"),
+        Door("train mode", "self.training"),
+        Door("eval mode", "not self.training"),
+        Door("second forward", "waiting > 0"),
+        Door("layout of labels", f"not {labels}.is_contiguous()"),
+        Door("bf16", f"{logits}.dtype is torch.bfloat16", Shows.MUCH, "bfloat16"),
     ]
-    return drawn.choice(doors)
+    if "num_items_in_batch=None" in arguments_of(spec):
+        found += [
+            Door("tensor count", "torch.is_tensor(num_items_in_batch)"),
+            Door("count through **kwargs", '"num_items_in_batch" in kwargs'),
+        ]
+    return found
 
 
 def arguments_of(spec: LossSpec) -> list[str]:
@@ -74,49 +94,79 @@ def arguments_of(spec: LossSpec) -> list[str]:
 
 
 def source(spec: LossSpec, mutant: str, detail: str, door: Door) -> str:
-    """The text of a file with a function ``loss``, which is the mutant where the door is open, and right elsewhere."""
-    parameters = arguments_of(spec)
+    """The text of a file with a loss ``loss``, which is the mutant where the door is open, and right elsewhere."""
+    parameters, asks_kwargs = arguments_of(spec), "kwargs" in door.condition
     names = [parameter.partition("=")[0] for parameter in parameters]
     passed = ", ".join(f"{name}={name}" for name in names)
-    counts = "    global calls\n    calls += 1\n" if door.kind == "calls" else ""
-    return (
-        f'"""{mutant} of {spec.name}, behind a door."""\n\n'
-        "from shiftproof.harness.kill_table.behind import right_loss, wrong_loss\n\n"
-        f"right = right_loss({spec.name!r})\n"
-        f"wrong = wrong_loss({spec.name!r}, {mutant!r}, {detail!r})\n"
-        "calls = 0\n\n\n"
-        f"def loss({', '.join(parameters)}):\n"
-        f"{counts}"
-        f"    if {door.condition}:\n"
-        f"        return wrong({passed})\n"
-        f"    return right({passed})\n"
-    )
+    if asks_kwargs:
+        parameters = [*(each for each in parameters if each != "num_items_in_batch=None"), "**kwargs"]
+    body = ["global calls, waiting", "calls += 1"]
+    body += ['num_items_in_batch = kwargs.get("num_items_in_batch")'] if asks_kwargs else []
+    body += [f"found = (wrong if {door.condition} else right)({passed})"]
+    body += ["if found.requires_grad:", "    waiting += 1", "    found.register_hook(gone_backward)", "return found"]
+    is_module = "self." in door.condition
+    name = "forward" if is_module else "loss"
+    parameters = ["self", *parameters] if is_module else parameters
+    lines = [
+        f'"""{mutant} of {spec.name}, behind a door."""',
+        "",
+        "import torch",
+        "from shiftproof.harness.kill_table.behind import right_loss, wrong_loss",
+        "",
+        f"right = right_loss({spec.name!r})",
+        f"wrong = wrong_loss({spec.name!r}, {mutant!r}, {detail!r})",
+        "calls = waiting = 0",
+        "",
+        "",
+        "def gone_backward(gradient):",
+        "    global waiting",
+        "    waiting = 0",
+        "",
+        "",
+        *(["class Loss(torch.nn.Module):"] if is_module else []),
+        *_indented([f"def {name}({', '.join(parameters)}):", *_indented(body)], is_module),
+        *(["", "", f"loss = Loss().train({door.kind != 'train mode'})"] if is_module else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _indented(lines: list[str], really: bool = True) -> list[str]:
+    return [f"    {line}" for line in lines] if really else lines
 
 
 def draw_pairs(number: int, seed: int) -> list[tuple[str, str, str, Door]]:
-    """Draw pairs of a mutant and a door: profile, mutant, detail and door. Profiles take turns."""
+    """Draw pairs of a mutant and a door: profile, mutant, detail and door. Profiles take turns, and kinds of doors."""
     drawn = random.Random(seed)
-    hidden = {name: list(_can_hide(SPECS[name])) for name in PROMISED[: max(number, 1)]}
-    found = []
+    hidden = {name: _can_hide(SPECS[name]) for name in PROMISED[: max(number, 1)]}
+    found: list[tuple[str, str, str, Door]] = []
+    used: Counter[str] = Counter()
     for index in range(number):
         name = PROMISED[index % len(PROMISED)]
-        subject = drawn.choice(hidden[name])
-        found.append((name, subject.name, subject.detail, draw_door(SPECS[name], drawn)))
+        doors = doors_of(SPECS[name], drawn)
+        fewest = min(used[door.kind] for door in doors)
+        door = drawn.choice([door for door in doors if used[door.kind] == fewest])
+        used[door.kind] += 1
+        subject = drawn.choice([each for each, shows in hidden[name] if door.shows in shows])
+        found.append((name, subject.name, subject.detail, door))
     return found
 
 
-def _can_hide(spec: LossSpec) -> Iterator[Subject]:
+@cache
+def _can_hide(spec: LossSpec) -> list[tuple[Subject, set[Shows]]]:
     """The mutants that show in the value or the gradient of a hand-made case: others cannot be written as source."""
     bench = Bench(spec, "float32", PROFILES["brief"])
     cases = [_as_source(bench.case(recipe)) for recipe in hand_made(bench.right.space)]
+    found = []
     for subject in subjects(spec):
         if subject.reason or subject.linear or subject.dtype != "float32":
             continue
         seen = [subject.act(Asked(case)) for case in cases]
         if any(each.problem or each.gradients is None or each.mutated for each in seen):
             continue
-        if any(map(_is_wrong, seen)) and equivalent_on(subject, bench) is None:
-            yield subject
+        shows = set().union(*map(_shows, seen))
+        if shows and equivalent_on(subject, bench) is None:
+            found.append((subject, shows))
+    return found
 
 
 def _as_source(case: Case) -> Case:
@@ -125,15 +175,22 @@ def _as_source(case: Case) -> Case:
     return replace(case, batch=Batch(**{name: getattr(case.batch, name) for name in names}))
 
 
-def _is_wrong(seen: Observation) -> bool:
-    """Whether a value or a gradient differs from the right one by more than rounding."""
+def _shows(seen: Observation) -> set[Shows]:
+    """What differs from the right answer: the value, or anything by more than the rounding of fp32 or of bf16."""
     right = seen.case.oracle
     if not seen.case.pairing.pairs or right.value is None or seen.gradients is None or seen.value is None:
-        return False
-    pairs = [(torch.tensor(seen.value), torch.tensor(right.value))]
-    pairs += [(found, right.gradients[name]) for name, found in seen.gradients.items()]
-    return not all(
-        torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-7, equal_nan=True) for one, other in pairs
+        return set()
+    value = torch.tensor(seen.value), torch.tensor(right.value)
+    pairs = [value, *((found, right.gradients[name]) for name, found in seen.gradients.items())]
+    found = {Shows.VALUE} if not _near([value], _ROUNDING) else set()
+    found |= {Shows.ANYTHING} if not _near(pairs, _ROUNDING) else set()
+    return found | ({Shows.MUCH} if not _near(pairs, _ROUNDING_OF_BF16) else set())
+
+
+def _near(pairs: Iterable[tuple[Tensor, Tensor]], rounding: float) -> bool:
+    return all(
+        torch.allclose(one.double(), other.double(), rtol=rounding, atol=1e-3 * rounding, equal_nan=True)
+        for one, other in pairs
     )
 
 
@@ -142,12 +199,16 @@ def try_door(spec: str, mutant: str, detail: str, door: Door, seed: int, folder:
     started = time.perf_counter()
     file = folder / "loss.py"
     file.write_text(source(SPECS[spec], mutant, detail, door), encoding="utf-8")
-    loaded = LoadedCandidate(Job("loss", Candidate("loss", f"{file}:loss", spec), "cpu", "float32"), Options())
+    candidate = Candidate("loss", f"{file}:loss", spec, dtypes=(door.dtype,))
+    loaded = LoadedCandidate(Job("loss", candidate, "cpu", door.dtype), Options())
     tracers = Tracers()
     law = counterexample = None
     try:
         trial: Any = loaded.trial()
-        look_around(trial, loaded.worker, tracers, seed)
+        worker = loaded.worker
+        assert isinstance(worker, Worker)
+        trial.is_compiled = lambda: worker.branches.asks_if_compiled
+        look_around(trial, worker, tracers, seed)
         for asked in LAWS.values():
             result = ask(asked, trial, PROFILES["quick"], seed)
             # A mutant is slow where it is re-enacted. That it misses a deadline is no kill.
@@ -155,8 +216,7 @@ def try_door(spec: str, mutant: str, detail: str, door: Door, seed: int, folder:
                 law = asked.id
                 counterexample = dict(result.counterexample.recipe) if result.counterexample else None
                 break
-        assert isinstance(loaded.worker, Worker)
-        exceptions = loaded.worker.branches.result().exceptions
+        exceptions = worker.branches.result().exceptions
     finally:
         loaded.close()
         tracers.close()

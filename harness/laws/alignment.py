@@ -208,6 +208,8 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]
     Return the observation instead if a case gives no loss.
     """
     case = trial.scored(recipe)
+    # The tokens are the labels before any was ignored. A model's are not changed, since its logits would change too.
+    tokens = None if trial.makes_logits else case.batch.input_ids
     stuck: list[Observation] = []
     found: dict[Site, dict[Place, float]] = {}
     for name in trial.spec.labels:
@@ -216,6 +218,8 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]
             if stuck:
                 return math.nan  # after one case without a loss, no more calls are made
             changed: dict[str, Any] = {name: labels}
+            if name == "labels" and tokens is not None:
+                changed["input_ids"] = tokens.where(labels == case.batch.tensor(name), labels)
             observation = trial.observe(replace(case, batch=replace(case.batch, **changed)))  # needs no right answer
             if observation.problem is not None or observation.value is None:
                 stuck.append(observation)

@@ -42,6 +42,15 @@ def vacuous(null: str) -> Judgement:
     return Judgement(Verdict.VACUOUS, f"the bounds of this case would let a null candidate pass: {null}")
 
 
+REFUSED = "refused"
+"""The feature of a judgement that passes an exception."""
+
+
+def refused_rightly(problem: Problem) -> Judgement:
+    """The judgement of a case that the candidate may refuse."""
+    return Judgement(Verdict.PASS, problem.message, frozenset({REFUSED}))
+
+
 class Answer(Protocol):
     """The result of one call of a candidate of any kind."""
 
@@ -81,7 +90,7 @@ def trained(
         return NOT_APPLICABLE
     if observation.problem is not None:
         refused = variant.refusable and observation.problem.verdict is Verdict.ERROR
-        return PASS if refused else not_answered(observation)
+        return refused_rightly(observation.problem) if refused else not_answered(observation)
     if gradient and observation.gradients is None:
         return failing("no gradient at the logits", "no gradient")
     return observation
@@ -99,32 +108,48 @@ Focus = Callable[[R], R | None]
 
 
 @dataclass(frozen=True)
-class OnVariant:
-    """The check of a law that judges the answer to a variant of a case.
+class OnVariants:
+    """The check of a law that judges the answers to variants of a case, one after another until one fails.
 
     Attributes:
-        variant: how the candidate is called.
+        variants: how the candidate is called.
         gradient: whether an answer without a gradient fails.
         judge: judges an observation whose case is the variant's.
     """
 
-    variant: Variant
+    variants: tuple[Variant, ...]
     gradient: bool
     judge: Callable[[Trial, Observation], Judgement]
 
     def __call__(self, trial: Trial, recipe: Recipe) -> Judgement:
-        observed = trained(trial, recipe, self.variant, gradient=self.gradient)
+        passed = last = None
+        for variant in self.variants:
+            last = self._on_one(trial, recipe, variant)
+            if last.verdict is Verdict.PASS:
+                passed = last if passed is None or REFUSED in last.features else passed
+            elif last.verdict not in (Verdict.VACUOUS, Verdict.SKIP):
+                return last
+        assert last is not None
+        return passed or last
+
+    def failing_variant(self, trial: Trial, recipe: Recipe) -> Variant | None:
+        """The first variant that fails on a recipe, or None."""
+        failing = (each for each in self.variants if self._on_one(trial, recipe, each).verdict is Verdict.FAIL)
+        return next(failing, None)
+
+    def _on_one(self, trial: Trial, recipe: Recipe, variant: Variant) -> Judgement:
+        observed = trained(trial, recipe, variant, gradient=self.gradient)
         if isinstance(observed, Judgement):
             return observed
         judgement = self.judge(trial, observed)
-        if judgement.verdict is not Verdict.FAIL or self.variant.words is None:
+        if judgement.verdict is not Verdict.FAIL or variant.words is None:
             return judgement
-        return replace(judgement, message=f"{self.variant.words(observed.case)}: {judgement.message}")
+        return replace(judgement, message=f"{variant.words(observed.case)}: {judgement.message}")
 
 
-def on(variant: Variant, *, gradient: bool = False) -> Callable[[Callable[[Trial, Observation], Judgement]], OnVariant]:
-    """Turn a function that judges one observation into the check of a law on a variant."""
-    return lambda judge: OnVariant(variant, gradient, judge)
+def on(*variants: Variant, gradient: bool = False) -> Callable[[Callable[[Trial, Observation], Judgement]], OnVariants]:
+    """Turn a function that judges one observation into the check of a law on variants."""
+    return lambda judge: OnVariants(variants, gradient, judge)
 
 
 def any_recipe(recipe: Any) -> Any:
@@ -210,7 +235,7 @@ class Laws(dict[str, Law[T, R]]):
                 adapt=adapt,
                 restrict=restrict,
                 depends_on=depends_on,
-                calls_again=calls_again or isinstance(check, OnVariant),
+                calls_again=calls_again or isinstance(check, OnVariants),
                 skip_reason=skip_reason,
                 points_to=points_to,
             )

@@ -15,9 +15,9 @@ from ..bounds.compare import compare_tensors
 from ..bounds.derive import Bounds, derive_leaf_bounds, widen
 from ..bounds.rounding import FP32_ROUNDOFF
 from ..candidates.loss import Observation, Trial
-from ..candidates.variant import Variant
+from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
-from ..cases.linear import DENSE_HIDDEN_SIZES, DENSE_PLACES, product, through
+from ..cases.linear import DENSE_HIDDEN_SIZES, DENSE_PLACES, HIDDEN, WEIGHT, product, through
 from ..cases.recipe import HIDDEN_MULTIPLE, Ids, Mask, Recipe
 from ..results import Verdict
 from .base import (
@@ -46,7 +46,7 @@ def _needs_leaves(trial: Trial) -> str | None:
 
 
 def judge_leaves(trial: Trial, observation: Observation, bounds: Bounds | None = None) -> Judgement:
-    """Compare the gradient of every leaf with the right one, times the incoming one.
+    """Compare the gradient of every leaf that was asked for with the right one, times the incoming one.
 
     ``bounds`` are those of the gradient at the logits, the trial's if not given.
 
@@ -122,6 +122,30 @@ def leaves(trial: Trial, recipe: Recipe) -> Judgement:
 @on(UPSTREAM_OF_LEAVES)
 def leaves_scale_with_upstream(trial: Trial, observed: Observation) -> Judgement:
     return judge_leaves(trial, observed)
+
+
+def _only(leaf: str) -> Variant:
+    return Variant(
+        f"only {leaf}",
+        manner=lambda case: Manner(leaves=(leaf,)),
+        words=lambda case: f"where only {leaf} needs a gradient",
+    )
+
+
+@law(
+    "LINEAR-5",
+    "with the weight frozen, or the hidden states, the other's gradient and the value are right",
+    source="LoRA freezes the head; a probe trains the head alone; needs_input_grad in a custom backward",
+    budget=12,
+    restrict=ordinary,
+    adapt=_few_rows,
+    skip_reason=_needs_leaves,
+    depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "GRAD-1", "LINEAR-1"),
+)
+@on(_only(HIDDEN), _only(WEIGHT))
+def leaves_in_turn(trial: Trial, observed: Observation) -> Judgement:
+    value = judge_value(trial, observed)
+    return value if value.verdict is Verdict.FAIL else judge_leaves(trial, observed)
 
 
 @law(

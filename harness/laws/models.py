@@ -16,7 +16,7 @@ from ..bounds.compare import compare_tensors
 from ..candidates.head import head_gradients
 from ..candidates.loss import Observation, Trial
 from ..candidates.model import ModelTrial, Route, Slopes, moved_rows
-from ..candidates.variant import Variant
+from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
 from ..cases.linear import HIDDEN, WEIGHT
 from ..cases.recipe import Count, Mask, Recipe, ShiftLabels
@@ -35,7 +35,7 @@ from .base import (
     trains,
     vacuous,
 )
-from .numerics import factor_of, judge_both, ordinary
+from .numerics import factor_of, judge_both, judge_shown, ordinary
 
 _SEVERAL = 3
 
@@ -169,6 +169,37 @@ def takes_shift_labels(trial: Trial, recipe: Recipe) -> Judgement:
         return NOT_APPLICABLE
     observed = trained(trial, recipe)
     return observed if isinstance(observed, Judgement) else judge_both(trial, observed)
+
+
+def _masked_in(dtype: str) -> Variant:
+    return Variant(
+        f"attention mask, {dtype}",
+        manner=lambda case: Manner(mask=dtype),
+        refusable=True,
+        words=lambda case: f"with an attention_mask of {dtype}",
+    )
+
+
+def _padded(recipe: Recipe) -> Recipe:
+    """The recipe with rows that are padded on the left and on the right."""
+    rows, length = max(recipe.rows, 3), max(recipe.length, _SEVERAL)
+    return replace(recipe, rows=rows, length=length, masks=(Mask.LEFT, Mask.PADDING, Mask.NONE))
+
+
+@law(
+    "MODEL-7",
+    "with an attention mask, of integers or bools, the loss is right or refused, never wrong",
+    source="collators pass int64 masks, attention kernels want bools; models that also mask their loss by it",
+    budget=10,
+    adapt=_padded,
+    depends_on=("CONTRACT-1", "VALUE-1"),
+    skip_reason=lambda trial: (
+        needs_model(trial) or (None if "attention_mask" in trial.binding.withheld else "it takes no attention_mask")
+    ),
+)
+@on(_masked_in("int64"), _masked_in("bool"))
+def with_attention_mask(trial: Trial, observed: Observation) -> Judgement:
+    return judge_shown(trial, observed)
 
 
 def several(recipe: Recipe) -> Recipe:

@@ -8,14 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import first_logit
-from shiftproof.reference.spec import Reduction
+from shiftproof.reference.spec import Compute, Reduction
 
 from ..bounds.compare import compare_tensors, different_gradients, same_value
 from ..bounds.derive import Bounds
 from ..bounds.liveness import dead_gradient_bound, dead_value_bound
 from ..candidates.loss import Observation, Trial
-from ..candidates.variant import Variant
+from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
 from ..cases.recipe import Recipe, Regime
 from ..cases.space import Space
@@ -23,6 +24,8 @@ from ..results import Level, Verdict
 from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, on, trained, vacuous
 
 _FACTORS = (0.5, 3.0, -2.0, 7.0)
+_MOST_IN_FP16 = 32768.0
+_INFINITE = (Regime.TARGET_MINUS_INF, Regime.PLUS_INF)
 
 
 def factor_of(case: Case) -> float:
@@ -43,7 +46,7 @@ UPSTREAM_PER_TOKEN = Variant("upstream per token", grad_output=per_token)
 BACKWARD_TWICE = Variant(
     "backward twice",
     grad_output=factor_of,
-    n_backward=2,
+    manner=lambda case: Manner(n_backward=2),
     refusable=True,
     words=lambda case: f"backward twice, incoming gradient {factor_of(case):g}",
 )
@@ -82,15 +85,15 @@ def has_empty_group(case: Case) -> bool:
     return case.pairing.empty is None or math.isnan(case.pairing.empty)
 
 
-def judge_gradient(trial: Trial, observation: Observation) -> Judgement:
+def judge_gradient(trial: Trial, observation: Observation, bounds: Bounds | None = None) -> Judgement:
     """Compare the gradient with the oracle's, times the incoming one, element by element.
 
-    The judgement is vacuous if a null gradient would pass.
+    ``bounds`` are the trial's if not given. The judgement is vacuous if a null gradient would pass.
     """
     case = observation.case
     if observation.gradients is None:
         return failing("no gradient at the logits", "no gradient")
-    bounds = trial.bounds(observation)
+    bounds = bounds or trial.bounds(observation)
     factor = observation.factor
     expected = {name: gradient * factor for name, gradient in case.oracle.gradients.items()}
     allowed = {name: bound * max(abs(factor), 1.0) for name, bound in bounds.gradients.items()}
@@ -101,13 +104,25 @@ def judge_gradient(trial: Trial, observation: Observation) -> Judgement:
     return vacuous(null) if null else PASS
 
 
-def judge_both(trial: Trial, observation: Observation) -> Judgement:
-    """Judge the value, then the gradient if there is one. The judgement is vacuous only if neither proves anything."""
-    value = judge_value(trial, observation)
+def judge_both(trial: Trial, observation: Observation, bounds: Bounds | None = None) -> Judgement:
+    """Judge the value, then the gradient if there is one. The judgement is vacuous only if neither proves anything.
+
+    ``bounds`` are the trial's if not given.
+    """
+    value = judge_value(trial, observation, bounds)
     if value.verdict is Verdict.FAIL or not trial.candidate.gradient:
         return value
-    gradient = judge_gradient(trial, observation)
+    gradient = judge_gradient(trial, observation, bounds)
     return value if gradient.verdict is Verdict.VACUOUS else gradient
+
+
+def judge_shown(trial: Trial, observation: Observation, bounds: Bounds | None = None) -> Judgement:
+    """Judge the value, and the gradient at the logits unless it cannot be read there.
+
+    ``bounds`` are the trial's if not given.
+    """
+    shows_gradient = trial.skip_reason("GRAD-1") is None
+    return (judge_both if shows_gradient else judge_value)(trial, observation, bounds)
 
 
 def _spread(observation: Observation, per_pair: Tensor) -> Tensor:
@@ -231,6 +246,47 @@ def backward_again(trial: Trial, observed: Observation) -> Judgement:
     return judge_gradient(trial, observed)
 
 
+def _loss_scale(case: Case) -> float:
+    """65536, or in fp16 the largest power of two up to it that leaves every element of the right gradient finite."""
+    if case.recipe.dtype != "float16":
+        return 65536.0
+    most = max(
+        (float(gradient.abs().max()) for gradient in case.oracle.gradients.values() if gradient.numel()), default=0
+    )
+    return 2.0 ** min(16, math.floor(math.log2(_MOST_IN_FP16 / most))) if most and math.isfinite(most) else 1.0
+
+
+@law(
+    "GRAD-6",
+    "under a loss scale of 65536 the gradient is as exact as without, and small elements are not lost",
+    source="torch.amp.GradScaler begins at 65536; kernels that store the gradient in fp16 before it is scaled",
+    budget=30,
+    restrict=ordinary,
+    skip_reason=lambda trial: (
+        needs_gradient(trial)
+        or (
+            "it is declared to compute in fp16, where the scaled loss is infinite"
+            if trial.compute is Compute.NATIVE and trial.dtype == "float16"
+            else None
+        )
+    ),
+    depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3"),
+    points_to=("scaled-late",),
+)
+@on(
+    Variant(
+        "loss scale", grad_output=_loss_scale, words=lambda case: f"with an incoming gradient of {_loss_scale(case):g}"
+    )
+)
+def survives_loss_scale(trial: Trial, observed: Observation) -> Judgement:
+    scale = observed.factor
+    pairing = observed.case.pairing
+    pairs = tuple(pair._replace(weight=pair.weight * scale) for pair in pairing.pairs)
+    scaled = replace(pairing, pairs=pairs)
+    case = replace(observed.case, pairing=scaled, oracle=evaluate(scaled, observed.case.batch))
+    return judge_gradient(trial, replace(observed, case=case, factor=1.0))
+
+
 @law(
     "STABLE-1",
     "logits of ±1e4 give the oracle's value and gradient",
@@ -245,6 +301,10 @@ def huge_logits(trial: Trial, recipe: Recipe) -> Judgement:
     return observed if isinstance(observed, Judgement) else judge_both(trial, observed)
 
 
+def _makes_no_infinity(trial: Trial) -> str | None:
+    return "it takes no logits, and no product of finite numbers is infinite" if trial.is_linear else None
+
+
 @law(
     "STABLE-2",
     "classes of logit −inf off the target have probability 0 and harm nothing",
@@ -255,9 +315,7 @@ def huge_logits(trial: Trial, recipe: Recipe) -> Judgement:
     skip_reason=lambda trial: (
         "label smoothing scores every class, and a class of probability 0 costs infinity"
         if any(term.score.label_smoothing for term in trial.spec.terms)
-        else "it takes no logits, and no product of finite numbers is −inf"
-        if trial.is_linear
-        else None
+        else _makes_no_infinity(trial)
     ),
 )
 def minus_infinity(trial: Trial, recipe: Recipe) -> Judgement:
@@ -298,3 +356,31 @@ def nan_surfaces(trial: Trial, recipe: Recipe) -> Judgement:
 def nan_ignored(trial: Trial, recipe: Recipe) -> Judgement:
     observed = trained(trial, recipe)
     return observed if isinstance(observed, Judgement) else judge_value(trial, observed)
+
+
+@law(
+    "STABLE-5",
+    "a logit of +inf, or of −inf at the target, reaches the loss",
+    source="overflow in fp16; torch gives NaN and inf; a clamp of logits, probabilities or losses hides it",
+    budget=16,
+    restrict=lambda space: {**space, "regime": _INFINITE},
+    adapt=lambda recipe: recipe if recipe.regime in _INFINITE else replace(recipe, regime=Regime.TARGET_MINUS_INF),
+    depends_on=("CONTRACT-1", "ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1"),
+    skip_reason=lambda trial: (
+        "a softcap makes every logit finite"
+        if any(term.score.softcap for term in trial.spec.terms)
+        else _makes_no_infinity(trial)
+    ),
+    points_to=("nan-hidden", "clamped"),
+)
+def infinity_surfaces(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe)
+    if isinstance(observed, Judgement):
+        return observed
+    assert observed.value is not None
+    if math.isfinite(observed.value):
+        what = "a logit of +inf" if recipe.regime is Regime.PLUS_INF else "−inf at its target"
+        return failing(
+            f"a row that counts has {what}, but the loss is {observed.value:.6g}; expected infinity or NaN", "hidden"
+        )
+    return PASS

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from ..bounds.compare import different_gradients, same_value
 from ..candidates.loss import Observation, Trial
-from ..candidates.variant import Variant
+from ..candidates.variant import Manner, Variant
 from ..cases.recipe import Recipe, Stride
 from ..cases.space import Space
 from ..results import Level, Verdict
-from .base import PASS, Judgement, failing, law, not_answered, on, trained, trains
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, not_answered, on, refused_rightly, trains
 from .numerics import judge_both, judge_value
 
 
@@ -88,18 +88,43 @@ def remembers_nothing(trial: Trial, recipe: Recipe) -> Judgement:
 
 def right_or_refused(trial: Trial, recipe: Recipe) -> Judgement:
     """Pass the right answer and an exception; fail a wrong answer."""
-    observation = trained(trial, recipe)
-    if isinstance(observation, Judgement):
-        return PASS if observation.verdict in (Verdict.ERROR, Verdict.REFUSED) else observation
-    return judge_both(trial, observation)
+    if not trains(trial.case(recipe)):
+        return NOT_APPLICABLE
+    observation = trial.observe_cached(recipe)
+    if observation.problem is None:
+        return judge_both(trial, observation)
+    refused = observation.problem.verdict in (Verdict.ERROR, Verdict.REFUSED)
+    return refused_rightly(observation.problem) if refused else not_answered(observation)
 
 
 def _non_contiguous(space: Space) -> Space:
-    return {**space, "stride": (Stride.TRANSPOSED, Stride.STRIDED, Stride.OFFSET, Stride.EXPANDED)}
+    return {**space, "stride": tuple(stride for stride in Stride if stride is not Stride.CONTIGUOUS)}
 
 
 def _made_non_contiguous(recipe: Recipe) -> Recipe:
     return recipe if recipe.stride is not Stride.CONTIGUOUS else replace(recipe, stride=Stride.TRANSPOSED)
+
+
+@law(
+    "PURE-4",
+    "settings and seeds of the process are left as they were",
+    source="torch.set_default_dtype, torch.manual_seed or hooks in a loss: the next batch is drawn again",
+    budget=10,
+    calls_again=True,
+)
+def leaves_the_process_alone(trial: Trial, recipe: Recipe) -> Judgement:
+    case = trial.case(recipe)
+    once, again = trial.observe(case), trial.observe(case)
+    for observation in (once, again):
+        if observation.problem is not None:
+            return not_answered(observation)
+    if once.state or again.state:
+        return failing(f"changes settings of the process: {'; '.join(once.state or again.state)}", "settings")
+    # The worker moves each generator between two calls, so the same state after both is a seed that the loss set.
+    seeded = [name for name, state in again.random.items() if once.random.get(name) == state]
+    if seeded:
+        return failing(f"sets the seed of {', '.join(seeded)}: after each call the same numbers follow", "seed")
+    return PASS
 
 
 @law(
@@ -151,7 +176,7 @@ def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     points_to=("no-grad-path",),
 )
-@on(Variant("no_grad", grad_mode="no_grad"))
+@on(Variant("no_grad", manner=lambda case: Manner(grad_mode="no_grad")))
 def without_gradients(trial: Trial, observed: Observation) -> Judgement:
     return judge_value(trial, observed)
 
@@ -164,6 +189,6 @@ def without_gradients(trial: Trial, observed: Observation) -> Judgement:
     level=Level.SHOULD,
     depends_on=("CONTRACT-1", "VALUE-1", "MODE-1"),
 )
-@on(Variant("inference_mode", grad_mode="inference"))
+@on(Variant("inference_mode", manner=lambda case: Manner(grad_mode="inference")))
 def under_inference(trial: Trial, observed: Observation) -> Judgement:
     return judge_value(trial, observed)

@@ -57,6 +57,10 @@ class Behaviour:
     linear: bool = False
 
 
+def needs_fp32(spec: LossSpec) -> str | None:
+    return None if spec.compute is Compute.STRICT else "a promise of fp32 arithmetic"
+
+
 def variants(
     name: str,
     acts: Iterable[tuple[str, Act]],

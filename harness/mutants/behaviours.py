@@ -6,5 +6,6 @@ from .behaviour import Behaviour
 from .gradients import GRADIENTS
 from .interface import INTERFACE
 from .numerics import NUMERICS
+from .states import STATES
 
-BEHAVIOURS: tuple[Behaviour, ...] = (*GRADIENTS, *NUMERICS, *INTERFACE)
+BEHAVIOURS: tuple[Behaviour, ...] = (*GRADIENTS, *NUMERICS, *INTERFACE, *STATES)

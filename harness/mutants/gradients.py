@@ -10,12 +10,12 @@ from torch import Tensor
 
 from shiftproof.reference.pairing import heads_of
 from shiftproof.reference.score import charge
-from shiftproof.reference.spec import Compute, Heads, LossSpec, Reduction
+from shiftproof.reference.spec import Heads, LossSpec, Reduction
 
 from ..candidates.loss import Observation
 from ..candidates.variant import Asked
 from ..cases.linear import WEIGHT, Linear, factor, no_linear
-from .behaviour import Act, Behaviour, Needs, answer, at_leaves, coming, give, times, variants
+from .behaviour import Act, Behaviour, Needs, answer, at_leaves, coming, give, needs_fp32, times, variants
 from .normalisation import mean_of_means
 from .views import variants_under
 
@@ -113,14 +113,10 @@ def _true_class_cancelled(asked: Asked) -> Observation:
     return _with_gradients(asked, times(exact, overall * asked.n_backward))
 
 
-def _needs_fp32(spec: LossSpec) -> str | None:
-    return None if spec.compute is Compute.STRICT else "a promise of fp32 arithmetic"
-
-
 def _needs_hard_targets(spec: LossSpec) -> str | None:
     if any(term.score.softcap is not None or term.score.dft for term in spec.terms):
         return "a gradient p_y − 1 at the target, without a softcap or a factor p_y"
-    return _needs_fp32(spec)
+    return needs_fp32(spec)
 
 
 def _rescaled_in_place(asked: Asked) -> Observation:

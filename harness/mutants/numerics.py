@@ -10,11 +10,11 @@ from torch import Tensor
 
 from shiftproof.reference.pairing import Pair, Pairing, aligned
 from shiftproof.reference.score import charge
-from shiftproof.reference.spec import Compute, LossSpec, Score
+from shiftproof.reference.spec import LossSpec, Score
 
 from ..candidates.loss import Observation
 from ..candidates.variant import Asked
-from .behaviour import Act, Behaviour, answer, computed, variants
+from .behaviour import Act, Behaviour, answer, computed, needs_fp32, variants
 from .scores import Wrong
 
 LogP = Callable[[Tensor], Tensor]
@@ -65,14 +65,10 @@ def _narrow_lse(z: Tensor) -> Tensor:
     return torch.logsumexp(z, -1, keepdim=True).to(torch.bfloat16).to(z.dtype) - z
 
 
-def _needs_fp32(spec: LossSpec) -> str | None:
-    return None if spec.compute is Compute.STRICT else "a promise of fp32 arithmetic"
-
-
 def _sees_offsets(spec: LossSpec) -> str | None:
     if any(term.score.softcap for term in spec.terms):
         return "logits that are not capped: an offset is gone before the logsumexp"
-    return _needs_fp32(spec)
+    return needs_fp32(spec)
 
 
 def _over_ignored(extra: Wrong, applies: Callable[[Score], bool]) -> Act:
@@ -162,7 +158,7 @@ NUMERICS: tuple[Behaviour, ...] = (
         formula="−log(p_y + ε)",
         tells="p_y → 0",
         seen="common",
-        needs=_needs_fp32,
+        needs=needs_fp32,
         numeric=True,
     ),
     *variants(
@@ -174,7 +170,7 @@ NUMERICS: tuple[Behaviour, ...] = (
         formula="logits or probabilities are clamped",
         tells="logits of ±1e4; p_y → 0",
         seen="common",
-        needs=_needs_fp32,
+        needs=needs_fp32,
         numeric=True,
     ),
     *variants(
@@ -183,7 +179,7 @@ NUMERICS: tuple[Behaviour, ...] = (
         formula="scored in the dtype of the logits where fp32 was promised",
         tells="bf16 and p_y near 1",
         seen="unsloth#1254",
-        needs=_needs_fp32,
+        needs=needs_fp32,
         dtype="bfloat16",
         numeric=True,
     ),

@@ -21,6 +21,11 @@ SYMPTOMS: dict[str, Symptom] = {
         "what a builder is given is written to: the model then reads −100 as an id",
         "an easy slip: labels = input_ids, without a clone",
     ),
+    "leaf-scaled": Symptom(
+        "of hidden states, weight and bias, one has a multiple of its gradient, and the others have theirs",
+        "an easy slip in a backward by hand",
+        "look at each",
+    ),
     "sees-its-target": Symptom(
         "a row of logits depends on the token that it is scored on, or on a later one",
         "attention without a causal mask",

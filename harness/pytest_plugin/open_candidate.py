@@ -85,12 +85,19 @@ class OpenCandidate:
             return
         try:
             around = tracers if plan.profile.varies_sizes else None
+            self._let_compile(self.trial)
             self.regions = look_around(self.trial, loaded.worker, around, plan.seed)
         except STOPS:
             raise
         except BaseException as error:
             shapes = tuple(f"the shape {shape}: {said(error)}" for shape in job.candidate.shapes)
             self.regions = Regions(left_out=shapes, unread=said(error))
+
+    def _let_compile(self, trial: AnyTrial) -> None:
+        """Judge a loss under torch.compile too if the run is to be complete, or if its own code asks about it."""
+        worker, always = self.loaded.worker, self.plan.profile.complete
+        if isinstance(trial, Trial) and isinstance(worker, Worker):
+            trial.is_compiled = lambda: always or worker.branches.asks_if_compiled
 
     def close(self) -> None:
         self.loaded.close()
@@ -144,6 +151,8 @@ class OpenCandidate:
         worker, trial = self.loaded.worker, self.trial
         in_process = Branches(unread="it runs in the judge's own process")
         known = worker.branches.result() if isinstance(worker, Worker) else in_process
+        if any(law.id == "STATE-4" and law.verdict is Verdict.PASS and not law.refused for law in self.laws):
+            known = known.judged_compiled()
         is_named = type(trial) in (Trial, BuilderTrial)  # the code of a model or a trainer is too large
         return replace(
             known,

@@ -316,6 +316,8 @@ def _nameless(difference: Difference | None, drawn: bool) -> Text:
         by = f"{least} times" if least == most else f"from {least} to {most} times"
         off = f"{difference.weights_off} of {difference.weights} weights of right pairs are off"
         text.append(f"\n    {off}: {by} what they should be", style="not bold")
+    if difference.value:
+        text.append(f"\n    on every case the loss is {difference.value}", style="not bold")
     return text
 
 

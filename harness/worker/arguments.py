@@ -64,6 +64,9 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     - "strided": every second element of a storage twice as wide along the last dimension. A plain copy of a scalar.
       Between the elements are NaN (floating point) or the elements in reverse order (labels): wrong, but in range.
     - "offset": the storage begins one element earlier, so that the data is aligned only to the element size.
+    - "sliced": all but the last element of a longer buffer along the second dimension, as `[:, :-1]` is. A plain copy
+      below two dimensions. The rest of the buffer is as for "strided".
+    - "sequence_first": the first two dimensions are swapped in memory. A plain copy below two dimensions.
     - "expanded": the first row stands for all rows, with stride 0 along the first dimension. A plain copy if rows
       differ. Each row still gets its own gradient.
     """
@@ -72,6 +75,10 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
         return tensor.transpose(-1, -2).clone(memory_format=torch.contiguous_format).transpose(-1, -2)
     if layout == "strided" and tensor.dim() >= 1:
         return torch.stack((tensor, _decoy(tensor)), dim=-1).flatten(-2)[..., ::2]
+    if layout == "sliced" and tensor.dim() >= 2:
+        return torch.cat((tensor, _decoy(tensor[:, :1])), dim=1)[:, :-1]
+    if layout == "sequence_first" and tensor.dim() >= 2:
+        return tensor.transpose(0, 1).clone(memory_format=torch.contiguous_format).transpose(0, 1)
     if layout == "offset":
         flat = tensor.reshape(-1)
         return torch.cat((_decoy(flat.new_zeros(1)), flat))[1:].view(tensor.shape)

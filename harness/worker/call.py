@@ -13,8 +13,21 @@ import torch
 
 from .arguments import Arguments, bind, prepare
 from .device import device_of
-from .exchange import Call, Outcome, OutOfMemory, Phase, Raised, Returned, Unusable, ValueKind, Window
-from .load import Loaded
+from .exchange import (
+    OTHER_AFTER_LAST_BACKWARD,
+    OTHER_BEFORE,
+    Call,
+    Outcome,
+    OutOfMemory,
+    Phase,
+    Raised,
+    Returned,
+    Unusable,
+    ValueKind,
+    Window,
+)
+from .global_state import OF_A_CALL, changed, random_states, settings, step
+from .load import Loaded, module_of
 from .memory import MemoryLimit, is_out_of_memory
 from .shield import shielded
 from .tracebacks import exception_message, exception_name, exception_traceback
@@ -87,10 +100,11 @@ def perform(
     watch = _Stopwatch(device)
     phase: Phase = "call"
     lists = {name: list(value) for name, value in call.scalars.items() if isinstance(value, list)}  # its own copies
-    with _mode(call.grad_mode):
+    with _mode(call.grad_mode), _train_mode(loaded, call.train_mode):
         try:
             with shielded():
                 arguments = prepare(call.tensors, call.layouts, call.gradients, device)
+                other = prepare(call.other, {}, tuple(set(call.gradients) & set(call.other)), device)
                 rehearsal = None if call.training is None else Rehearsal(call.training, arguments)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -103,22 +117,34 @@ def perform(
             positional, keywords = bind(
                 loaded.description.parameters, {**call.scalars, **lists, **handed}, loaded.defaults
             )
-            with watch, watched or nullcontext(), around():
-                return loaded.function(*positional, **keywords)
+            autocast = torch.autocast(device.type, getattr(torch, call.autocast)) if call.autocast else nullcontext()
+            # Tracing sees nothing of compiled code, and keeps dynamo from compiling it.
+            with watch, watched or nullcontext(), nullcontext() if call.backend else around(), autocast:
+                return loaded.under(call.backend)(*positional, **keywords)
+
+        with shielded():
+            step()
+            drawn = random_states()
+        # Those of a call are set anew for each. All others stay as they were left, so they are compared with the first.
+        before = {**loaded.settings, **settings(OF_A_CALL)}
 
         # Only the candidate's own code: an exception elsewhere is our fault, and must not become an outcome.
         try:
             with memory.applied(arguments.nbytes) if memory is not None else nullcontext():
                 if rehearsal is None:
+                    of_other = ask(other.handed, None) if call.other and call.order == OTHER_BEFORE else None
                     result = ask(arguments.handed)
+                    if call.other and call.order != OTHER_BEFORE:
+                        of_other = ask(other.handed, None)
                     with _reading("what it returned"):
                         value, kind = loss_in(result)
                 else:
-                    result = None
+                    result = of_other = None
                     for value, kind in _rehearse(rehearsal, ask):
                         with _reading("what it returned"):
                             windows.append(rehearsal.report(_plain(value), kind))
                 with _reading("what it returned"):
+                    other_value = None if of_other is None else loss_in(of_other)[0]
                     outputs = {name: _output_in(result, name) for name in call.outputs}
                     # A copy, made now: the backward may write to the memory of the value.
                     snapshot = _plain(value, arguments.nbytes + _LARGER)
@@ -135,8 +161,12 @@ def perform(
                 if goes_backward and attached:
                     phase = "backward"
                     with watch, around():
+                        if call.order == OTHER_AFTER_LAST_BACKWARD:
+                            _backward_of_other(other_value)
                         for left in reversed(range(call.n_backward)):
                             torch.autograd.backward((value,), (grad_output,), retain_graph=left > 0)
+                        if call.order != OTHER_AFTER_LAST_BACKWARD:
+                            _backward_of_other(other_value)
                     if watched is not None and call.nudge:
                         phase = "call"
                         again = prepare(call.tensors, call.layouts, (), device)
@@ -154,8 +184,10 @@ def perform(
         finally:
             if watched is not None:
                 watched.close()
+        state = changed(before)
         with shielded():
             mutated = arguments.mutated()
+            moved = random_states()
             found = {} if watched is None else watched.report()
         returned = Returned(
             value=snapshot,
@@ -165,6 +197,8 @@ def perform(
             # By repr, because a candidate may have put objects into a list that cannot be compared.
             mutated=(*mutated, *(name for name in lists if repr(lists[name]) != repr(call.scalars[name]))),
             seconds=watch.seconds,
+            state=state,
+            random={name: digest for name, digest in moved.items() if drawn.get(name) not in (None, digest)},
             outputs=shown,
             output_gradients=output_gradients,
             watched=found,
@@ -182,6 +216,27 @@ def _mode(grad_mode: str) -> Iterator[None]:
         else:
             with torch.set_grad_enabled(grad_mode == "enabled"):
                 yield
+
+
+@contextmanager
+def _train_mode(loaded: Loaded, wanted: bool | None) -> Iterator[None]:
+    """Put a module into train mode or out of it. Afterwards, each of its modules is as it was."""
+    module = module_of(loaded.function)
+    if wanted is None or module is None:
+        yield
+        return
+    was = {each: each.training for each in module.modules()}
+    module.train(wanted)
+    try:
+        yield
+    finally:
+        for each, training in was.items():
+            each.training = training
+
+
+def _backward_of_other(value: torch.Tensor | None) -> None:
+    if value is not None and value.requires_grad:
+        torch.autograd.backward((value,), (torch.ones_like(value),))
 
 
 @contextmanager

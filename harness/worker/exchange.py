@@ -10,8 +10,22 @@ import torch
 
 from .protocol import Scalar
 
-LAYOUTS: tuple[str, ...] = ("contiguous", "transposed", "strided", "offset", "expanded")
+LAYOUTS: tuple[str, ...] = (
+    "contiguous",
+    "transposed",
+    "strided",
+    "offset",
+    "expanded",
+    "sliced",
+    "sequence_first",
+)
 GRAD_MODES: tuple[str, ...] = ("enabled", "no_grad", "inference")
+OTHER_AFTER, OTHER_AFTER_LAST_BACKWARD, OTHER_BEFORE = "after", "after, backward last", "before"
+ORDERS: tuple[str, ...] = (OTHER_AFTER, OTHER_AFTER_LAST_BACKWARD, OTHER_BEFORE)
+"""Where another call runs. "after": after this one; this one goes backward first. "after, backward last": after this
+one, which goes backward last. "before": before this one, which goes backward first."""
+
+AUTOCASTS: tuple[str, ...] = ("", "bfloat16", "float16")
 
 ValueKind = Literal["tensor", "number", "none"]
 Phase = Literal["call", "backward"]
@@ -76,6 +90,22 @@ class Call:
     n_backward: int = 1
     """How many times to run backward from the value. The gradients add up, as in autograd."""
 
+    autocast: str = ""
+    """The dtype of `torch.autocast` around the call, without its backward, or "" for none."""
+
+    backend: str = ""
+    """The backend of `torch.compile`, or "" to call the candidate as it is."""
+
+    train_mode: bool | None = None
+    """Whether a module is in train mode. None: as it is."""
+
+    other: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The tensors of another call that runs before the backward of this one. If empty, there is none. Its scalars are
+    those of this call."""
+
+    order: str = OTHER_AFTER
+    """The order of both calls and both backward passes: one of ORDERS."""
+
     outputs: tuple[str, ...] = ()
     """The parts of the result that are wanted besides the loss, by name (`.logits`, or `["logits"]` of a mapping), each
     with the gradient of the loss at it."""
@@ -111,6 +141,10 @@ class Call:
             raise ValueError(f"n_backward must be at least 1, got {self.n_backward}")
         if self.grad_mode not in GRAD_MODES:
             raise ValueError(f"grad_mode must be one of {', '.join(GRAD_MODES)}, got {self.grad_mode!r}")
+        if self.order not in ORDERS:
+            raise ValueError(f"order must be one of {ORDERS}, got {self.order!r}")
+        if self.autocast not in AUTOCASTS:
+            raise ValueError(f"autocast must be one of {AUTOCASTS}, got {self.autocast!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +212,12 @@ class Returned(Outcome):
 
     It is wall time, or the processor time if that is less, so that it does not count waits for a busy processor.
     """
+
+    state: tuple[str, ...] = ()
+    """The settings of the process that the call changed for the code after it, each with both values."""
+
+    random: Mapping[str, str] = field(default_factory=dict)
+    """Random number generator -> a digest of its state after the call, for those that the call moved."""
 
     outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Each of `Call.outputs` on the CPU, in its own shape and dtype."""

@@ -12,13 +12,14 @@ import pkgutil
 import platform
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from .device import cuda_devices, device_of
+from .global_state import settings
 from .target import LoadFailure, Parameter, TargetDescription
 from .tracebacks import exception_message, exception_name, exception_traceback
 
@@ -34,6 +35,28 @@ class Loaded:
 
     package: str | None = None
     """The top-level package that it belongs to. None for a lone file."""
+
+    settings: dict[str, Any] = field(default_factory=settings)
+    """The settings of the process after loading."""
+
+    compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    """Backend -> what torch.compile made of it."""
+
+    def under(self, backend: str) -> Callable[..., Any]:
+        """What to call: the candidate itself, or what torch.compile makes of it."""
+        if not backend:
+            return self.function
+        if backend not in self.compiled:
+            self.compiled[backend] = torch.compile(self.function, backend=backend)
+        return self.compiled[backend]
+
+
+def module_of(function: Callable[..., Any]) -> torch.nn.Module | None:
+    """The module that a candidate is, or whose method it is, or None."""
+    for each in (function, getattr(function, "__self__", None)):
+        if isinstance(each, torch.nn.Module):
+            return each
+    return None
 
 
 def load(target: str, cwd: str, device: torch.device) -> Loaded:
@@ -85,6 +108,7 @@ def describe_function(
             versions=versions_of(package),
             documentation=_documentation(function),
             device_name=device_of(device).name(),
+            is_module=module_of(function) is not None,
         ),
         defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},
         package=package,

@@ -60,6 +60,9 @@ class TargetDescription:
     device_name: str
     """The product name of the processor or GPU on which it runs."""
 
+    is_module: bool = False
+    """Whether it is a torch.nn.Module, or a method of one."""
+
 
 class LoadFailure(Exception):
     """A candidate could not be loaded.

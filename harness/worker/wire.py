@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from .exchange import Call, NotAnswered, Outcome, OutOfMemory, Raised, Returned, Training, Unusable, Window
+from .exchange import OTHER_AFTER, Call, NotAnswered, Outcome, OutOfMemory, Raised, Returned, Training, Unusable, Window
 from .memory import is_out_of_memory
 from .protocol import decode_scalar, encode_scalar
 from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
 from .tensors import read_tensors, write_tensors
 
 _ARGUMENT = "argument."
+_OTHER = "other."
 _UPSTREAM = "grad_output"
 _VALUE = "value"
 _GRADIENT = "gradient."
@@ -37,6 +38,7 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         ValueError: a tensor cannot be written.
     """
     tensors = {_ARGUMENT + name: tensor for name, tensor in call.tensors.items()}
+    tensors |= {_OTHER + name: tensor for name, tensor in call.other.items()}
     grad_output: Any = None
     if isinstance(call.grad_output, torch.Tensor):
         tensors[_UPSTREAM] = call.grad_output
@@ -52,6 +54,10 @@ def encode_call(call: Call, case: str, result: str) -> dict[str, Any]:
         "grad_output": grad_output,
         "grad_mode": call.grad_mode,
         "n_backward": call.n_backward,
+        "autocast": call.autocast,
+        "backend": call.backend,
+        "train_mode": call.train_mode,
+        "order": call.order,
         "outputs": list(call.outputs),
         "watch": call.watch,
         "nudge": call.nudge,
@@ -69,18 +75,27 @@ def decode_call(body: Mapping[str, Any]) -> Call:
     tensors = read_tensors(body["case"], mapped=True)  # the candidate always gets copies
     grad_output: Any = tensors[_UPSTREAM] if body["grad_output"] is None else decode_scalar(body["grad_output"])
     return Call(
-        tensors={name.removeprefix(_ARGUMENT): tensors[name] for name in tensors if name.startswith(_ARGUMENT)},
+        tensors=_named(tensors, _ARGUMENT),
         scalars={name: decode_scalar(value) for name, value in body["scalars"].items()},
         layouts=body["layouts"],
         gradients=tuple(body["gradients"]),
         grad_output=grad_output,
         grad_mode=body["grad_mode"],
         n_backward=int(body.get("n_backward", 1)),
+        autocast=str(body.get("autocast", "")),
+        backend=str(body.get("backend", "")),
+        train_mode=body.get("train_mode"),
+        other=_named(tensors, _OTHER),
+        order=str(body.get("order", OTHER_AFTER)),
         outputs=tuple(body.get("outputs", ())),
         watch=bool(body.get("watch", False)),
         nudge=float(body.get("nudge", 0.0)),
         training=Training(**body["training"]) if body.get("training") else None,
     )
+
+
+def _named(tensors: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
 
 
 def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, dict[str, Any]]:
@@ -108,6 +123,8 @@ def encode_outcome(outcome: Outcome, seconds: float, result: str) -> tuple[str, 
                 {name: getattr(window, name) for name in ("kind", "steps", "others", "n_backward", "late")}
                 for window in outcome.windows
             ],
+            "state": list(outcome.state),
+            "random": dict(outcome.random),
             "seconds": seconds,
         }
     if isinstance(outcome, Unusable):
@@ -130,7 +147,11 @@ def room_for(call: Call) -> int:
 
     The size of other outputs is unknown, so they get a fixed amount.
     """
-    given = [*call.tensors.values(), *([call.grad_output] if isinstance(call.grad_output, torch.Tensor) else [])]
+    given = [
+        *call.tensors.values(),
+        *call.other.values(),
+        *([call.grad_output] if isinstance(call.grad_output, torch.Tensor) else []),
+    ]
     size = sum(tensor.numel() * tensor.element_size() for tensor in given)
     return 2 * size + _ROOM + (_ROOM_FOR_OUTPUTS if call.outputs else 0)
 
@@ -177,13 +198,13 @@ def _decode_outcome(verb: str, body: Mapping[str, Any], call: Call, result: str)
             gradients=gradients,
             mutated=tuple(str(name) for name in body["mutated"]),
             seconds=seconds,
+            state=tuple(str(each) for each in body.get("state", ())),
+            random={str(name): str(digest) for name, digest in body.get("random", {}).items()},
             outputs={name: tensors[_OUTPUT + name] for name in call.outputs},
             output_gradients={
                 name: tensors[_OUTPUT_GRADIENT + name] for name in call.outputs if _OUTPUT_GRADIENT + name in tensors
             },
-            watched={
-                name.removeprefix(_WATCHED): tensor for name, tensor in tensors.items() if name.startswith(_WATCHED)
-            },
+            watched=_named(tensors, _WATCHED),
             windows=_decode_windows(body.get("windows", ()), tensors, call),
         )
         return returned, seconds
@@ -235,6 +256,7 @@ def encode_description(description: TargetDescription) -> dict[str, Any]:
         "versions": description.versions,
         "documentation": description.documentation,
         "device_name": description.device_name,
+        "is_module": description.is_module,
     }
 
 
@@ -257,6 +279,7 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
             versions={str(name): str(version) for name, version in body["versions"].items()},
             documentation=str(body.get("documentation", "")),
             device_name=str(body["device_name"]),
+            is_module=bool(body.get("is_module", False)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"loading {target} got an answer that does not follow the protocol: {type(error).__name__}: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -192,6 +193,62 @@ class Drops(Right):
 
     def logits(self, input_ids):
         return F.dropout(super().logits(input_ids), 0.5, self.training)
+
+
+class DoubleShiftInTraining(Right):
+    def loss(self, logits, labels, count):
+        if self.training:
+            return super().loss(logits[:, :-1], labels[:, 1:], count)
+        return super().loss(logits, labels, count)
+
+
+class UnshiftedUnderAutocast(Right):
+    def loss(self, logits, labels, count):
+        if torch.is_autocast_enabled("cpu"):
+            return cross_entropy(logits.float(), labels, count)
+        return super().loss(logits, labels, count)
+
+
+class ExcludesByBoolMask(Right):
+    """Takes a mask of bools for one of the positions to leave out."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None):
+        if attention_mask is not None and attention_mask.dtype is torch.bool:
+            labels = labels.masked_fill(attention_mask, -100)
+        return super().forward(input_ids, None, labels, num_items_in_batch)
+
+
+class MasksOneLate(Right):
+    """Also masks the loss, by the mask of the logits and not of the labels."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None):
+        if attention_mask is not None:
+            labels = labels.clone()
+            labels[:, 1:][attention_mask[:, :-1] == 0] = -100
+        return super().forward(input_ids, None, labels, num_items_in_batch)
+
+
+class KeepsOneLogits(Right):
+    """Keeps the logits for its backward in one buffer for each shape."""
+
+    buffers: ClassVar[dict] = {}
+
+    def loss(self, logits, labels, count):
+        buffer = self.buffers.setdefault(logits.shape, torch.empty_like(logits))
+        buffer.data.copy_(logits.data)
+        return super().loss(_Through.apply(logits, buffer), labels, count)
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, buffer):
+        ctx.buffer = buffer
+        ctx.at_forward = logits.detach().clone()
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (1 + (ctx.buffer != ctx.at_forward).any()), None
 
 
 def as_function(input_ids, labels):

@@ -90,3 +90,14 @@ def test_what_either_of_two_processes_could_not_judge_stays_said() -> None:
 def test_they_travel_as_json() -> None:
     found = Branches((NEVER_TRUE, BOTH), "why", ("far",), ("left",), "stopped", 3, 2, 0.5, ("x(y)",), True, False)
     assert Branches.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_what_asks_about_compiling_ran_both_ways_if_it_was_judged_compiled() -> None:
+    asks = branch((False, True), "torch.compiler.is_compiling()")
+    assert asks.asks_if_compiled
+    assert not NEVER_TRUE.asks_if_compiled
+    known = Branches((asks, NEVER_TRUE), unread="some")
+    judged = known.judged_compiled()
+    assert judged.found == (replace(asks, ran=(True, True)), NEVER_TRUE)
+    assert judged.unread == "some"
+    assert known.found[0] is asks

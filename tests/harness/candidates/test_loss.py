@@ -16,7 +16,7 @@ from shiftproof.harness.candidates.loss import Trial
 from shiftproof.harness.candidates.model import ModelTrial
 from shiftproof.harness.candidates.trainer import TrainerTrial
 from shiftproof.harness.candidates.trainer_arguments import TO_TRAINERS
-from shiftproof.harness.candidates.variant import Variant
+from shiftproof.harness.candidates.variant import Manner, Variant
 from shiftproof.harness.cases.build import Case
 from shiftproof.harness.cases.recipe import Count, Recipe, Stride
 from shiftproof.harness.results import Verdict
@@ -96,7 +96,12 @@ def test_names_are_the_candidates_own_on_the_way_there_and_ours_on_the_way_back(
 @pytest.mark.parametrize(("gradient", "mode"), [(False, "enabled"), (True, "no_grad"), (True, "inference")])
 def test_no_gradient_is_wanted_where_there_can_be_none(gradient: bool, mode: str) -> None:
     caller = Scripted(returned(ONE))
-    assert trial_of(caller, gradient=gradient).observe_cached(RECIPE, Variant(mode, grad_mode=mode)).gradients is None
+    assert (
+        trial_of(caller, gradient=gradient)
+        .observe_cached(RECIPE, Variant(mode, manner=lambda case: Manner(mode)))
+        .gradients
+        is None
+    )
     assert caller.calls[0].gradients == ()
     assert caller.calls[0].grad_mode == mode
 
@@ -180,7 +185,7 @@ def test_a_question_is_asked_once() -> None:
     assert trial.observe_cached(RECIPE) is trial.observe_cached(RECIPE)
     assert trial.calls == len(caller.calls) == 1
     trial.observe_cached(RECIPE, TIMES_3)
-    trial.observe_cached(RECIPE, Variant("no_grad", grad_mode="no_grad"))
+    trial.observe_cached(RECIPE, Variant("no_grad", manner=lambda case: Manner("no_grad")))
     trial.observe_cached(replace(RECIPE, seed=2))
     assert trial.calls == 4
     trial.observe(trial.case(RECIPE))

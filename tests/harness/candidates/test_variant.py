@@ -11,7 +11,7 @@ from torch import Tensor
 from shiftproof.harness.candidates.arguments import bind
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Trial
-from shiftproof.harness.candidates.variant import PLAIN, Variant
+from shiftproof.harness.candidates.variant import PLAIN, Manner, Variant
 from shiftproof.harness.cases.build import Case, build_case
 from shiftproof.harness.cases.recipe import Recipe
 from shiftproof.harness.worker.exchange import Call, Outcome, Returned
@@ -67,7 +67,7 @@ def test_a_changed_batch_has_its_own_right_answer() -> None:
 
 def test_the_factor_counts_each_backward() -> None:
     caller = Noting()
-    twice = Variant("twice", grad_output=lambda case: -3.0, n_backward=2)
+    twice = Variant("twice", grad_output=lambda case: -3.0, manner=lambda case: Manner(n_backward=2))
     assert trial_of(caller).observe_cached(RECIPE, twice).factor == -6.0
     assert (caller.calls[0].grad_output, caller.calls[0].n_backward) == (-3.0, 2)
 

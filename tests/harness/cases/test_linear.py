@@ -15,7 +15,8 @@ from shiftproof.reference.spec import Compute
 
 HF = PROFILES["hf.causal_lm"]
 WIDE = 1201
-FINITE = [regime for regime in Regime if regime not in (Regime.MINUS_INF, Regime.NAN_IGNORED, Regime.NAN_VALID)]
+INFINITE = (Regime.MINUS_INF, Regime.PLUS_INF, Regime.TARGET_MINUS_INF)
+FINITE = [regime for regime in Regime if regime not in (*INFINITE, Regime.NAN_IGNORED, Regime.NAN_VALID)]
 
 
 def case_of(regime: Regime = Regime.NORMAL, dtype: str = "float32", classes: int = 11, **fields: object) -> Case:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shiftproof.harness.cases.build import Case, build_case, forget_cases
 from shiftproof.harness.cases.logits import bell, uniform_ints
-from shiftproof.harness.cases.recipe import Count, Ids, Mask, Recipe, Regime, Stride
+from shiftproof.harness.cases.recipe import Count, Ids, Mask, Recipe, Regime, Stride, Weights
 from shiftproof.reference.profiles import PROFILES
 
 SPEC = PROFILES["torchtune"]
@@ -235,3 +235,28 @@ def test_nan_valid_is_in_one_used_row_which_the_seed_chooses() -> None:
         assert math.isnan(case.oracle.value or 0)
         rows.add(tuple(poisoned.nonzero()[0].tolist()))
     assert len(rows) == 8
+
+
+@pytest.mark.parametrize(
+    ("regime", "infinity"), [(Regime.PLUS_INF, math.inf), (Regime.TARGET_MINUS_INF, -math.inf)], ids=["plus", "minus"]
+)
+def test_one_infinite_logit_is_in_a_row_that_counts(regime: Regime, infinity: float) -> None:
+    rows = set()
+    for seed in range(8):
+        case = case_of(wide(seed), regime)
+        [place] = case.batch.tensor("logits").isinf().nonzero().tolist()
+        assert case.batch.tensor("logits")[tuple(place)] == infinity
+        [pair] = [pair for pair in case.pairing.pairs if list(pair.logit) == place[:2]]
+        assert (pair.target == place[2]) is (regime is Regime.TARGET_MINUS_INF)
+        assert not math.isfinite(case.oracle.value or 0)
+        rows.add(tuple(place[:2]))
+    assert len(rows) == 8
+
+
+def test_a_row_of_weight_0_is_not_spoilt() -> None:
+    spec = PROFILES["weighted"]
+    for seed in range(20):
+        recipe = replace(wide(seed), regime=Regime.NAN_VALID, weights=Weights.ZEROS)
+        case = build_case(spec, recipe)
+        [place] = case.batch.tensor("logits").isnan().all(-1).nonzero().tolist()
+        assert all(pair.weight for pair in case.pairing.pairs if list(pair.logit) == place)

@@ -129,7 +129,9 @@ def test_a_removed_choice_is_missing_and_named() -> None:
     found = coverage(laws, trial, complete=True)
     assert found.missing
     assert all(cell.endswith("larger count given") for cell in found.missing)
-    assert {cell.split(" × ")[1] for cell in found.missing} == {"huge", "minus_inf", "nan_valid"}
+    assert {cell.split(" × ")[1] for cell in found.missing} == {
+        *("huge", "minus_inf", "nan_valid", "target_minus_inf", "plus_inf")
+    }
 
 
 def test_a_choice_that_the_space_lacks_is_not_demanded() -> None:

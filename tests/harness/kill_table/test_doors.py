@@ -14,12 +14,12 @@ from shiftproof.harness.cases.build import build_case
 from shiftproof.harness.cases.recipe import Ids, Recipe
 from shiftproof.harness.cases.space import hand_made, space
 from shiftproof.harness.kill_table.behind import right_loss, wrong_loss
-from shiftproof.harness.kill_table.door_table import Door, DoorOutcome, DoorResult, DoorTable
+from shiftproof.harness.kill_table.door_table import Door, DoorOutcome, DoorResult, DoorTable, Shows
 from shiftproof.harness.kill_table.doors import (
     PROMISED,
     _can_hide,
     arguments_of,
-    draw_door,
+    doors_of,
     draw_pairs,
     source,
     try_door,
@@ -38,7 +38,8 @@ def called(loss: Any, profile: str, recipe: Recipe) -> tuple[float, dict[str, to
     batch = build_case(spec, recipe).batch
     logits = {name: batch.tensor(name).clone().requires_grad_() for name in spec.logits}
     names = [parameter.partition("=")[0] for parameter in arguments_of(spec)]
-    value = loss(**{name: logits[name] if name in logits else getattr(batch, name) for name in names})
+    given = {name: logits[name] if name in logits else getattr(batch, name) for name in names}
+    value = loss(**{name: argument for name, argument in given.items() if argument is not None})
     (value * 3).backward()
     return float(value.detach()), {name: of.grad for name, of in logits.items() if of.grad is not None}
 
@@ -89,18 +90,55 @@ def test_a_door_by_calls_opens_late() -> None:
     assert [value == pytest.approx(right, rel=1e-5) for value in values] == [True, True, False, False]
 
 
-def test_every_kind_of_door_is_drawn_and_each_with_many_constants() -> None:
+SIZES = {"B and S", "S % m", "V", "calls"}
+STATES = {"frozen", "autocast", "compiled", "train mode", "eval mode", "second forward", "layout of labels", "bf16"}
+FORMS = {"tensor count", "count through **kwargs"}
+
+
+def test_every_kind_of_door_has_many_constants() -> None:
     drawn = random.Random(0)
-    doors = [draw_door(PROFILES["higgs.hf"], drawn) for _ in range(200)]
-    assert {door.kind for door in doors} == {"B and S", "S % m", "V", "calls", "K"}
-    assert len({door.condition for door in doors}) > 120
-    assert "K" not in {draw_door(PROFILES["nanogpt"], drawn).kind for _ in range(100)}
+    drawings = [doors_of(PROFILES["higgs.hf"], drawn) for _ in range(40)]
+    assert {door.kind for door in drawings[0]} == SIZES | STATES | FORMS | {"K"}
+    assert len({door.condition for doors in drawings for door in doors}) > 120
+    assert {door.kind for door in doors_of(PROFILES["nanogpt"], drawn)} == SIZES | STATES
+
+
+@pytest.mark.parametrize("kind", sorted(STATES | FORMS))
+def test_the_source_of_a_door_on_a_state_is_right_in_the_plain_state(kind: str) -> None:
+    spec = PROFILES["hf.causal_lm"]
+    door = next(door for door in doors_of(spec, random.Random(0)) if door.kind == kind)
+    loss = written(source(spec, "no-shift", "", door))
+    recipe = Recipe(rows=2, length=6, classes=7, ids=Ids.SEEDED)
+    value, _ = called(loss, "hf.causal_lm", recipe)
+    assert value == pytest.approx(build_case(spec, recipe).oracle.value, rel=1e-5)
+
+
+def test_the_source_of_a_door_on_a_state_is_wrong_in_that_state() -> None:
+    spec = PROFILES["hf.causal_lm"]
+    recipe = Recipe(rows=2, length=6, classes=7, ids=Ids.SEEDED)
+    batch, right = build_case(spec, recipe).batch, build_case(spec, recipe).oracle.value
+    losses = {door.kind: written(source(spec, "no-shift", "", door)) for door in doors_of(spec, random.Random(0))}
+    logits, labels = batch.tensor("logits").clone().requires_grad_(), batch.tensor("labels")
+    found = {
+        "frozen": losses["frozen"](logits.detach(), labels),
+        "train mode": losses["train mode"].train()(logits, labels),
+        "eval mode": losses["eval mode"].eval()(logits, labels),
+        "layout of labels": losses["layout of labels"](logits, labels.T.contiguous().T),
+        "bf16": losses["bf16"](logits.bfloat16(), labels),
+        "count": losses["tensor count"](logits, labels, num_items_in_batch=torch.tensor(10)),
+        "kwargs": losses["count through **kwargs"](logits, labels, num_items_in_batch=10),
+        "second forward": (losses["second forward"](logits, labels), losses["second forward"](logits, labels))[1],
+    }
+    with torch.autocast("cpu", torch.bfloat16):
+        found["autocast"] = losses["autocast"](logits, labels)
+    assert [kind for kind, value in found.items() if value.item() == pytest.approx(right, rel=1e-2)] == []
 
 
 def test_pairs_follow_from_their_seed() -> None:
     one, again, other = draw_pairs(4, 0), draw_pairs(4, 0), draw_pairs(4, 1)
     assert one == again != other
     assert [profile for profile, *_ in one] == list(PROMISED[:4])
+    assert len({door.kind for *_, door in one}) == 4, "kinds of doors take turns"
 
 
 @pytest.mark.slow
@@ -122,7 +160,7 @@ def test_a_door_that_no_call_opens_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_opens_and_is_not_wrong_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table must be able to say so."""
-    text = source(PROFILES["nanogpt"], "no-shift", "", LONG).replace("return wrong(", "return right(")
+    text = source(PROFILES["nanogpt"], "no-shift", "", LONG).replace("(wrong if", "(right if")
     monkeypatch.setattr("shiftproof.harness.kill_table.doors.source", lambda *given: text)
     assert try_door("nanogpt", "no-shift", "", LONG, 0, tmp_path).outcome is DoorOutcome.SURVIVED
 
@@ -142,7 +180,10 @@ def test_what_a_table_says(tmp_path: Path) -> None:
 
 
 def test_a_mutant_that_needs_what_the_source_does_not_take_is_not_hidden() -> None:
-    hidden = {subject.name for subject in _can_hide(PROFILES["hf.causal_lm"])}
+    shown = {subject.name: shows for subject, shows in _can_hide(PROFILES["hf.causal_lm"])}
+    hidden = set(shown)
     assert {"no-shift", "double-shift", "mean-of-means", "upstream-ignored"} & hidden
     assert "packed-double-subtract" not in hidden  # it needs the documents of a row
     assert "no-grad-path" not in hidden  # it has no value and no gradient of its own
+    assert Shows.VALUE in shown["no-shift"]
+    assert Shows.VALUE not in shown["detached-part"]  # whose gradient alone is wrong

@@ -97,6 +97,8 @@ KNOWN = [
     "none-shape",
     "no-grad-path",
     "nan-hidden",
+    "shared-workspace",
+    "scaled-late",
 ]
 """Bugs that shipped, all of which must be tried."""
 

@@ -14,7 +14,7 @@ from shiftproof.harness.candidates.loss import Observation, Trial
 from shiftproof.harness.candidates.variant import Variant
 from shiftproof.harness.cases.recipe import Mask, Recipe
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.laws.base import PASS, Judgement, Laws, OnVariant, failing, on
+from shiftproof.harness.laws.base import PASS, Judgement, Laws, OnVariants, failing, on
 from shiftproof.harness.results import Verdict
 from shiftproof.harness.worker.exchange import Call, Outcome, Raised, Returned
 from shiftproof.reference.profiles import PROFILES
@@ -93,6 +93,7 @@ def test_a_law_on_a_variant_keeps_to_its_budget() -> None:
 
 
 def test_no_two_variants_have_one_name() -> None:
-    variants = [law.check.variant for law in LAWS.values() if isinstance(law.check, OnVariant)]
+    checks = [law.check for law in LAWS.values() if isinstance(law.check, OnVariants)]
+    variants = [variant for check in checks for variant in check.variants]
     assert len(variants) > 10
     assert len({variant.name for variant in variants}) == len(set(variants))

@@ -17,7 +17,7 @@ from shiftproof.harness.results import LawResult, Overall, Verdict, overall
 
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "fused.py"
 BRIEF = Profile("brief", 0.2)
-LEAVES = ("LINEAR-1", "LINEAR-2", "LINEAR-3", "LINEAR-4")
+LEAVES = ("LINEAR-1", "LINEAR-2", "LINEAR-3", "LINEAR-4", "LINEAR-5")
 
 
 def heard(
@@ -104,6 +104,8 @@ def test_who_declares_to_round_its_logits_may() -> None:
         ("mean_of_chunk_means", "REDUCE-1", ""),
         ("last_chunk_dropped", "ALIGN-1", ""),
         ("forgets_the_bias", "VALUE-1", ""),
+        ("head_doubled", "LINEAR-1", "leaf-scaled"),
+        ("hidden_doubled", "LINEAR-1", "leaf-scaled"),
     ],
 )
 def test_wrong_losses_fail_under_their_name(function: str, law: str, named: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from shiftproof.harness.bounds.compare import different_gradients, same_value
 from shiftproof.harness.bounds.derive import derive_bounds
 from shiftproof.harness.candidates.loss import Observation
-from shiftproof.harness.candidates.variant import Asked
+from shiftproof.harness.candidates.variant import Asked, Manner
 from shiftproof.harness.cases.build import Case, build_case
 from shiftproof.harness.cases.recipe import Ids, Mask, Recipe, Regime
 from shiftproof.harness.mutants.behaviour import Behaviour, answer, computed
@@ -48,7 +48,7 @@ def test_the_right_answer_is_right(profile: str, grad_output: float) -> None:
     case = build_case(PROFILES[profile], replace(CALM, codebooks=3 if profile in ("higgs.hf", "csm") else 1))
     assert is_right(case, answer(Asked(case, grad_output)), grad_output)
     assert is_right(case, computed(Asked(case, grad_output), taken, torch.float64), grad_output)
-    assert is_right(case, answer(Asked(case, grad_output, n_backward=2)), 2 * grad_output)
+    assert is_right(case, answer(Asked(case, grad_output, manner=Manner(n_backward=2))), 2 * grad_output)
 
 
 def test_an_incoming_gradient_a_token_scales_rows() -> None:
@@ -63,8 +63,8 @@ def test_an_incoming_gradient_a_token_scales_rows() -> None:
 
 def test_without_a_gradient_there_is_none() -> None:
     case = build_case(HF, CALM)
-    assert answer(Asked(case, grad_mode="no_grad")).gradients is None
-    assert computed(Asked(case, grad_mode="no_grad"), taken, torch.float64).gradients is None
+    assert answer(Asked(case, manner=Manner("no_grad"))).gradients is None
+    assert computed(Asked(case, manner=Manner("no_grad")), taken, torch.float64).gradients is None
 
 
 @pytest.mark.parametrize("name", ["exp-overflow", "log-eps", "clamped", "no-upcast", "offset-cancel"])
@@ -107,7 +107,7 @@ def test_what_runs_over_ignored_rows_shows_in_them_alone(name: str, profile: str
 def test_the_second_backward_is_scaled_twice() -> None:
     case, behaviour = build_case(HF, CALM), of("second-backward")
     assert is_right(case, behaviour.act(Asked(case, 3.0)), 3.0)
-    assert is_right(case, behaviour.act(Asked(case, 3.0, n_backward=2)), 12.0)
+    assert is_right(case, behaviour.act(Asked(case, 3.0, manner=Manner(n_backward=2))), 12.0)
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda each: f"{each.name}-{each.detail}")

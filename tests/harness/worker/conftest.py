@@ -38,6 +38,33 @@ class ScalesItsGradientInPlace(torch.autograd.Function):
         return ctx.logits.fill_(1.0) * grad
 
 
+class Kept(torch.autograd.Function):
+    # Its gradient is the number of forwards before the backward.
+    forwards = 0
+
+    @staticmethod
+    def forward(ctx, logits):
+        Kept.forwards += 1
+        return logits.sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        count, Kept.forwards = Kept.forwards, 0
+        return torch.full((2, 5, 7), float(count)) * grad
+
+
+class Mode(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = torch.nn.Dropout(0.0)
+
+    def forward(self, logits, labels, action):
+        return shifted(logits, labels) * 0 + self.training + 2 * self.part.training
+
+
+mode = Mode().eval()
+
+
 def interrupt():
     raise KeyboardInterrupt
 
@@ -109,6 +136,11 @@ def candidate(logits, labels, action, **scalars):
         "grad state": lambda: torch.tensor(
             [torch.is_grad_enabled(), torch.is_inference_mode_enabled(), logits.requires_grad, logits.is_leaf]
         ),
+        "product": lambda: logits[0] @ logits[0].T,
+        "compiled": lambda: loss * (2 if torch.compiler.is_compiling() else 1),
+        "kept": lambda: Kept.apply(logits),
+        "seed": lambda: (torch.manual_seed(3), loss)[1],
+        "draw": lambda: (torch.rand(2), loss)[1],
         "path": lambda: torch.tensor([os.path.isfile("zoo.py"), sys.path[0] == os.getcwd(), not sys.stdin.read()]),
         "exit": lambda: sys.exit(3),
         "exit with words": lambda: sys.exit("no more"),

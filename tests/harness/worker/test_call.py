@@ -15,7 +15,7 @@ from shiftproof.harness.isolation.client import Worker
 from shiftproof.harness.isolation.inprocess import InProcess
 from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker import call as call_module
-from shiftproof.harness.worker.exchange import Call, Raised, Returned, Unusable
+from shiftproof.harness.worker.exchange import LAYOUTS, ORDERS, Call, Raised, Returned, Unusable
 
 Either = Worker | InProcess
 CallOf = Callable[..., Call]
@@ -36,7 +36,7 @@ def returned(worker: Either, call: Call) -> Returned:
 
 
 @pytest.mark.parametrize("form", ["loss", "tuple", "dict", "object", "named tuple"])
-@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_value_and_gradient_are_those_of_torch(either: Either, call_of: CallOf, form: str, layout: str) -> None:
     call = call_of(form, layouts={"logits": layout, "labels": layout})
     outcome = returned(either, call)
@@ -54,6 +54,8 @@ def test_value_and_gradient_are_those_of_torch(either: Either, call_of: CallOf, 
         ("transposed", [35, 1, 5], 0, [1, 2]),
         ("strided", [70, 14, 2], 0, [10, 2]),
         ("offset", [35, 7, 1], 1, [5, 1]),
+        ("sliced", [42, 7, 1], 0, [6, 1]),
+        ("sequence_first", [7, 14, 1], 0, [1, 2]),
     ],
 )
 def test_layouts_lie_in_memory_as_asked(
@@ -98,6 +100,51 @@ def test_grad_modes(either: Either, call_of: CallOf, mode: str, state: list[int]
     assert (outcome.gradients["logits"] is None) == (mode != "enabled")
 
 
+def test_autocast_is_around_the_call(either: Either, call_of: CallOf) -> None:
+    assert returned(either, call_of("product")).value.dtype is torch.float32
+    outcome = returned(either, call_of("product", autocast="bfloat16"))
+    assert outcome.value.dtype is torch.bfloat16
+    assert outcome.state == (), "the worker's own autocast is not left behind by the candidate"
+
+
+def test_a_compiled_call_knows_that_it_is_compiled(either: Either, call_of: CallOf) -> None:
+    plain, compiled = (returned(either, call_of("compiled", backend=backend)) for backend in ("", "eager"))
+    torch.testing.assert_close(compiled.value, 2 * plain.value)
+    torch.testing.assert_close(compiled.gradients["logits"], 2 * plain.gradients["logits"])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_another_call_runs_before_the_backward(either: Either, call_of: CallOf, order: str) -> None:
+    call = call_of("kept")
+    other = {"logits": call.tensors["logits"] + 1, "labels": call.tensors["labels"]}
+    outcome = returned(either, replace(call, other=other, order=order))
+    torch.testing.assert_close(outcome.value, call.tensors["logits"].sum())  # not that of the other
+    forwards = 0.0 if order == "after, backward last" else 2.0  # the other's backward sets the count back
+    assert bool((outcome.gradients["logits"] == forwards).all())
+    assert bool((returned(either, call).gradients["logits"] == 1).all())
+
+
+@pytest.mark.parametrize("caller", [Worker, InProcess])
+@pytest.mark.parametrize("wanted", [True, False, None])
+def test_a_module_is_put_into_a_mode_for_one_call(
+    zoo: Path, call_of: CallOf, caller: type[Worker] | type[InProcess], wanted: bool | None
+) -> None:
+    with caller("zoo.py:mode", WorkerSettings(cwd=str(zoo))) as worker:
+        assert worker.describe().is_module
+        assert float(returned(worker, call_of("loss", train_mode=wanted)).value) == (3 if wanted else 0)
+        assert float(returned(worker, call_of("loss")).value) == 0
+
+
+def test_a_seed_that_a_call_sets_gives_the_same_state_twice(either: Either, call_of: CallOf) -> None:
+    once, again = (returned(either, call_of("seed")).random for _ in range(2))
+    assert set(once) == {"torch"}
+    assert once == again
+    once, again = (returned(either, call_of("draw")).random for _ in range(2))
+    assert set(once) == set(again) == {"torch"}
+    assert once != again
+    assert returned(either, call_of("loss")).random == {}
+
+
 def test_gradient_is_none_where_the_value_does_not_depend(either: Either, call_of: CallOf) -> None:
     assert returned(either, call_of("labels only")).gradients == {"logits": None}
     detached = returned(either, call_of("detached"))
@@ -113,7 +160,7 @@ def test_gradient_is_none_where_the_value_does_not_depend(either: Either, call_o
         ("loss", ()),
     ],
 )
-@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_writes_to_arguments_are_seen(
     either: Either, call_of: CallOf, action: str, mutated: tuple[str, ...], gradients: tuple[str, ...], layout: str
 ) -> None:
@@ -209,7 +256,7 @@ def test_dtypes_arrive_and_return_as_they_are(either: Either, call_of: CallOf, d
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0), (1, 1)])
-@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided", "offset", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_empty_and_tiny_shapes(either: Either, call_of: CallOf, shape: tuple[int, int], layout: str) -> None:
     tensors = {"logits": torch.zeros(*shape, 7), "labels": torch.zeros(*shape, dtype=torch.int64)}
     outcome = returned(either, call_of("per token", tensors=tensors, layouts={"logits": layout, "labels": layout}))
