@@ -88,13 +88,6 @@ class Branches:
         """The branches of which a way never ran, without those that are declared."""
         return tuple(branch for branch in self.found if branch.never and branch.key not in self.allowed)
 
-    def judged_compiled(self) -> Branches:
-        """With both ways of every branch that asks whether the code is compiled: dynamo follows them unseen."""
-        return replace(
-            self,
-            found=tuple(replace(each, ran=(True, True)) if each.asks_if_compiled else each for each in self.found),
-        )
-
     @property
     def both(self) -> int:
         """How many branches ran both ways, or need not."""

@@ -122,7 +122,7 @@ class Trial:
     Attributes:
         share: the part of each law's budget that this kind of candidate gets.
         most_places: the most B·S of a case at a size beyond the ordinary ones.
-        is_compiled: whether it is judged under torch.compile too. It costs seconds.
+        is_compiled: returns whether it is judged under torch.compile too. That costs seconds.
         values_only: the reason why the gradient cannot be read although the candidate is declared to have one, or "".
         scope: the parts of the judgement that this kind of candidate leaves out, in words.
         ahead: the recipe that is asked about next, if known. Its case is built while the candidate computes.
@@ -252,8 +252,8 @@ class Trial:
         own, change = case, variant.change
         if variant.spec is not None:
             own = replace(case, spec=variant.spec(case))
-        if change is not None:
-            own = self.variation(own, lambda batch: change(case))
+        if own is not case or change is not None:
+            own = self.variation(own, lambda batch: batch if change is None else change(case))
         manner = variant.manner(own)
         # With counting ids, labels and tokens would be the same.
         other = replace(case.recipe, seed=case.recipe.seed + 1, ids=Ids.SEEDED) if manner.order else None

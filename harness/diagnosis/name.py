@@ -93,7 +93,7 @@ def name_by_pairs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
 
 def name_by_leaves(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
     """Name a loss that multiplies the gradient of one leaf by a factor, and gives the others theirs."""
-    if not trial.is_linear:
+    if not trial.is_linear or "VALUE-1" in trial.failed:
         return ()
     factors: dict[str, list[float]] = {}
     for each in evidence:

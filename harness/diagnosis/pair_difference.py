@@ -86,7 +86,9 @@ def value_off(trial: Trial, evidence: list[Evidence]) -> str:
     off = statistics.median(value - right for value, right, _ in found)
     if all(same_value(value, right + off, bound) for value, right, bound in found):
         return f"{abs(off):.6g}{_logarithm(abs(off))} too {'high' if off > 0 else 'low'}"
-    factor = statistics.median(value / right for value, right, _ in found if right)
+    if not all(right for _, right, _ in found):
+        return ""
+    factor = statistics.median(value / right for value, right, _ in found)
     if all(same_value(value, right * factor, max(1.0, abs(factor)) * bound) for value, right, bound in found):
         return f"{factor:.6g} times what it should be"
     return ""

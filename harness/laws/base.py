@@ -111,6 +111,8 @@ Focus = Callable[[R], R | None]
 class OnVariants:
     """The check of a law that judges the answers to variants of a case, one after another until one fails.
 
+    If one proves nothing, the case proves nothing: no variant passes because of another.
+
     Attributes:
         variants: how the candidate is called.
         gradient: whether an answer without a gradient fails.
@@ -122,15 +124,14 @@ class OnVariants:
     judge: Callable[[Trial, Observation], Judgement]
 
     def __call__(self, trial: Trial, recipe: Recipe) -> Judgement:
-        passed = last = None
+        found = NOT_APPLICABLE
         for variant in self.variants:
-            last = self._on_one(trial, recipe, variant)
-            if last.verdict is Verdict.PASS:
-                passed = last if passed is None or REFUSED in last.features else passed
-            elif last.verdict not in (Verdict.VACUOUS, Verdict.SKIP):
-                return last
-        assert last is not None
-        return passed or last
+            judgement = self._on_one(trial, recipe, variant)
+            if judgement.verdict not in (Verdict.PASS, Verdict.VACUOUS, Verdict.SKIP):
+                return judgement
+            if _weight(judgement) > _weight(found):
+                found = judgement
+        return found
 
     def failing_variant(self, trial: Trial, recipe: Recipe) -> Variant | None:
         """The first variant that fails on a recipe, or None."""
@@ -145,6 +146,13 @@ class OnVariants:
         if judgement.verdict is not Verdict.FAIL or variant.words is None:
             return judgement
         return replace(judgement, message=f"{variant.words(observed.case)}: {judgement.message}")
+
+
+def _weight(judgement: Judgement) -> int:
+    """How much a judgement that does not fail counts beside those of other variants of the same case."""
+    if judgement.verdict is Verdict.PASS:
+        return 2 if REFUSED in judgement.features else 1
+    return 3 if judgement.verdict is Verdict.VACUOUS else 0
 
 
 def on(*variants: Variant, gradient: bool = False) -> Callable[[Callable[[Trial, Observation], Judgement]], OnVariants]:

@@ -48,8 +48,9 @@ def _counted(recipe: Recipe) -> Recipe:
     return recipe if recipe.count is not Count.ABSENT else replace(recipe, count=kinds[recipe.seed % len(kinds)])
 
 
-def _divides_by_count(spec: LossSpec) -> bool:
-    return any(term.denominator in (Denominator.NUM_ITEMS, Denominator.NUM_ITEMS_OR_VALID) for term in spec.terms)
+def _needs_count(spec: LossSpec) -> str | None:
+    by_count = Denominator.NUM_ITEMS, Denominator.NUM_ITEMS_OR_VALID
+    return None if any(term.denominator in by_count for term in spec.terms) else f"the spec does not divide by {_COUNT}"
 
 
 @law(
@@ -61,11 +62,7 @@ def _divides_by_count(spec: LossSpec) -> bool:
     adapt=_counted,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=lambda trial: (
-        f"the spec does not divide by {_COUNT}"
-        if not _divides_by_count(trial.spec)
-        else None
-        if trial.binding.takes(_COUNT)
-        else f"the candidate does not take {_COUNT}"
+        _needs_count(trial.spec) or (None if trial.binding.takes(_COUNT) else f"the candidate does not take {_COUNT}")
     ),
     points_to=("count-ignored",),
 )
@@ -90,11 +87,12 @@ def count_as_tensor(trial: Trial, observed: Observation) -> Judgement:
     adapt=_counted,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=lambda trial: (
-        f"the spec does not divide by {_COUNT}"
-        if not _divides_by_count(trial.spec)
-        else None
-        if trial.binding.takes_any_keyword and not trial.binding.takes(_COUNT)
-        else f"the candidate names {_COUNT}, or takes no **kwargs"
+        _needs_count(trial.spec)
+        or (
+            None
+            if trial.binding.takes_any_keyword and not trial.binding.takes(_COUNT)
+            else f"the candidate names {_COUNT}, or takes no **kwargs"
+        )
     ),
     points_to=("count-ignored",),
 )

@@ -96,8 +96,8 @@ class OpenCandidate:
     def _let_compile(self, trial: AnyTrial) -> None:
         """Judge a loss under torch.compile too if the run is to be complete, or if its own code asks about it."""
         worker, always = self.loaded.worker, self.plan.profile.complete
-        if isinstance(trial, Trial) and isinstance(worker, Worker):
-            trial.is_compiled = lambda: always or worker.branches.asks_if_compiled
+        if isinstance(trial, Trial):
+            trial.is_compiled = lambda: always or (isinstance(worker, Worker) and worker.branches.asks_if_compiled)
 
     def close(self) -> None:
         self.loaded.close()
@@ -151,8 +151,6 @@ class OpenCandidate:
         worker, trial = self.loaded.worker, self.trial
         in_process = Branches(unread="it runs in the judge's own process")
         known = worker.branches.result() if isinstance(worker, Worker) else in_process
-        if any(law.id == "STATE-4" and law.verdict is Verdict.PASS and not law.refused for law in self.laws):
-            known = known.judged_compiled()
         is_named = type(trial) in (Trial, BuilderTrial)  # the code of a model or a trainer is too large
         return replace(
             known,
