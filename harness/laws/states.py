@@ -99,7 +99,7 @@ def _bounds_in_autocast(trial: Trial, observed: Observation) -> Bounds:
 
 @law(
     "STATE-3",
-    "under torch.autocast to bfloat16, value and gradient are right to bfloat16's precision",
+    "under torch.autocast to bfloat16 the loss is right to bfloat16's precision or is refused, never wrong",
     source="torch.autocast: trainers call model and loss under it",
     budget=12,
     restrict=ordinary,
@@ -117,6 +117,7 @@ def _bounds_in_autocast(trial: Trial, observed: Observation) -> Bounds:
         "autocast",
         change=_exact_in_autocast,
         manner=lambda case: Manner(autocast="bfloat16"),
+        refusable=True,  # an operation of a model's layers may not take mixed dtypes, which says nothing of its loss
         words=lambda case: "under torch.autocast(dtype=torch.bfloat16)",
     )
 )
