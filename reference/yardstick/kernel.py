@@ -182,6 +182,7 @@ def score_rows(
     gradient: Tensor | None = None,
 ) -> Tensor:
     """Score as :func:`.blocks.score_rows` does, always in float32. A target that is not a class scores NaN."""
+    # The kernel reads all but the logits by their place alone.
     rows, classes = logits.shape
     scores = torch.empty(rows, dtype=torch.float32, device=logits.device)
     if not rows:
@@ -193,9 +194,9 @@ def score_rows(
     _score_kernel[(_programs(logits, one_block),)](
         logits,
         logits if gradient is None else gradient,
-        targets,
-        weights.float(),
-        weights if class_weights is None or not how.class_weights else class_weights,
+        targets.contiguous(),
+        weights.float().contiguous(),
+        weights if class_weights is None or not how.class_weights else class_weights.contiguous(),
         scores,
         rows,
         classes,
@@ -221,7 +222,7 @@ def scale_rows(gradient: Tensor, factors: Tensor) -> None:
     rows, classes = gradient.shape
     if rows:
         block = min(triton.next_power_of_2(classes), _SWEPT_BLOCK)
-        _scale_kernel[(min(rows, 4096),)](gradient, factors.float(), rows, classes, BLOCK=block, num_warps=8)
+        _scale_kernel[(min(rows, 4096),)](gradient, factors.float().contiguous(), rows, classes, BLOCK=block, num_warps=8)
 
 
 def _programs(logits: Tensor, one_block: bool) -> int:

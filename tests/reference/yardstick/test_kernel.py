@@ -67,6 +67,8 @@ def check(how: Score, dtype: torch.dtype, classes: int, device: str) -> None:
     place = on["logits"].clone()
     assert torch.equal(kernel.score_rows(place, *given, place).cpu()[:6], scores[:6])
     assert torch.equal(place[:6], gradient[:6])
+    apart = (torch.stack((each, each * 0 + 7), -1)[..., 0] if isinstance(each, torch.Tensor) else each for each in given)
+    assert torch.equal(kernel.score_rows(on["logits"], *apart).cpu()[:6], scores[:6])  # not contiguous
     kept = torch.tensor([0, 1, 3, 4, 5])
     right = evaluate_rows(logits[kept].double(), targets[kept], how, class_weights if how.class_weights else None)
     expected = right.gradient * weights[kept, None]
@@ -93,6 +95,8 @@ def interpreted() -> None:
     gradient, factors = torch.ones(3, 50), torch.tensor([1.0, -2.0, 0.0])
     kernel.scale_rows(gradient, factors)
     assert torch.equal(gradient, factors[:, None].expand(3, 50))
+    kernel.scale_rows(gradient, torch.tensor(2.0).expand(3))  # as the backward of a sum hands them over
+    assert torch.equal(gradient, 2 * factors[:, None].expand(3, 50))
 
 
 @pytest.mark.skipif(WITHOUT_TRITON, reason="triton is not installed: it comes with torch for CUDA")
