@@ -72,6 +72,7 @@ class LawResult:
         refused: the number of cases that the candidate refused. ``refusals`` names their cells.
         first_failure: the number, from 1, of the first case that failed.
         follows: the law whose failure makes this failure likely.
+        mode: the state of a call that the law judges, such as autocast, or "".
 
     Raises:
         ValueError: a verdict other than a failure or ALLOWED has a counterexample, or a verdict lacks its reason.
@@ -90,6 +91,7 @@ class LawResult:
     follows: str | None = None
     refused: int = 0
     refusals: tuple[str, ...] = ()
+    mode: str = ""
 
     def __post_init__(self) -> None:
         may_have = self.verdict.is_failure or self.verdict is Verdict.ALLOWED
@@ -145,6 +147,7 @@ class Difference:
         weights: the number of weights compared. ``weights_off`` of them are wrong.
         factors: the smallest and the largest factor by which weights are wrong.
         value: how the value is off in the same way on every case, in words, or "".
+        patterns: what the wrong pairs and weights have in common, a sentence for each part of the loss.
     """
 
     cases: int
@@ -156,6 +159,7 @@ class Difference:
     weights_off: int
     factors: tuple[float, float] | None
     value: str = ""
+    patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,12 +184,14 @@ class Coverage:
         counts: every cell that MUST laws can judge -> the number of cases that they judged.
         advisory: the same for the other laws.
         sizes: pairs of size classes -> the number of cases that MUST laws judged at such sizes.
+        largest: axis, such as B or S -> the largest size that MUST laws judged.
         due_after: when so many laws have been asked, no cell may be missing. None if missing cells are only reported.
     """
 
     counts: Mapping[str, int]
     advisory: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    largest: Mapping[str, int] = field(default_factory=dict)
     due_after: int | None = None
 
     @property
@@ -215,7 +221,7 @@ class Coverage:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Coverage:
         """Read a Coverage from the output of ``to_json``."""
-        return cls(data["counts"], data["advisory"], data["sizes"], data["due_after"])
+        return cls(data["counts"], data["advisory"], data["sizes"], data["largest"], data["due_after"])
 
     def with_that_of(self, other: Coverage) -> Coverage:
         """Add the coverage of another part of the same run."""
@@ -227,19 +233,20 @@ class Coverage:
             added(self.counts, other.counts),
             added(self.advisory, other.advisory),
             added(self.sizes, other.sizes),
+            {axis: max(size, other.largest.get(axis, 0)) for axis, size in {**other.largest, **self.largest}.items()},
             self.due_after,
         )
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """All results for one candidate, on one device, in one dtype."""
+    """All results for one candidate, on one device. Each case has one of ``dtypes``."""
 
     candidate: str
     call: str
     spec: str | None
     device: str
-    dtype: str
+    dtypes: tuple[str, ...]
     verdict: Overall
     python: str | None = None  # the interpreter of the candidate; None means the judge's own
     environment_name: str = ""  # the name of this interpreter, if there are several
@@ -265,6 +272,12 @@ class CandidateResult:
     @property
     def cases(self) -> int:
         return sum(law.cases for law in self.laws)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The states of a call in which it was judged and right."""
+        passed = (law for law in self.laws if law.mode and law.verdict is Verdict.PASS and law.cases > law.refused)
+        return tuple(law.mode for law in passed)
 
     @property
     def asked(self) -> int:
@@ -295,16 +308,18 @@ class CandidateResult:
             "coverage": covered,
             "branches": branches,
             "cases": self.cases,
+            "modes": list(self.modes),
             "as_expected": self.as_expected,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CandidateResult:
         """Read a CandidateResult from the output of ``to_json``. Results travel between processes as JSON."""
-        fields = {name: value for name, value in data.items() if name not in ("cases", "as_expected")}
+        fields = {name: value for name, value in data.items() if name not in ("cases", "modes", "as_expected")}
         fields["verdict"] = Overall(fields["verdict"])
         fields["laws"] = tuple(law_from_json(law) for law in fields["laws"])
-        fields["scope"], fields["stale"] = tuple(fields["scope"]), tuple(fields["stale"])
+        for name in ("dtypes", "scope", "stale"):
+            fields[name] = tuple(fields[name])
         fields["diagnosis"] = tuple(NamedBug(**{**bug, "also": tuple(bug["also"])}) for bug in fields["diagnosis"])
         fields["pairing"] = Picture(**fields["pairing"]) if fields["pairing"] else None
         fields["difference"] = difference_from_json(fields["difference"])
@@ -316,7 +331,10 @@ class CandidateResult:
 
 def difference_from_json(data: dict[str, Any] | None) -> Difference | None:
     """Read a Difference from the output of ``dataclasses.asdict``."""
-    return Difference(**{**data, "factors": data["factors"] and tuple(data["factors"])}) if data else None
+    if not data:
+        return None
+    factors, patterns = data["factors"] and tuple(data["factors"]), tuple(data["patterns"])
+    return Difference(**{**data, "factors": factors, "patterns": patterns})
 
 
 def law_from_json(data: dict[str, Any]) -> LawResult:

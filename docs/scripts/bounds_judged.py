@@ -248,7 +248,7 @@ def vacuous(specs: Iterable[LossSpec], draws: int) -> Iterator[Vacuous]:
             for seed, spec in enumerate(specs):
                 if regime is Regime.MINUS_INF and any(term.score.label_smoothing for term in spec.terms):
                     continue
-                choices = space(spec, frozenset(), arithmetic.dtype)
+                choices = space(spec, frozenset(), (arithmetic.dtype,))
                 for recipe in (*hand_made(choices)[:4], *islice(random_recipes(choices, seed), draws)):
                     least = 3 if regime is Regime.MINUS_INF else 2  # as in STABLE-2
                     case = build_case(spec, replace(recipe, regime=regime, classes=max(recipe.classes, least)))

@@ -16,6 +16,7 @@ from .requires import Requires, read_requires
 from .shapes import read_shapes
 
 DTYPES = ("float32", "bfloat16", "float16")
+DTYPES_TOGETHER = ("float32", "bfloat16")
 PRECISIONS = ("strict", "native")
 ENTRY_POINTS = "shiftproof.candidates"
 
@@ -32,8 +33,10 @@ class Candidate:
         name: its name in reports.
         call: ``package.module:attribute`` or ``path/file.py:attribute``.
         spec: the profile it promises, or None if the user gave none.
-        dtypes, devices: the dtypes and devices to judge it on. dtypes, precision and gradient are for losses. They
-            have no meaning for label builders, which take integers.
+        dtypes, devices: the dtypes and devices to judge it on, once for each. Without dtypes, a loss that computes in
+            fp32 whatever its logits' dtype is judged once, with cases in each of ``DTYPES_TOGETHER``; all else in
+            float32. dtypes, precision and gradient are for losses. They have no meaning for label builders, which take
+            integers.
         precision: ``strict`` (accumulates in fp32) or ``native`` (computes in the logits' dtype). None means the
             spec's.
         rename: our argument names -> its own.
@@ -51,7 +54,7 @@ class Candidate:
     name: str
     call: str
     spec: str | None = None
-    dtypes: tuple[str, ...] = ("float32",)
+    dtypes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu",)
     precision: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)

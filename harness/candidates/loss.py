@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -120,6 +121,7 @@ class Trial:
     """A candidate, its spec and a worker that runs it. Laws ask it for observations.
 
     Attributes:
+        dtypes: of the logits, simplest first. Each case has one of them.
         share: the part of each law's budget that this kind of candidate gets.
         most_places: the most B·S of a case at a size beyond the ordinary ones.
         is_compiled: returns whether it is judged under torch.compile too. That costs seconds.
@@ -140,17 +142,24 @@ class Trial:
     scope: tuple[str, ...] = ()
 
     def __init__(
-        self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
+        self,
+        candidate: Candidate,
+        spec: LossSpec,
+        binding: Binding,
+        caller: Caller,
+        *,
+        dtypes: tuple[str, ...],
+        device: str,
     ) -> None:
         self.candidate = candidate
         self.spec = spec
         self.binding = binding
         self.caller = caller
-        self.dtype = dtype
+        self.dtypes = dtypes
         self.device = device
         self.compute = Compute(candidate.precision or spec.compute)
         self.sizes = candidate.sizes
-        self.whole_space: Space = space(replace(spec, compute=self.compute), frozenset(binding.names), dtype)
+        self.whole_space: Space = space(replace(spec, compute=self.compute), frozenset(binding.names), dtypes)
         self.space: Space = self.sizes.restrict(self.whole_space)
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
@@ -164,6 +173,14 @@ class Trial:
         self._pace = 1, 0.0  # the cost of the largest case so far, and the seconds that the candidate took for it
         self._seen: Kept[tuple[Recipe, Variant], Observation] = Kept(_MOST)
         self._bounds: WeakKeyDictionary[Observation, Bounds] = WeakKeyDictionary()
+
+    def in_dtype(self, dtype: str) -> Trial:
+        """This trial, with cases in one of its dtypes only. It shares all that was observed."""
+        own = copy.copy(self)
+        own.dtypes = (dtype,)
+        own.whole_space = {**self.whole_space, "dtype": own.dtypes}
+        own.space = {**self.space, "dtype": own.dtypes}
+        return own
 
     def case(self, recipe: Recipe) -> Case:
         """Build the case of a recipe under this trial's spec."""

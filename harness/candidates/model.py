@@ -17,12 +17,12 @@ from ..cases.build import Case
 from ..cases.recipe import Ids, Mask, Recipe, Regime, Stride
 from ..cases.space import Space
 from ..results import Verdict
-from ..worker.exchange import Outcome, Returned
+from ..worker.exchange import Outcome, Returned, Unusable
 from .arguments import Binding
 from .declaration import Candidate, UsageError
 from .head import moved_value, read_head
 from .loss import Caller, Observation, Problem, Trial, answered, problem_of
-from .variant import PLAIN, Asked, Variant
+from .variant import ORDINARY, PLAIN, Asked, Manner, Variant
 
 _ASKED = {
     *("CONTRACT-1", "CONTRACT-2", "ALIGN-1", "ALIGN-2", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "GRAD-2"),
@@ -92,6 +92,7 @@ class ModelTrial(Trial):
         classes: V of its logits.
         extra: the number of rows of logits before the rows of the labels.
         route: where the gradient is read.
+        shows_loss_alone: whether it returns no logits in train mode, but only a loss. Then those of eval mode are read.
 
     Raises:
         UsageError: the dtype is not float32, or the model returns extra rows of logits and the spec has none.
@@ -102,13 +103,21 @@ class ModelTrial(Trial):
     most_places = 4100  # the time of attention grows with the square of S
 
     def __init__(
-        self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
+        self,
+        candidate: Candidate,
+        spec: LossSpec,
+        binding: Binding,
+        caller: Caller,
+        *,
+        dtypes: tuple[str, ...],
+        device: str,
     ) -> None:
-        super().__init__(candidate, spec, binding, caller, dtype=dtype, device=device)
-        if dtype != "float32":
-            raise UsageError(f"{candidate.name} is a model, judged in float32; drop --dtype {dtype}")
+        super().__init__(candidate, spec, binding, caller, dtypes=dtypes, device=device)
+        if dtypes != ("float32",):
+            raise UsageError(f"{candidate.name} is a model, judged in float32; drop --dtype {dtypes[0]}")
         self.classes, self.extra = 2, 0
         self.route = Route.RETURNED
+        self.shows_loss_alone = False
         first = self._measure()
         if first is not None:
             _, length, self.classes = first.outputs["logits"].shape
@@ -173,7 +182,7 @@ class ModelTrial(Trial):
             extra=self.extra,
             regime=Regime.NORMAL,
             stride=Stride.CONTIGUOUS,
-            dtype=self.dtype,
+            dtype=self.dtypes[0],
             rows=min(recipe.rows, max(_ROWS)),
             length=min(recipe.length, max(_LENGTHS)),
         )
@@ -196,12 +205,12 @@ class ModelTrial(Trial):
         """Observe the model on a case, and find its head too."""
         return self._answer(Asked(case, grad_output), watch=True)
 
-    def nudge(self, case: Case) -> Slopes | Observation:
+    def nudge(self, case: Case, manner: Manner = ORDINARY) -> Slopes | Observation:
         """Measure the slope of the loss along a direction of the model's parameters, by its gradient and its logits.
 
         Return an observation if the slopes cannot be measured.
         """
-        outcome = self._call(Asked(case), watch=True, nudge=_NUDGE)
+        outcome = self._call(Asked(case, manner=manner), watch=True, nudge=_NUDGE)
         if not isinstance(outcome, Returned):
             return Observation(case, problem_of(outcome))
         nudged = outcome.watched.get("nudged")
@@ -224,6 +233,11 @@ class ModelTrial(Trial):
     def _answer(self, asked: Asked, watch: bool) -> Observation:
         case = asked.case
         outcome = self._call(asked, watch)
+        if asked.manner.train_mode and isinstance(outcome, Unusable) and not self.shows_loss_alone:
+            self.shows_loss_alone = True
+            again = self._call(asked)
+            self.shows_loss_alone = isinstance(again, Returned)
+            outcome = again if self.shows_loss_alone else outcome
         if not isinstance(outcome, Returned):
             return Observation(case, problem_of(outcome))
         logits, gradient = outcome.outputs["logits"], outcome.output_gradients.get("logits")
@@ -252,7 +266,9 @@ class ModelTrial(Trial):
 
     def _call(self, asked: Asked, watch: bool = False, nudge: float = 0.0) -> Outcome:
         call = self.call_of(asked, ())
-        return self.send(replace(call, outputs=("logits",), watch=watch, nudge=nudge), asked.case.recipe)
+        apart = asked.manner.train_mode is True and self.shows_loss_alone
+        call = replace(call, outputs=("logits",), outputs_apart=apart, watch=watch, nudge=nudge)
+        return self.send(call, asked.case.recipe)
 
     def _wrong_logits(self, case: Case, logits: Tensor) -> Problem | None:
         rows, length = case.batch.tensor("labels").shape

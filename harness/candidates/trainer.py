@@ -71,11 +71,18 @@ class TrainerTrial(Trial):
     share = 0.25
 
     def __init__(
-        self, candidate: Candidate, spec: LossSpec, binding: Binding, caller: Caller, *, dtype: str, device: str
+        self,
+        candidate: Candidate,
+        spec: LossSpec,
+        binding: Binding,
+        caller: Caller,
+        *,
+        dtypes: tuple[str, ...],
+        device: str,
     ) -> None:
-        super().__init__(candidate, spec, binding, caller, dtype=dtype, device=device)
-        if dtype != "float32":
-            raise UsageError(f"{candidate.name} is a trainer, judged in float32; drop --dtype {dtype}")
+        super().__init__(candidate, spec, binding, caller, dtypes=dtypes, device=device)
+        if dtypes != ("float32",):
+            raise UsageError(f"{candidate.name} is a trainer, judged in float32; drop --dtype {dtypes[0]}")
         self.space = self.sizes.restrict(_own(self.space))
         first = answered(self._call(self.case(Recipe(rows=PARTS, length=4, classes=11)), PARTS), candidate.name)
         self.silent = isinstance(first, Returned) and first.kind == "none"

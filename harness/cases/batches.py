@@ -43,7 +43,7 @@ def batches(
     if isinstance(spec, str) and spec not in PROFILES:
         raise ValueError(f"no spec is called {spec!r}; `shiftproof list profiles` shows all")
     found = PROFILES[spec] if isinstance(spec, str) else spec
-    choices = {**space(found, frozenset(takes), dtype), "regime": tuple(map(Regime, regimes))}
+    choices = {**space(found, frozenset(takes), (dtype,)), "regime": tuple(map(Regime, regimes))}
 
     def case(**drawn: Any) -> Case:
         return _of_its_own(build_case(found, Recipe(**drawn)))

@@ -54,6 +54,7 @@ class CellCounts(Generic[R]):
         self.by_law: dict[str, Counter[Cell]] = {}
         self.decided: set[Cell] = set()  # the cells that a deciding law has judged
         self.sizes: Counter[Pair] = Counter()  # the cases that deciding laws have judged in each pair of size classes
+        self.largest: dict[str, int] = {}  # the largest size on each axis that a deciding law has judged
 
     def note(self, law: str, recipe: R, decides: bool) -> None:
         """Record that the law with this id has judged a recipe. ``decides`` is true for a MUST."""
@@ -61,7 +62,10 @@ class CellCounts(Generic[R]):
         self.by_law.setdefault(law, Counter()).update(cells)
         if decides:
             self.decided.update(cells)
-            self.sizes.update(pairs_of(sizes_of(recipe)))
+            sizes = sizes_of(recipe)
+            self.sizes.update(pairs_of(sizes))
+            for axis, size in sizes.items():
+                self.largest[axis] = max(size, self.largest.get(axis, 0))
 
 
 _MASKS = {

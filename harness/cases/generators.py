@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import Field, dataclass
+from dataclasses import Field, dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from hypothesis.strategies import SearchStrategy
@@ -45,7 +45,7 @@ class Generators(Generic[R]):
         simpler: the simplifications of a recipe that are still valid in the space.
         within: whether a recipe that was made for one law is an ordinary case of another law's space too.
         again: other recipes of the same structure, for a recipe that proves nothing.
-        settings: the fields that determine a cell's regime and reduction.
+        settings: the fields that determine a cell's regime, reduction and dtype.
     """
 
     hand_made: Callable[[Space], list[R]]
@@ -59,7 +59,10 @@ class Generators(Generic[R]):
 
 
 def _simpler(recipe: Recipe, choices: Space) -> Iterator[Recipe]:
-    return (simpler for simpler in shrink.simplifications(recipe) if space.fits(choices, simpler))
+    dtypes = choices["dtype"]
+    if recipe.dtype in dtypes:
+        yield from (replace(recipe, dtype=dtype) for dtype in dtypes[: dtypes.index(recipe.dtype)])
+    yield from (simpler for simpler in shrink.simplifications(recipe) if space.fits(choices, simpler))
 
 
 LOSS_RECIPES: Generators[Recipe] = Generators(
@@ -70,5 +73,5 @@ LOSS_RECIPES: Generators[Recipe] = Generators(
     _simpler,
     space.within,
     space.redraws,
-    ("regime", "count"),
+    ("regime", "count", "dtype"),
 )

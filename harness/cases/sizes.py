@@ -28,7 +28,7 @@ class SizeClass(NamedTuple):
     most: int
 
     def __str__(self) -> str:
-        return f"{_LETTERS[self.axis]} {self.least} to {self.most}"
+        return f"{LETTERS[self.axis]} {self.least} to {self.most}"
 
     def holds(self, size: int) -> bool:
         return self.least <= size <= self.most
@@ -37,7 +37,7 @@ class SizeClass(NamedTuple):
 Pair = tuple[SizeClass, SizeClass]
 R = TypeVar("R")
 
-_LETTERS = {"rows": "B", "length": "S", "classes": "V", "codebooks": "K", "hidden_size": "H"}
+LETTERS = {"rows": "B", "length": "S", "classes": "V", "codebooks": "K", "hidden_size": "H"}
 _BETWEEN = {
     "rows": ((1, 1), (2, 8), (15, 65), (127, 257)),
     "length": ((2, 17), (31, 65), (127, 513), (1023, 4097), (8191, 16385)),

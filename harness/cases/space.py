@@ -51,8 +51,11 @@ _ALIKE = 4  # redraws in the same regime
 _UNALIKE = 2  # redraws in each other regime
 
 
-def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Space:
-    """The choices of every field that matters for ``spec`` and a candidate that takes the arguments ``takes``."""
+def space(spec: LossSpec, takes: frozenset[str], dtypes: tuple[str, ...] = ("float32",)) -> Space:
+    """The choices of every field that matters for ``spec`` and a candidate that takes the arguments ``takes``.
+
+    ``dtypes``: of the logits, simplest first. Each case has one of them.
+    """
     term = spec.terms[0]
     choices: dict[str, tuple[Any, ...]] = {
         "rows": (1, 2, 3, 4, 5),
@@ -61,11 +64,12 @@ def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Spac
         "masks": _MASKS,
         "ids": (Ids.COUNTING, Ids.SEEDED, Ids.EDGES),
         "seed": tuple(range(_SEEDS)),
-        "dtype": (dtype,),
+        "dtype": dtypes,
     }
     if any(of.score.label_smoothing for of in spec.terms):
-        # With two classes, a smoothed target of high probability has the same gradient as the other class.
-        choices["classes"] = tuple(classes for classes in choices["classes"] if classes > 2)
+        # With two classes, a smoothed target of high probability has the same gradient as the other class. With up to
+        # four, so has one that is smoothed otherwise.
+        choices["classes"] = tuple(classes for classes in choices["classes"] if classes > 4)
     if term.classes is not None:
         choices["classes"] = (term.classes,)
     choices |= _of_heads(spec)
@@ -86,7 +90,7 @@ def space(spec: LossSpec, takes: frozenset[str], dtype: str = "float32") -> Spac
         choices["count"] = (Count.ABSENT, Count.VALID, Count.GLOBAL, Count.FEWER)
     if any(of.token_weights or of.codebook_weights is True or of.score.class_weights for of in spec.terms):
         choices["weights"] = (Weights.QUARTERS, Weights.ZEROS)
-        if spec.compute is Compute.STRICT or dtype == "float32":  # others may round weights to the dtype of the logits
+        if spec.compute is Compute.STRICT or dtypes == ("float32",):  # others may round weights to the logits' dtype
             choices["weights"] += (Weights.TENTHS,)
     if "hidden_states" in takes and "logits" not in takes:
         choices["hidden_size"] = (0, 256)
@@ -205,7 +209,7 @@ def hand_made(choices: Space) -> list[Recipe]:
             simplest,
             rows=5,
             length=8,
-            classes=wide or 3,
+            classes=wide or max(3, min(choices["classes"])),
             masks=mixed,
             ids=Ids.SEEDED,
             documents=several,
@@ -241,7 +245,8 @@ def hand_made(choices: Space) -> list[Recipe]:
         values = choices.get(name, ())
         cases += [replace(cases[1], **{name: value}) for value in values[1:]]
         cases += [replace(cases[4], **{name: value}) for value in values[1:]]
-    return cases
+    dtypes = choices["dtype"]
+    return [replace(case, dtype=dtypes[index % len(dtypes)]) for index, case in enumerate(cases)]
 
 
 _OF_PLACES = (Mask.NONE, Mask.HOLES, Mask.PADDING)

@@ -39,4 +39,4 @@ def say_identity(candidate: Candidate, in_process: bool, deadline: float) -> int
     finally:
         loaded.close()
     print(describe(candidate.name, found))
-    return CONFORMS if found.conforms or found.wrong else UNJUDGED
+    return CONFORMS if found.conforms or found.wrong or found.broken else UNJUDGED

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import Denominator, Documents, LossSpec
@@ -12,8 +13,13 @@ from ..candidates.declaration import UsageError
 from ..candidates.loss import Trial
 from ..cases.recipe import Ids, Mask, ShiftLabels
 from ..cases.space import hand_made
-from ..judge.loading import LoadedCandidate
-from ..results import NamedBug, Picture
+from ..judge.ask import ask
+from ..judge.loading import LoadedCandidate, dtypes_of
+from ..judge.profile import PROFILES as JUDGED
+from ..judge.profile import Profile
+from ..judge.regions import Tracers, look_around
+from ..laws import LAWS
+from ..results import Level, NamedBug, Picture
 from .evidence import Evidence, explains, gather
 from .name import name_by_pairs, picture
 from .tell_specs_apart import tell_apart
@@ -40,6 +46,7 @@ _LIKELY = (
 )
 
 
+_SEED = 0
 _SIFTED_BY = 3  # cases for a loss without a gradient under a profile that it may not follow
 
 
@@ -56,7 +63,8 @@ class Identity:
     """The result of an identification.
 
     Attributes:
-        conforms: the profiles whose pairs, weights and empty value the candidate has.
+        conforms: the profiles that it follows: the first one in a quick judgement, the others in a brief one.
+        broken: the profiles whose pairs and weights it has, and that it does not follow: the first law that it breaks.
         wrong: readings as a profile that the candidate does not follow, with the name of the bug.
         shown: a picture of the pairs on one small case.
         apart: for each further profile in ``conforms``, how the first one differs from it.
@@ -68,6 +76,7 @@ class Identity:
     shown: Picture | None
     problem: str = ""
     apart: tuple[str, ...] = ()
+    broken: Mapping[str, str] = field(default_factory=dict)
 
 
 def identify(loaded: LoadedCandidate) -> Identity:
@@ -116,12 +125,48 @@ def identify(loaded: LoadedCandidate) -> Identity:
             conforms.append(name)
     if not trials:
         return Identity((), (), None, problem)
-    wrong = _wrong_readings(trials, conforms)
+    broken: dict[str, tuple[str, str]] = {}
+    for name in tuple(conforms):
+        how = JUDGED["quick" if conforms[0] == name else "brief"]
+        violated = _first_violation(loaded, PROFILES[name], how, [id for id, _ in broken.values()])
+        if violated is not None:
+            conforms.remove(name)
+            broken[name] = violated
+    wrong = () if broken and not conforms else _wrong_readings(trials, conforms)
     read_as = [*conforms, *(reading.profile for reading in wrong), *_LIKELY]
     shown_under = next((name for name in read_as if name in trials), next(iter(trials)))
     takes = frozenset(first.binding.names)
     apart = tuple(tell_apart(PROFILES[conforms[0]], PROFILES[name], takes) for name in conforms[1:])
-    return Identity(tuple(conforms), wrong, _shown(trials[shown_under][0]), apart=apart)
+    return Identity(
+        tuple(conforms),
+        wrong,
+        _shown(trials[shown_under][0]),
+        apart=apart,
+        broken={name: f"{id}: {message}" for name, (id, message) in broken.items()},
+    )
+
+
+def _first_violation(
+    loaded: LoadedCandidate, spec: LossSpec, how: Profile, suspected: Sequence[str]
+) -> tuple[str, str] | None:
+    """Judge the candidate under a profile. Return the first MUST law that it breaks, and how, or None.
+
+    The laws that it broke under other profiles, which are ``suspected``, come first.
+    """
+    [dtypes, *_] = dtypes_of(replace(loaded.job.candidate, spec=spec.name))
+    trial = loaded.of_loss(spec, dtypes)
+    if how.varies_sizes:
+        tracers = Tracers()
+        try:
+            look_around(trial, loaded.worker, tracers, _SEED)
+        finally:
+            tracers.close()
+    for law in sorted(LAWS.values(), key=lambda law: law.id not in suspected):
+        if law.level is Level.MUST:
+            found = ask(law, trial, how, _SEED)
+            if found.verdict.is_failure:
+                return law.id, found.message
+    return None
 
 
 def _asks_for_all(trial: Trial, spec: LossSpec) -> bool:
@@ -176,14 +221,14 @@ def _wrong_readings(trials: dict[str, tuple[Trial, list[Evidence]]], conforms: l
         if not trial.candidate.gradient:
             evidence, _ = gather(trial)
             trials[name] = trial, evidence
-        bugs = name_by_pairs(evidence, PROFILES[name], trial.dtype)
+        bugs = name_by_pairs(evidence, PROFILES[name], trial.dtypes[0])
         if bugs:
             return (Reading(name, bugs),)
         candidates.append(name)
     # One bug is a better explanation than two, so two bugs at once come last, under any convention.
     for name in candidates:
         trial, evidence = trials[name]
-        bugs = name_two_bugs(evidence, PROFILES[name], trial.dtype)
+        bugs = name_two_bugs(evidence, PROFILES[name], trial.dtypes[0])
         if bugs:
             return (Reading(name, bugs),)
     return ()
@@ -221,6 +266,8 @@ def describe(name: str, identity: Identity) -> str:
         if others:
             lines.append(f"    on every case tried it is also {', '.join(others)}")
         lines += [f"    {first} {reason}" for reason in identity.apart]
+    for profile, violation in identity.broken.items():
+        lines.append(f"{name} has the pairs and weights of {profile}, but breaks {violation}")
     for reading in identity.wrong:
         if len(reading.bugs) > 1:
             lines.append(f"{name}, if it is meant as {reading.profile}, has two bugs at once")
@@ -228,7 +275,7 @@ def describe(name: str, identity: Identity) -> str:
             same = f" (the same as {', '.join(bug.also)})" if bug.also else ""
             lines.append(f"{name}, if it is meant as {reading.profile}, has the bug {bug.mutant}{same}: {bug.formula}")
             lines.append(f"    it happened in: {bug.seen}")
-    if not identity.conforms and not identity.wrong:
+    if not (identity.conforms or identity.wrong or identity.broken):
         why = f": it {identity.problem}" if identity.problem else ": it fits no profile and no known bug"
         lines.append(f"{name} could not be identified{why}")
     return "\n".join(lines)

@@ -22,17 +22,25 @@ from ..cases.linear import through
 from ..cases.recipe import Recipe, Regime
 from ..cases.space import hand_made
 from ..laws import LAWS
-from ..laws.alignment import expected_positions, one_id_a_place, places_only, positions_of, read_by_value
+from ..laws.alignment import (
+    expected_positions,
+    one_id_a_place,
+    places_only,
+    positions_of,
+    read_by_value,
+    without_coincidences,
+)
 from ..laws.base import OnVariants
-from ..mutants import MUTANTS
+from ..mutants import MUTANTS, BugVariant
 from ..mutants.behaviours import BEHAVIOURS
 from ..mutants.scores import SCORES, predict_score, taken
 from ..mutants.scores import Wrong as WrongScore
 from ..mutants.symptoms import SYMPTOMS
 from ..pictures.pairs import draw
 from ..probe.read import predict, site_of
-from ..results import LawResult, NamedBug, Picture
+from ..results import LawResult, Level, NamedBug, Picture, Verdict
 from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, gather, variants_of, wrongly_scored
+from .near_scores import other_mass, other_scores
 from .two_bugs import name_two_bugs
 
 _AS_COMPUTED = 0.01  # two ways of the same arithmetic differ by less than this, relative to the result
@@ -57,24 +65,59 @@ def _name_bugs_of_loss(
     laws = tuple(laws)
     if "VALUE-1" not in trial.failed and any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence)):
         return (_symptom("detached-part", "the value is right, but pairs have no gradient"),)
-    if scaled := name_by_leaves(trial, evidence):
+    if scaled := name_by_leaves(trial, evidence) or name_by_gradient(trial, evidence):
         return scaled
-    named = name_by_pairs(evidence, trial.spec, trial.dtype)
+    if parts := name_by_ratio(evidence, trial.spec, trial.dtypes[0]):
+        return parts
+    named = name_by_pairs(evidence, trial.spec, trial.dtypes[0], counterexample(laws, trial))
     if named and _value_is_right(named[0], trial, evidence):
         return (_symptom("gradient-of-another", f"the value is right, but the gradient is that of {named[0].mutant}"),)
+    scores = [*evidence, *_of_large_logits(trial)]
     return (
         named
-        or name_by_score(evidence, trial.spec, trial.dtype)
-        or name_by_ratio(evidence, trial.spec, trial.dtype)
+        or name_by_score(scores, trial.spec, trial.dtypes[0])
+        or name_by_near_score(scores, trial.spec, trial.dtypes[0])
         or name_by_numbers(trial)
-        or name_two_bugs(evidence, trial.spec, trial.dtype)
+        or name_two_bugs(evidence, trial.spec, trial.dtypes[0])
         or name_by_symptom(laws, trial, evidence, silent)
         or name_in_state(laws, trial)
     )
 
 
-def name_by_pairs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
-    """Return the mutants of ``spec`` that predict all of the evidence, best first, as one bug."""
+def counterexample(laws: Iterable[LawResult], trial: Trial) -> Observation | None:
+    """Return what the loss did on the counterexample that the report shows, if a plain call with a loss shows it."""
+    shown = (law for law in laws if law.level is Level.MUST and law.counterexample is not None)
+    worst = next(shown, None)
+    if worst is None or worst.verdict is not Verdict.FAIL or isinstance(LAWS[worst.id].check, OnVariants):
+        return None
+    assert worst.counterexample is not None
+    observed = trial.observe_cached(Recipe.from_json(worst.counterexample.recipe))
+    if observed.problem is not None or observed.value is None or not math.isfinite(observed.value):
+        return None
+    return None if trial.makes_logits or not trial.candidate.gradient else observed
+
+
+def _predicts(variant: BugVariant, observed: Observation | None, spec: LossSpec) -> bool:
+    """Return whether a bug gives the gradient of a case, and its value or the right one.
+
+    That is, as far as it says anything of the case.
+    """
+    if observed is None or (wrong := variant.wrong(spec, observed.case.batch)) is None:
+        return True
+    found, bounds = evaluate(wrong, observed.case.batch), derive_bounds(observed.case, spec.compute, observed.dtype)
+    predicted = Observation(observed.case, None, found.value, gradients=found.gradients)
+    return _same_numbers(observed, predicted, bounds) or _same_numbers(
+        observed, replace(predicted, value=observed.case.oracle.value), bounds
+    )
+
+
+def name_by_pairs(
+    evidence: list[Evidence], spec: LossSpec, dtype: str, shown: Observation | None = None
+) -> tuple[NamedBug, ...]:
+    """Return the mutants of ``spec`` that predict all of the evidence, best first, as one bug.
+
+    They also predict the numbers of the counterexample that is ``shown``.
+    """
     tolerance = WEIGHT_TOLERANCE[dtype]
     if not evidence or explains(evidence, lambda case: case.pairing, tolerance):
         return ()
@@ -82,7 +125,7 @@ def name_by_pairs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
     # A mutant made for codebooks and streams describes them better than a mutant that was lifted from a text loss.
     for mutant in sorted(MUTANTS.values(), key=lambda mutant: not mutant.whole):
         for variant in variants_of(mutant.name, spec):
-            if explained(evidence, partial(wrongly_scored, variant), tolerance):
+            if explained(evidence, partial(wrongly_scored, variant), tolerance) and _predicts(variant, shown, spec):
                 found.append((mutant.name, variant.detail))
                 break
     if not found:
@@ -115,6 +158,22 @@ def name_by_leaves(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ..
     return (_symptom("leaf-scaled", f"{wrong[0]} has {means[wrong[0]]:.4g} times its gradient"),)
 
 
+def name_by_gradient(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
+    """Name a loss of the right value whose gradient is a multiple of the right one."""
+    factors = [
+        each.scored.get(site_of(each.case.pairing, pair), {}).get(pair.target, 0.0) / pair.weight
+        for each in evidence
+        for pair in each.case.pairing.pairs
+        if pair.weight and site_of(each.case.pairing, pair) not in each.unsure
+    ]
+    if "VALUE-1" in trial.failed or not factors or not all(map(_adds_nothing, evidence)):
+        return ()
+    near = WEIGHT_TOLERANCE[trial.dtypes[0]] * abs(factors[0])
+    if max(factors) - min(factors) > 2 * near or abs(factors[0] - 1) <= near or not factors[0]:
+        return ()
+    return (_symptom("gradient-scaled", f"the gradient is {factors[0]:.4g} times the right one"),)
+
+
 def _value_is_right(bug: NamedBug, trial: Trial, evidence: list[Evidence]) -> bool:
     """Return whether the bug shows only in the gradient: the value is right, but the bug's pairs give another value."""
     variant = next((each for each in variants_of(bug.mutant, trial.spec) if each.detail == bug.detail), None)
@@ -141,6 +200,7 @@ def name_by_ratio(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
     """Name the terms whose right pairs all weigh the same wrong multiple."""
     tolerance = WEIGHT_TOLERANCE[dtype]
     details = []
+    every: list[float] = []
     for index, term in enumerate(spec.terms) if len(spec.terms) > 1 else ():
         ratios = [
             each.scored.get(site_of(each.case.pairing, pair), {}).get(pair.target, 0.0) / pair.weight
@@ -150,8 +210,13 @@ def name_by_ratio(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
         ]
         if not ratios or max(ratios) - min(ratios) > 2 * tolerance * abs(ratios[0]):
             return ()
+        every.append(ratios[0])
         if abs(ratios[0] - 1) > 2 * tolerance:
             details.append(f"{term.name} weighs {ratios[0]:.3g} times its specified share")
+    if every and max(every) - min(every) <= 2 * tolerance * abs(every[0]):
+        return ()  # the whole loss is scaled
+    if 0.0 in every:
+        return ()  # a term is missing
     return (_named("term-weight", "; ".join(details), ()),) if details else ()
 
 
@@ -170,6 +235,28 @@ def name_by_score(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
     first, *others = found
     also = tuple(mutant.name for mutant in others)
     return (NamedBug(first.name, 1.0, "", first.formula, first.seen, also),)
+
+
+def _of_large_logits(trial: Trial) -> list[Evidence]:
+    """Return evidence on logits beyond a softcap, without the pairs. On smaller ones, softcaps hardly differ."""
+    if all(term.score.softcap is None for term in trial.spec.terms):
+        return []
+    observed = [trial.observe_cached(recipe) for recipe in _hard_on_numbers(trial)]
+    return [Evidence(each.case, predict(each.case.pairing), each) for each in observed if each.problem is None]
+
+
+def name_by_near_score(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
+    """Name a score that is right but for one of its constants, or for the mass of its label smoothing."""
+    if not evidence or not all(each.scored.keys() == predict(each.case.pairing).keys() for each in evidence):
+        return ()
+    if _takes_score(evidence, taken, dtype):
+        return ()
+    for score, words in other_scores(evidence, spec):
+        if _takes_score(evidence, score, dtype):
+            return (_symptom("another-score", words),)
+    if mass := other_mass(evidence, spec):
+        return (_symptom("smoothing-mass", mass),)
+    return ()
 
 
 def _takes_score(evidence: list[Evidence], score: WrongScore, dtype: str) -> bool:
@@ -208,7 +295,7 @@ def name_by_numbers(trial: Trial) -> tuple[NamedBug, ...]:
         for behaviour in BEHAVIOURS
         if behaviour.numeric
         and behaviour.needs(trial.spec) is None
-        and (behaviour.dtype == "float32" or trial.dtype != "float32")
+        and (behaviour.dtype == "float32" or trial.dtypes[0] != "float32")
         and all(_same_numbers(each, behaviour.act(Asked(each.case)), trial.bounds(each)) for each in observed)
     ]
     if found:
@@ -216,7 +303,7 @@ def name_by_numbers(trial: Trial) -> tuple[NamedBug, ...]:
         also = tuple(dict.fromkeys(other.name for other in found if other.name != name))
         return (replace(_symptom(name, detail), also=also),)
     value_is_wrong = not all(by_value for by_value, _ in right)
-    native = value_is_wrong and trial.compute is Compute.STRICT and trial.dtype not in ("float32", "float64")
+    native = value_is_wrong and trial.compute is Compute.STRICT and trial.dtypes[0] not in ("float32", "float64")
     if native and all(all(_conforms(each, Compute.NATIVE)) for each in observed):
         return (_symptom("no-upcast", "the numbers are right for arithmetic in the dtype of the logits"),)
     return ()
@@ -303,7 +390,7 @@ def name_in_state(laws: Iterable[LawResult], trial: Trial) -> tuple[NamedBug, ..
         if variant is None or not trial.candidate.gradient:
             continue
         evidence, _ = gather(trial, variant=variant)
-        named = name_by_pairs(evidence, trial.spec, variant.manner(trial.case(recipe)).autocast or trial.dtype)
+        named = name_by_pairs(evidence, trial.spec, variant.manner(trial.case(recipe)).autocast or trial.dtypes[0])
         if named:
             words = variant.name if variant.words is None else variant.words(trial.case(recipe))
             detail = f"{words}; {named[0].detail}" if named[0].detail else words
@@ -347,6 +434,8 @@ def picture(trial: Trial, recipe: Recipe) -> Picture | None:
     expected = expected_positions(case.pairing)
     if trial.candidate.gradient:
         found = positions_of(trial, case.recipe)
-        return None if isinstance(found, Observation) else draw(case, expected, found)
+        if isinstance(found, Observation):
+            return None
+        return draw(case, expected, without_coincidences(trial, case.recipe, found, expected))
     weights = read_by_value(trial, case.recipe)
     return None if isinstance(weights, Observation) else draw(case, expected, places_only(weights))

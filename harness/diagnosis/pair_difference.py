@@ -12,6 +12,7 @@ from ..laws.alignment import expected_positions, how_moved, one_id_a_place, plac
 from ..probe.read import site_of
 from ..results import Difference
 from .evidence import Evidence, bank
+from .patterns import patterns
 
 _CASES = 8
 _CASES_BY_VALUE = 2
@@ -66,6 +67,7 @@ def measure(trial: Trial, evidence: list[Evidence]) -> Difference | None:
         weights=len(factors),
         factors=(min(off), max(off)) if off else None,
         value=value_off(trial, evidence),
+        patterns=patterns(evidence, trial.spec),
     )
 
 

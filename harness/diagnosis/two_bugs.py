@@ -44,7 +44,9 @@ def name_two_bugs(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
     select = [named for named in seconds if _selects(named[1], telling[:_LOOKED_AT])]
     divide = [named for named in seconds if named not in select]
     for alike in firsts:
-        name, first = alike[0]
+        # They are alike on a few cases; on the others, one of them may have chosen the pairs and the rest not.
+        whole = (named for named in alike if all(_scores_the_same(named[1], each) for each in telling))
+        name, first = next(whole, alike[0])
         same = all(_scores_the_same(first, each) for each in telling)
         found = [named for named in (divide if same else select) if _explain(first, named[1], telling, tolerance)]
         found = [named for named in found if named[0] != name]

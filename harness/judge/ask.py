@@ -102,6 +102,7 @@ def _ask(law: Law[T, R], trial: T, pool: Pool[T, R], profile: Profile, tick: Cal
             id=law.id,
             title=law.title,
             level=law.level,
+            mode=law.mode,
             verdict=verdict,
             message=message,
             cases=cases,

@@ -17,7 +17,7 @@ from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Asked
 from ..cases.cells import Cell, CellCounts
 from ..cases.generators import Generators, R
-from ..cases.sizes import every_pair
+from ..cases.sizes import LETTERS, every_pair
 from ..cases.space import Space
 from ..label_builders.candidate import BuilderTrial, Built
 from ..label_builders.cases import BuilderCase
@@ -70,6 +70,7 @@ def coverage(laws: Sequence[Law[Any, Any]], trial: Trial | BuilderTrial, complet
         {str(cell): counts[cell] for cell in sorted(counts)},
         {str(cell): advisory[cell] for cell in sorted(advisory)},
         {f"{one} × {other}": sizes[one, other] for one, other in sorted({*every_pair(trial.whole_space), *sizes})},
+        {LETTERS[axis]: size for axis, size in trial.cell_counts.largest.items() if axis in trial.space},
         due_after=len(laws) if complete else None,
     )
 
@@ -139,7 +140,7 @@ def _variety(space: Space, generators: Generators[R]) -> Iterator[R]:
     middle = {name: (space[name][len(space[name]) // 2],) for name in ("classes", "vocab") if name in space}
     base = next(generators.random_recipes({**simplest, **roomy, **middle}, 0))
     yield base
-    for name in space.keys() - {"seed", "dtype", *generators.settings}:
+    for name in space.keys() - {"seed", *generators.settings}:
         for value in space[name]:
             changed: dict[str, Any] = {name: value}
             yield replace(base, **changed)
@@ -171,7 +172,7 @@ class _RightLoss(Trial):
     """The trial of a loss that answers as the reference does, in place of another trial's candidate."""
 
     def __init__(self, of: Trial) -> None:
-        super().__init__(of.candidate, of.spec, of.binding, of.caller, dtype=of.dtype, device=of.device)
+        super().__init__(of.candidate, of.spec, of.binding, of.caller, dtypes=of.dtypes, device=of.device)
 
     def answer(self, asked: Asked) -> Observation:
         right = answer(asked)

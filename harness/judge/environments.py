@@ -59,7 +59,7 @@ class Comparison:
             "call": first.call,
             "spec": first.spec,
             "device": first.device,
-            "dtype": first.dtype,
+            "dtypes": list(first.dtypes),
             "candidates": [result.candidate for result in self.results],
             "changed": bool(self.changed),
             "verdicts": list(self.verdicts),
@@ -73,7 +73,7 @@ def comparisons(results: Iterable[CandidateResult]) -> list[Comparison]:
     """Compare the candidates among ``results`` that were judged under more than one interpreter."""
     groups: dict[tuple[str | None, ...], list[CandidateResult]] = {}
     for result in results:
-        groups.setdefault((result.call, result.spec, result.device, result.dtype), []).append(result)
+        groups.setdefault((result.call, result.spec, result.device, *result.dtypes), []).append(result)
     return [Comparison(tuple(group)) for group in groups.values() if len({each.python for each in group}) > 1]
 
 

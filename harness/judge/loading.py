@@ -1,4 +1,4 @@
-"""The jobs of a run: every candidate under its spec, on each of its devices, in each of its dtypes."""
+"""The jobs of a run: every candidate under its spec, on each of its devices, in its dtypes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from shiftproof.reference.builders import BUILDERS, BuilderSpec
 from shiftproof.reference.profiles import PROFILES
-from shiftproof.reference.spec import LossSpec
+from shiftproof.reference.spec import Compute, LossSpec
 
 from ..candidates.arguments import TO_LOSSES, Binding, Offer, UnknownArgument, bind, misfit
-from ..candidates.declaration import Candidate, UsageError
+from ..candidates.declaration import DTYPES_TOGETHER, Candidate, UsageError
 from ..candidates.loss import Trial
 from ..candidates.model import ModelTrial
 from ..candidates.trainer import TrainerTrial
@@ -35,13 +35,14 @@ class Job:
 
     Attributes:
         name: its name, different for every job of a run.
+        dtypes: of the logits. Each case has one of them.
         is_compared: whether the run also judges this candidate under other interpreters.
     """
 
     name: str
     candidate: Candidate
     device: str
-    dtype: str
+    dtypes: tuple[str, ...]
     is_compared: bool = False
 
     @property
@@ -51,9 +52,8 @@ class Job:
 
     def called(self, environment: str) -> str:
         """The job's name, if its interpreter has the name ``environment``."""
-        devices, dtypes = self.candidate.devices, self.candidate.dtypes
-        parts = [self.device] if len(devices) > 1 else []
-        parts += [self.dtype] if len(dtypes) > 1 else []
+        parts = [self.device] if len(self.candidate.devices) > 1 else []
+        parts += self.dtypes if len(self.candidate.dtypes) > 1 else []
         under = f" ({environment})" if self.is_compared else ""
         return self.candidate.name + under + (f"[{','.join(parts)}]" if parts else "")
 
@@ -73,15 +73,30 @@ def jobs_of(candidates: Sequence[Candidate]) -> list[Job]:
         UsageError: a spec is unknown.
     """
     # A builder takes integers. So it is judged once, whatever the dtypes of the losses.
-    candidates = [replace(each, dtypes=("int64",)) if _builds(each) else each for each in candidates]
+    candidates = [replace(each, dtypes=()) if _builds(each) else each for each in candidates]
     pythons = Counter(name for name, _ in {(candidate.name, candidate.python) for candidate in candidates})
     jobs = [
-        Job(candidate.name, candidate, device, dtype, pythons[candidate.name] > 1)
+        Job(candidate.name, candidate, device, dtypes, pythons[candidate.name] > 1)
         for candidate in candidates
         for device in candidate.devices
-        for dtype in candidate.dtypes
+        for dtypes in dtypes_of(candidate)
     ]
     return [replace(job, name=job.called(job.candidate.python or "")) for job in jobs]
+
+
+def dtypes_of(candidate: Candidate) -> list[tuple[str, ...]]:
+    """The dtypes of each of its jobs.
+
+    Raises:
+        UsageError: its spec is unknown.
+    """
+    if candidate.dtypes:
+        return [(dtype,) for dtype in candidate.dtypes]
+    spec = find_spec(candidate.spec) if candidate.spec is not None else None
+    if isinstance(spec, BuilderSpec):
+        return [("int64",)]
+    in_fp32 = spec is not None and Compute(candidate.precision or spec.compute) is Compute.STRICT
+    return [DTYPES_TOGETHER if in_fp32 else ("float32",)]
 
 
 def _builds(candidate: Candidate) -> bool:
@@ -153,13 +168,16 @@ class LoadedCandidate:
             self._trial = self._of_builder(spec) if isinstance(spec, BuilderSpec) else self.of_loss(spec)
         return self._trial
 
-    def of_loss(self, spec: LossSpec) -> Trial:
-        """The trial of a loss under ``spec``. Raises as :meth:`trial`."""
+    def of_loss(self, spec: LossSpec, dtypes: tuple[str, ...] = ()) -> Trial:
+        """The trial of a loss under ``spec``, in ``dtypes`` or those of the job. Raises as :meth:`trial`."""
         binding = self.binding
         if message := misfit(self.describe().target, binding, spec):
             raise UsageError(message)
         kind = TrainerTrial if binding.is_trainer else ModelTrial if binding.is_model else Trial
-        return kind(self.job.candidate, spec, binding, self.worker, dtype=self.job.dtype, device=self.job.device)
+        # Models and trainers take no logits. Their weights are float32, and without --dtype nobody asked for others.
+        wanted = dtypes or self.job.dtypes
+        dtypes = wanted if kind is Trial or self.job.candidate.dtypes else ("float32",)
+        return kind(self.job.candidate, spec, binding, self.worker, dtypes=dtypes, device=self.job.device)
 
     def _of_builder(self, spec: BuilderSpec) -> BuilderTrial:
         binding = self._bind(offer_under(spec))

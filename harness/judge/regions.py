@@ -118,7 +118,7 @@ class Regions:
     """Where to judge a candidate besides the ordinary cases.
 
     Attributes:
-        places: fields of recipes, each for one region.
+        places: fields of recipes, each for one region. A region that only another dtype than the first has names it.
         not_reached: conditions on sizes whose other side needs too much memory, in words.
         left_out: shapes that the user named and that cannot be judged, in words.
         unread: why its questions were not read, or not all of them, or "".
@@ -148,15 +148,29 @@ def look_around(trial: AnyTrial, worker: Worker | InProcess, tracers: Tracers | 
         if may_have_regions(worker.branches):
             found = tracers.regions(trial, worker.branches)
     found = _with_shapes(found, trial)
-    wider = _affordable(place for place in _wider(trial, found.places) if place not in found.places)
-    trial.regions = tuple(trial.generators.placed(trial.space, found.places, seed))
-    trial.near_regions = tuple(trial.generators.placed(trial.space, wider, seed + 1))
+    places = list(_in_turn(found.places, trial.dtypes))
+    wider = [place for place in _in_other(_wider(trial, places), trial.dtypes) if place not in places]
+    trial.regions = tuple(trial.generators.placed(trial.space, places, seed))
+    trial.near_regions = tuple(trial.generators.placed(trial.space, _affordable(wider), seed + 1))
     return found
+
+
+def _in_turn(places: Iterable[Mapping[str, Any]], dtypes: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    """The places, each in one of the dtypes."""
+    for index, place in enumerate(places):
+        yield {"dtype": dtypes[index % len(dtypes)], **place}
+
+
+def _in_other(places: Iterable[Mapping[str, Any]], dtypes: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    """The places, each in the next dtype, so that a region and its wider case are judged in two dtypes."""
+    for place in places:
+        yield {**place, "dtype": dtypes[(dtypes.index(place["dtype"]) + 1) % len(dtypes)]}
 
 
 def _with_shapes(found: Regions, trial: Trial) -> Regions:
     """Add the shapes that the user names, if this machine has the memory for them."""
-    places, left_out = [], []
+    places: list[Mapping[str, Any]] = []
+    left_out: list[str] = []
     for text, sizes in zip(trial.candidate.shapes, read_shapes(trial.candidate.shapes), strict=True):
         needed = math.prod(sizes.values()) * _BYTES
         if trial.sizes and not trial.sizes.admits(sizes):
@@ -164,7 +178,7 @@ def _with_shapes(found: Regions, trial: Trial) -> Regions:
         elif (there := _available_memory()) is not None and needed > there:
             left_out.append(f"the shape {text}: that takes {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are there")
         else:
-            places.append(sizes)
+            places += [sizes] if len(trial.dtypes) == 1 else [{**sizes, "dtype": dtype} for dtype in trial.dtypes]
     return replace(found, places=(*places, *found.places), left_out=tuple(left_out))
 
 
@@ -183,14 +197,16 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
     numbers = sorted({*constants})
     names = [name for name in _BASE if name in trial.space]
     first = {name: _BASE[name] if len(trial.space[name]) > 1 else trial.space[name][0] for name in names}
-    queue, known, asked = [first], {tuple(first.values())}, set[str]()
+    # Questions that the code asks in one dtype only are found by the first trace in it, and followed in it.
+    queue = [(first, dtype) for dtype in trial.dtypes]
+    known, asked = {tuple(first.values())}, set[str]()
     far: dict[str, None] = {}
     of_line: Counter[tuple[str, int, bool]] = Counter()
     unread, traces = "", 0
     found: list[Mapping[str, Any]] = []
     while queue and traces < _TRACES and time.monotonic() - started < _SECONDS:
-        sizes = queue.pop(0)
-        traced = _trace(trial, tracer, sizes)
+        sizes, dtype = queue.pop(0)
+        traced = _trace(trial, tracer, sizes, dtype)
         traces += 1
         if isinstance(traced, str):
             unread = unread or traced
@@ -212,8 +228,8 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
             known.add(tuple(other.values()))
             if guard.is_own or not _is_ordinary(other):
                 of_line[line] += 1
-                found.append(other)
-                queue.append(other)
+                found.append(other if dtype == trial.dtypes[0] else {**other, "dtype": dtype})
+                queue.append((other, dtype))
     if queue:
         unread = unread or f"the search ended after {traces} traces; {len(queue)} more regions were not traced"
     found += [place for place in _near(trial, numbers) if place not in found]
@@ -224,9 +240,10 @@ def explore(trial: Trial, tracer: Tracer, constants: Iterable[int]) -> Regions:
     return Regions(places, tuple(far), unread=unread, traces=traces, seconds=seconds)
 
 
-def _trace(trial: Trial, tracer: Tracer, sizes: Mapping[str, int]) -> Traced | str:
+def _trace(trial: Trial, tracer: Tracer, sizes: Mapping[str, int], dtype: str) -> Traced | str:
     """The questions that one call asks of these sizes, or why there are none."""
-    recipe = next(trial.generators.placed(trial.space, (sizes,), 0))
+    place: Mapping[str, Any] = {**sizes, "dtype": dtype}
+    recipe = next(trial.generators.placed(trial.space, (place,), 0))
     case = trial.case(trial.fit(recipe))
     if trial.is_linear:
         sizes = {**sizes, HIDDEN_SIZE: trial.linear(case).width}

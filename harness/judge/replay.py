@@ -31,7 +31,8 @@ def replay(stored: Stored, options: Options) -> Replayed:
     laws = laws_of(spec)
     if stored.law not in laws:
         raise UsageError(f"no law is called {stored.law!r}{nearest(stored.law, laws)}; run check again")
-    loaded = LoadedCandidate(Job(stored.candidate.name, stored.candidate, stored.device, stored.recipe.dtype), options)
+    job = Job(stored.candidate.name, stored.candidate, stored.device, (stored.recipe.dtype,))
+    loaded = LoadedCandidate(job, options)
     try:
         loaded.start()
         judgement = laws[stored.law].check(loaded.trial(spec), stored.recipe)

@@ -200,7 +200,7 @@ def try_door(spec: str, mutant: str, detail: str, door: Door, seed: int, folder:
     file = folder / "loss.py"
     file.write_text(source(SPECS[spec], mutant, detail, door), encoding="utf-8")
     candidate = Candidate("loss", f"{file}:loss", spec, dtypes=(door.dtype,))
-    loaded = LoadedCandidate(Job("loss", candidate, "cpu", door.dtype), Options())
+    loaded = LoadedCandidate(Job("loss", candidate, "cpu", (door.dtype,)), Options())
     tracers = Tracers()
     law = counterexample = None
     try:

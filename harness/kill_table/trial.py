@@ -92,7 +92,7 @@ class MutantTrial(Trial):
     def __init__(self, bench: Bench, name: str, act: Act) -> None:
         candidate = Candidate(name=name, call=f"mutant:{name}", spec=bench.spec.name)
         binding = _LINEAR if bench.linear else _BINDING
-        super().__init__(candidate, bench.spec, binding, _Nobody(), dtype=bench.dtype, device="cpu")
+        super().__init__(candidate, bench.spec, binding, _Nobody(), dtypes=(bench.dtype,), device="cpu")
         self.bench = bench
         self.act = act
 

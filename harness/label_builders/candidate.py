@@ -43,6 +43,7 @@ class BuilderTrial:
     """A builder, its spec and a worker that runs it. Laws ask it what the builder returns."""
 
     generators = BUILDER_RECIPES
+    dtypes = ("int64",)
     share = 1.0
     most_places = 5000  # a right answer is made place by place
     values_only = ""

@@ -14,7 +14,7 @@ from shiftproof.reference.pairing import Pairing, Place
 from shiftproof.reference.score import map_logits
 
 from ..candidates.loss import Observation, Trial
-from ..cases.build import classes_of
+from ..cases.build import Case, classes_of
 from ..cases.recipe import AudioClasses, AudioLength, Ids, Recipe, Regime, Weights
 from ..probe.read import (
     UNCLEAR,
@@ -32,6 +32,7 @@ from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient,
 _PROBE = "the gradient of cross-entropy: ∂L/∂x_i = W_i·(softmax(x_i) − onehot(y_i))"
 
 
+_SEEDS = 9  # of ids, until those of the wrong places differ
 _ONE_PROBE = 1024  # up to this number of label positions, one probe has an id for each
 
 
@@ -115,7 +116,46 @@ def pairs_exact(trial: Trial, recipe: Recipe) -> Judgement:
     found = positions_of(trial, recipe)
     if isinstance(found, Observation):
         return not_answered(found) if found.problem else failing("no gradient at the logits", "no gradient")
-    return judge_positions(found, expected_positions(case.pairing))
+    expected = expected_positions(case.pairing)
+    return judge_positions(without_coincidences(trial, case.recipe, found, expected), expected)
+
+
+def without_coincidences(trial: Trial, recipe: Recipe, found: Positions, expected: Positions) -> Positions:
+    """Return the positions, with (-1, class) for each wrong one that is a class and no label.
+
+    Class 0 is the id of the first label, and may be the pad of a loss too. Under other ids, only the label moves with
+    its place.
+    """
+    wrong = [site for site, places in found.items() if places != expected.get(site, ())]
+    if not wrong or not trial.candidate.gradient:
+        return found
+    others = (replace(recipe, ids=Ids.SEEDED, digit=0, seed=recipe.seed + more) for more in range(1, _SEEDS))
+    told = next((other for other in others if _tells(trial.case(recipe), trial.case(other), found, wrong)), None)
+    if told is None:
+        return found
+    observation = trial.observe_cached(told)
+    if observation.problem is not None or observation.gradients is None:
+        return found
+    batch, scored = observation.case.batch, pairs_of(observation)
+    names = {term.logits: term.labels for term in trial.spec.terms}
+    sure = dict(found)
+    for site in wrong:
+        labels, classes = batch.tensor(names[site[0]]), scored.get(site, {})
+        at = tuple(
+            (-1, next(iter(classes)))
+            if place[0] >= 0 and place not in expected.get(site, ()) and classes and int(labels[place]) not in classes
+            else place
+            for place in found[site]
+        )
+        sure[site] = at
+    return sure
+
+
+def _tells(case: Case, other: Case, found: Positions, sites: list[Site]) -> bool:
+    """Whether the label at each wrong place is another class in the ``other`` case."""
+    names = {term.logits: term.labels for term in case.spec.terms}
+    places = [(names[site[0]], place) for site in sites for place in found[site] if place[0] >= 0]
+    return all(case.batch.tensor(name)[place] != other.batch.tensor(name)[place] for name, place in places)
 
 
 def judge_positions(found: Positions, expected: Positions) -> Judgement:
@@ -309,7 +349,13 @@ def show(site: Site) -> str:
 def _shows(places: tuple[Place, ...]) -> str:
     if not places:
         return "nothing"
-    return " and ".join("something other than a label" if place[0] < 0 else show(("label", *place)) for place in places)
+    return " and ".join(map(_show_place, places))
+
+
+def _show_place(place: Place) -> str:
+    if place[0] >= 0:
+        return show(("label", *place))
+    return f"class {place[1]}, which is no label" if place[1] >= 0 else "something other than a label"
 
 
 def _classes(targets: set[int]) -> str:

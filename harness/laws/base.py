@@ -187,6 +187,7 @@ class Law(Generic[T, R]):
             law gets no more cases than its budget; all others are asked about every case that they cover.
         skip_reason: why this law cannot judge a trial, or None.
         points_to: the bugs to suspect when this law alone fails.
+        mode: the state of a call that the law judges, in a few words for the report, or "".
     """
 
     id: str
@@ -201,6 +202,7 @@ class Law(Generic[T, R]):
     calls_again: bool = False
     skip_reason: Callable[[T], str | None] = field(default=lambda trial: None)
     points_to: tuple[str, ...] = ()
+    mode: str = ""
 
 
 def adapt_to(law: Law[T, R], trial: Aimed, recipe: R) -> R | None:
@@ -227,6 +229,7 @@ class Laws(dict[str, Law[T, R]]):
         calls_again: bool = False,
         skip_reason: Callable[[T], str | None] = lambda trial: None,
         points_to: tuple[str, ...] = (),
+        mode: str = "",
     ) -> Callable[[Check[T, R]], Law[T, R]]:
         """Register the decorated check as a law."""
 
@@ -246,6 +249,7 @@ class Laws(dict[str, Law[T, R]]):
                 calls_again=calls_again or isinstance(check, OnVariants),
                 skip_reason=skip_reason,
                 points_to=points_to,
+                mode=mode,
             )
             return self[id]
 

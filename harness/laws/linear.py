@@ -185,7 +185,7 @@ def _needs_fp32(trial: Trial) -> str | None:
         return missing
     if any(term.score.dft for term in trial.spec.terms):
         return "a probability multiplies its score, and its bounds are for exact logits"
-    low = trial.dtype in ("bfloat16", "float16") and trial.compute is Compute.NATIVE
+    low = trial.compute is Compute.NATIVE and not {"bfloat16", "float16"}.isdisjoint(trial.dtypes)
     return "it is declared to round its logits to their dtype" if low else None
 
 

@@ -280,7 +280,11 @@ def along_its_parameters(trial: Trial, recipe: Recipe) -> Judgement:
     case = trial.case(recipe)
     if not trains(case):
         return NOT_APPLICABLE
-    found = trial.nudge(case)
+    return judge_slopes(trial.nudge(case))
+
+
+def judge_slopes(found: Slopes | Observation) -> Judgement:
+    """Compare the slope of a loss by its gradient with that by the model's logits."""
     if not isinstance(found, Slopes):
         return not_answered(found) if found.problem is not None else NOT_APPLICABLE
     if not found.tells:

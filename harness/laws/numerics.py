@@ -18,13 +18,18 @@ from ..bounds.liveness import dead_gradient_bound, dead_value_bound
 from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
-from ..cases.recipe import Recipe, Regime
+from ..cases.recipe import Delay, Hollow, Ids, Mask, Recipe, Regime, Streams
 from ..cases.space import Space
 from ..results import Level, Verdict
 from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, on, trained, vacuous
 
 _FACTORS = (0.5, 3.0, -2.0, 7.0)
 _MOST_IN_FP16 = 32768.0
+_ROWS_OF_MANY = 16, 1025
+_MANY_ELEMENTS = 2_000_000
+_FEW_CLASSES = 32
+_SPREADS = 3  # of the sum over rows; the bound of a row is its worst case, and so some two of its standard deviations
+_TELLS = 0.05
 _INFINITE = (Regime.TARGET_MINUS_INF, Regime.PLUS_INF)
 
 
@@ -259,6 +264,7 @@ def _loss_scale(case: Case) -> float:
 @law(
     "GRAD-6",
     "under a loss scale of 65536 the gradient is as exact as without, and small elements are not lost",
+    mode="loss scale",
     source="torch.amp.GradScaler begins at 65536; kernels that store the gradient in fp16 before it is scaled",
     budget=30,
     restrict=ordinary,
@@ -266,7 +272,7 @@ def _loss_scale(case: Case) -> float:
         needs_gradient(trial)
         or (
             "it is declared to compute in fp16, where the scaled loss is infinite"
-            if trial.compute is Compute.NATIVE and trial.dtype == "float16"
+            if trial.compute is Compute.NATIVE and "float16" in trial.dtypes
             else None
         )
     ),
@@ -285,6 +291,63 @@ def survives_loss_scale(trial: Trial, observed: Observation) -> Judgement:
     scaled = replace(pairing, pairs=pairs)
     case = replace(observed.case, pairing=scaled, oracle=evaluate(scaled, observed.case.batch))
     return judge_gradient(trial, replace(observed, case=case, factor=1.0))
+
+
+def _many_rows(recipe: Recipe) -> Recipe | None:
+    """A case of up to 16384 rows of logits, so that the rounding errors of one row hardly count."""
+    of_a_row = _ROWS_OF_MANY[1] * recipe.codebooks * recipe.classes
+    most = min(_MANY_ELEMENTS // of_a_row, _ROWS_OF_MANY[0])
+    if not most:
+        return None
+    rows = 1 << (most.bit_length() - 1)  # a mean over them divides by a power of two, which loses nothing
+    plain = replace(recipe, masks=(Mask.NONE,), documents=1, hollow=Hollow.NONE, delay=Delay.NONE, ids=Ids.SEEDED)
+    return replace(plain, rows=rows, length=_ROWS_OF_MANY[1], regime=Regime.NORMAL, streams=Streams.BOTH)
+
+
+def _few_classes(space: Space) -> Space:
+    few = tuple(classes for classes in space["classes"] if classes <= _FEW_CLASSES)
+    return {**space, "classes": few or space["classes"]}
+
+
+@law(
+    "GRAD-7",
+    "in 16 bits, small errors of the elements of the gradient do not add up",
+    source="a temperature 1% off: each element of a bf16 gradient is within its rounding, and all lean the same way",
+    budget=2,
+    adapt=_many_rows,
+    restrict=_few_classes,
+    skip_reason=lambda trial: (
+        needs_gradient(trial)
+        or ("its gradient is not read at logits" if trial.is_linear else None)
+        or (
+            None
+            if trial.compute is Compute.NATIVE and not {"bfloat16", "float16"}.isdisjoint(trial.dtypes)
+            else "each element of its gradient shows as much"
+        )
+    ),
+    depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
+)
+def leans_nowhere(trial: Trial, recipe: Recipe) -> Judgement:
+    observed = trained(trial, recipe, gradient=True)
+    if isinstance(observed, Judgement):
+        return observed
+    assert observed.gradients is not None
+    bounds = trial.bounds(observed).gradients
+    along = length = spread = 0.0
+    for name, right in observed.case.oracle.gradients.items():
+        along += float((observed.gradients[name] * right).sum())
+        length += float((right * right).sum())
+        # Errors within a row may go together, as those of its softmax do. Those of different rows do not.
+        spread += float((bounds[name] * right.abs()).sum(-1).square().sum())
+    kind = getattr(torch, recipe.dtype)
+    weights = {pair.weight for pair in observed.case.pairing.pairs}
+    is_exact = all(float(torch.tensor(weight).to(kind)) == weight for weight in weights)
+    allowed = _SPREADS * math.sqrt(spread) / length + (0.0 if is_exact else torch.finfo(kind).eps)
+    if allowed >= _TELLS:
+        return vacuous("a gradient 5% too large")
+    if abs(along / length - 1) <= allowed:
+        return PASS
+    return failing(f"along the right gradient, it is {along / length:.4f} times as long; expected 1 ± {allowed:.2g}")
 
 
 @law(

@@ -171,6 +171,7 @@ def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
 @law(
     "MODE-1",
     "the value is the same where no gradient is recorded",
+    mode="no_grad",
     source="evaluation runs under no_grad; Liger#930",
     budget=26,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
@@ -184,6 +185,7 @@ def without_gradients(trial: Trial, observed: Observation) -> Judgement:
 @law(
     "MODE-2",
     "the value is the same under inference_mode",
+    mode="inference_mode",
     source="torch.inference_mode",
     budget=16,
     level=Level.SHOULD,

@@ -12,10 +12,13 @@ from shiftproof.reference.spec import Compute
 
 from ..bounds.derive import Bounds, derive_bounds
 from ..candidates.loss import Observation, Trial
+from ..candidates.model import ModelTrial
 from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
+from ..results import Verdict
 from ..worker.exchange import OTHER_AFTER, OTHER_AFTER_LAST_BACKWARD, OTHER_BEFORE
 from .base import Judgement, law, needs_gradient, on
+from .models import judge_slopes
 from .numerics import judge_shown, judge_value, ordinary
 
 _AUTOCAST = torch.bfloat16
@@ -39,6 +42,7 @@ def _beside_another(order: str) -> Variant:
 @law(
     "STATE-1",
     "another loss computed before the backward leaves value and gradient as they were",
+    mode="two losses at once",
     source="K codebooks: K losses are computed, then added; a buffer per shape is overwritten by the next call",
     budget=8,
     restrict=ordinary,
@@ -54,6 +58,7 @@ def beside_another(trial: Trial, observed: Observation) -> Judgement:
 @law(
     "STATE-2",
     "the value is right where gradients are recorded but the logits need none",
+    mode="frozen logits",
     source="a frozen model, or a teacher's logits; losses that branch on requires_grad",
     budget=12,
     restrict=ordinary,
@@ -100,13 +105,14 @@ def _bounds_in_autocast(trial: Trial, observed: Observation) -> Bounds:
 @law(
     "STATE-3",
     "under torch.autocast to bfloat16 the loss is right to bfloat16's precision or is refused, never wrong",
+    mode="autocast",
     source="torch.autocast: trainers call model and loss under it",
     budget=12,
     restrict=ordinary,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=lambda trial: (
         "torch.autocast does not cast float64"
-        if trial.dtype == "float64"
+        if "float64" in trial.dtypes
         else "its gradient is not read at its logits, and to bfloat16's precision the value alone proves little"
         if trial.makes_logits and trial.skip_reason("GRAD-1") is not None
         else None
@@ -128,6 +134,7 @@ def under_autocast(trial: Trial, observed: Observation) -> Judgement:
 @law(
     "STATE-4",
     "under torch.compile the loss gives the right answer or is refused, never a wrong answer",
+    mode="torch.compile",
     source="losses that ask torch.compiler.is_compiling()",
     budget=8,
     restrict=ordinary,
@@ -159,6 +166,7 @@ def _in_mode(name: str, train_mode: bool) -> Variant:
 @law(
     "STATE-5",
     "in train mode and in eval mode, value and gradient are right",
+    mode="train and eval",
     source="models are built in eval mode for tests and run in train mode",
     budget=10,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
@@ -166,4 +174,11 @@ def _in_mode(name: str, train_mode: bool) -> Variant:
 )
 @on(_in_mode("train", train_mode=True), _in_mode("eval", train_mode=False))
 def in_train_mode(trial: Trial, observed: Observation) -> Judgement:
-    return judge_shown(trial, observed)
+    if not (isinstance(trial, ModelTrial) and trial.shows_loss_alone):
+        return judge_shown(trial, observed)
+    # In train mode it shows no gradient at its logits. It is the one along its parameters, or the value alone is right.
+    by_value = judge_value(trial, observed)
+    if by_value.verdict is not Verdict.PASS:
+        return by_value
+    slopes = judge_slopes(trial.nudge(observed.case, Manner(train_mode=True)))
+    return by_value if slopes.verdict is Verdict.SKIP else slopes

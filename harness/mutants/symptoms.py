@@ -26,6 +26,21 @@ SYMPTOMS: dict[str, Symptom] = {
         "an easy slip in a backward by hand",
         "look at each",
     ),
+    "gradient-scaled": Symptom(
+        "the value is right, and its gradient is a multiple of the right one",
+        "an easy slip in a backward by hand; the incoming gradient used twice",
+        "look at each",
+    ),
+    "another-score": Symptom(
+        "the pairs are right, and the score differs from the promised one in its softcap or in a constant",
+        "a temperature left in; a smoothing, softcap or z-loss from another model's configuration",
+        "look at each",
+    ),
+    "smoothing-mass": Symptom(
+        "with label smoothing, the target and the other classes have other shares than promised",
+        "ε added on top of the target's whole share; ε / (V − 1) for the target too",
+        "5 classes",
+    ),
     "sees-its-target": Symptom(
         "a row of logits depends on the token that it is scored on, or on a later one",
         "attention without a causal mask",

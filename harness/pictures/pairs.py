@@ -135,7 +135,7 @@ def _grid(
 
 def _stray(place: Place) -> str:
     if place[0] < 0:
-        return "× off the batch"
+        return f"× class {place[1]}, no label" if place[1] >= 0 else "× off the batch"
     book = f", codebook {place[2]}" if len(place) > 2 else ""
     return f"× label [{place[0]}, {place[1]}{book}]"
 

@@ -127,7 +127,8 @@ Positions = Mapping[Site, tuple[Place, ...]]  # logit site -> label places score
 def read_positions(digits: list[ScoredRows], classes: int, shape: tuple[int, ...]) -> Positions:
     """Decode places from results of :func:`read_gradients`, one per base-V digit of the label's place, lowest first.
 
-    ``shape`` is the shape of the labels. A row with several labels is decoded only if one digit is enough (V ≥ labels).
+    ``shape`` is the shape of the labels. What is no label's place is (-1, class), or (-1, -1) without a class. A row
+    with several labels is decoded only if one digit is enough (V ≥ labels).
     """
     labels = math.prod(shape)
     found: dict[Site, tuple[Place, ...]] = {}
@@ -142,7 +143,8 @@ def read_positions(digits: list[ScoredRows], classes: int, shape: tuple[int, ...
             continue
         else:
             codes = []
-        found[site] = tuple(_unravel(code, shape) if code < labels else (-1, code) for code in codes) or ((-1, -1),)
+        beyond = {code: (-1, code if len(digits) == 1 else -1) for code in codes if code >= labels}
+        found[site] = tuple(beyond.get(code) or _unravel(code, shape) for code in codes) or ((-1, -1),)
     return found
 
 

@@ -41,7 +41,7 @@ def blank(job: Job) -> CandidateResult:
         call=candidate.call,
         spec=candidate.spec,
         device=job.device,
-        dtype=job.dtype,
+        dtypes=job.dtypes,
         verdict=Overall.ERROR,
         python=candidate.python,
         expect=candidate.expect,
@@ -126,6 +126,7 @@ class OpenCandidate:
         found = replace(
             found,
             laws=laws,
+            dtypes=self.trial.dtypes,
             calls=self.trial.calls,
             seconds_in_candidate=round(self.trial.caller.seconds_in_candidate, 3),
             seconds_in_oracle=round(self.trial.seconds_in_oracle, 3),
@@ -172,13 +173,17 @@ class OpenCandidate:
             return found  # each further call can cost a process or a deadline
         if isinstance(trial, BuilderTrial):
             return replace(found, diagnosis=name_builder_bugs(laws, trial), built=compare(laws, trial))
+        failing = (law for law in laws if law.level is Level.MUST)
+        worst, shown = next(((law, law.counterexample) for law in failing if law.counterexample), (None, None))
+        recipe = Recipe.from_json(shown.recipe) if shown is not None else None
+        if recipe is not None:
+            trial = trial.in_dtype(recipe.dtype)  # in the other dtypes it may be right, and tell nothing of the bug
         evidence, silent = gather(trial)
         names = name_bugs(laws, trial, evidence, silent)
-        shown = [law for law in laws if law.counterexample is not None and law.level is Level.MUST]
         drawn = None
-        if shown and shown[0].verdict is Verdict.FAIL and "CONTRACT-1" not in trial.failed:
-            assert shown[0].counterexample is not None
-            drawn = picture(trial, Recipe.from_json(shown[0].counterexample.recipe))
+        if worst is not None and worst.verdict is Verdict.FAIL and "CONTRACT-1" not in trial.failed:
+            assert recipe is not None
+            drawn = picture(trial, recipe)
             if drawn is not None and drawn.found == drawn.expected:
                 drawn = None  # the pairs are right, so something else is wrong
         apart = None if names else measure(trial, evidence)

@@ -94,12 +94,14 @@ def candidate_findings(result: CandidateResult) -> RenderableType:
     if result.message:
         lines.append(Text(f"  {result.message}"))
     lines += [Text(f"  only {each}", style="yellow") for each in result.scope]
+    if result.asked:
+        lines.append(Text(f"  {_judged(result)}", style="dim"))
     failing = [law for law in result.laws if law.verdict.is_failure]
     if result.asked:
         lines.append(_laws_table(result.laws))
     worst = next((law for law in failing if law.level is Level.MUST), None)
     if worst is not None:
-        lines.append(_counterexample(worst))
+        lines.append(_counterexample(worst, result.dtypes))
     if result.pairing is not None and result.verdict is Overall.FAILS:
         lines.append(Text(f"\n  pairing of {result.pairing.of}, labels {_few(result.pairing.labels)}", style="bold"))
         lines.append(Text("\n".join("    " + line for line in result.pairing.drawing.splitlines())))
@@ -137,7 +139,7 @@ def summary(run: RunFinished) -> RenderableType:
         table.add_row(
             escape(result.candidate),
             result.spec or "–",
-            result.dtype,
+            "+".join(result.dtypes),
             _verdict_cell(result),
             escape(_in_short(result)),
             str(result.cases),
@@ -157,7 +159,7 @@ def summary(run: RunFinished) -> RenderableType:
 def comparison(compared: Comparison) -> RenderableType:
     """Render one candidate under several interpreters: their names, and a row for everything that differs."""
     first = compared.results[0]
-    where = f"{first.device} {first.dtype}, in {len(compared.results)} environments"
+    where = f"{first.device} {_in_words(first.dtypes)}, in {len(compared.results)} environments"
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     for result in compared.results:
@@ -195,17 +197,30 @@ def _in_short(result: CandidateResult) -> str:
 
 
 def _headline(result: CandidateResult) -> Text:
-    usual = result.device == "cpu" and result.dtype in ("float32", "int64")
-    where = "" if usual else f" · {result.device} {result.dtype}"
     text = Text()
     text.append(result.candidate, style="bold")
-    text.append(f" against {result.spec}{where}: " if result.spec else ": ")
+    text.append(f" against {result.spec}: " if result.spec else ": ")
     text.append(_SAID[result.verdict], style=f"bold {_COLOUR[result.verdict]}")
     if result.verdict is Overall.CONFORMS and result.branches is not None and result.branches.in_short:
         text.append(f", except {result.branches.in_short}", style="yellow")
     if result.expect == "fails":
         text.append("  (as expected)" if result.as_expected else "  (expected to fail)")
     return text
+
+
+def _judged(result: CandidateResult) -> str:
+    """Describe what was judged: where, in which dtypes, up to which sizes, and in which states of a call."""
+    dtypes = "" if result.dtypes == ("int64",) else f" in {_in_words(result.dtypes)}"
+    largest = result.coverage.largest if result.coverage is not None else {}
+    sizes = f", up to {' '.join(f'{axis}={size}' for axis, size in largest.items())}" if largest else ""
+    modes = f"; also under {', '.join(result.modes)}" if result.modes else ""
+    return f"judged on {result.device}{dtypes}{sizes}{modes}"
+
+
+def _in_words(names: tuple[str, ...]) -> str:
+    """Join names as a sentence does."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _laws_table(laws: tuple[LawResult, ...]) -> Table:
@@ -240,12 +255,16 @@ def _laws_table(laws: tuple[LawResult, ...]) -> Table:
     return table
 
 
-def _counterexample(law: LawResult) -> Text:
+def _counterexample(law: LawResult, dtypes: tuple[str, ...]) -> Text:
     text = Text(f"\n  smallest counterexample ({law.id})", style="bold")
     if law.counterexample is not None:
         fields = ", ".join(f"{name}={_value(value)}" for name, value in law.counterexample.recipe.items())
         text.append(f"\n    {fields}", style="not bold")
     text.append(f"\n    {law.message}", style="not bold")
+    dtype = law.counterexample.recipe.get("dtype", dtypes[0]) if law.counterexample is not None else dtypes[0]
+    if dtype != dtypes[0]:
+        hint = f"If it is not meant for {dtype}, judge it with --dtype {dtypes[0]}"
+        text.append(f"\n    No simpler case in {dtypes[0]} fails in this way. {hint}.", style="not bold")
     return text
 
 
@@ -316,6 +335,8 @@ def _nameless(difference: Difference | None, drawn: bool) -> Text:
         by = f"{least} times" if least == most else f"from {least} to {most} times"
         off = f"{difference.weights_off} of {difference.weights} weights of right pairs are off"
         text.append(f"\n    {off}: {by} what they should be", style="not bold")
+    for pattern in difference.patterns:
+        text.append(f"\n    {pattern}", style="bold")
     if difference.value:
         text.append(f"\n    on every case the loss is {difference.value}", style="not bold")
     return text

@@ -67,7 +67,7 @@ def plan(
         rival = _rival(against, spec, config)
         for device in candidate.devices:
             for shape in map(find_shape, shapes) if shapes else usual_shapes(spec, device):
-                for dtype in candidate.dtypes:
+                for dtype in candidate.dtypes or ("float32",):
                     recipe_of(spec, shape, dtype, 0)  # only for its checks
                     terms = Terms(spec, shape, dtype, device, threads)
                     found.append(Planned(candidate, rival, terms, options))

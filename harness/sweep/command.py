@@ -86,7 +86,7 @@ def plan(request: Request) -> Sweep:
         UsageError: see :func:`library` and :func:`matching`.
     """
     settings = request.settings
-    found = library(request.package, settings.python, settings.deadline)
+    found = library(request.package, settings.python)
     header = Header(
         shiftproof=version("shiftproof"),
         package=request.package,
@@ -102,7 +102,7 @@ def plan(request: Request) -> Sweep:
 
 
 def sweep(planned: Sweep, tick: Callable[[int, Counter[str]], None] = lambda done, counts: None) -> Swept:
-    """Judge every class that has no row in the file.
+    """Judge every class that has no row in the file, and again those that could not be judged.
 
     An interrupt ends the sweep early. The judged rows are kept, and the footer records the interrupt. ``tick`` gets the
     number of finished classes, including those of an earlier run, and the number of rows per outcome.
@@ -114,14 +114,15 @@ def sweep(planned: Sweep, tick: Callable[[int, Counter[str]], None] = lambda don
     request, targets = planned.request, planned.targets
     started = time.perf_counter()
     with Store(planned.path, planned.header, request.fresh) as store:
-        counts = Counter(str(row.outcome) for row in store.rows.values())
+        # What took too long, or gave no answer, may give one now.
+        left = [target for target in targets if target not in store.rows or store.rows[target].may_be_tried_again]
+        counts = Counter(str(row.outcome) for target, row in store.rows.items() if target not in left)
         tick(counts.total(), counts)
 
         def judged(row: Row) -> None:
             counts[str(row.outcome)] += 1
             tick(counts.total(), counts)
 
-        left = [target for target in targets if target not in store.rows]
         interrupt = None
         try:
             if left:

@@ -17,6 +17,7 @@ _SOMETHING = "torch.nn.functional:cross_entropy"
 """A worker loads a candidate before it answers any other question. This candidate always exists."""
 
 _NAMED = 3
+_DEADLINE = 600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,17 @@ class Library:
     versions: Mapping[str, str]
 
 
-def library(package: str, python: str | None, deadline: float) -> Library:
+def library(package: str, python: str | None) -> Library:
     """List the library ``package`` under an interpreter (None: this one), by asking that interpreter.
+
+    It has its own deadline: the time limit of one class may be short, and listing imports all of them.
 
     Raises:
         UsageError: if the interpreter does not work or does not have torch or the package, or if the package has no
             language models.
     """
     try:
-        with Worker(_SOMETHING, WorkerSettings(python, call_deadline=deadline)) as worker:
+        with Worker(_SOMETHING, WorkerSettings(python, call_deadline=_DEADLINE)) as worker:
             answer = worker.ask("models", {"package": package})
     except LoadFailure as failure:
         raise UsageError(str(failure)) from None

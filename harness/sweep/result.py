@@ -87,6 +87,11 @@ class Row:
         """Whether anything was found about its loss."""
         return self.outcome not in (Outcome.NOT_BUILT, Outcome.NOT_JUDGED)
 
+    @property
+    def may_be_tried_again(self) -> bool:
+        """Whether a later sweep may find a verdict where this one found none."""
+        return self.outcome is Outcome.NOT_JUDGED
+
     def to_json(self) -> dict[str, Any]:
         return {
             **asdict(self),

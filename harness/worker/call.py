@@ -111,6 +111,7 @@ def perform(
                 raise
             return failure(error, phase, watch.seconds, device, memory)
         windows: list[Window] = []
+        attached_to = () if call.outputs_apart else call.outputs
         watched = Watch(loaded.function) if call.watch else None
 
         def ask(handed: Mapping[str, Any], watched: Watch | None = watched) -> Any:
@@ -121,6 +122,11 @@ def perform(
             # Tracing sees nothing of compiled code, and keeps dynamo from compiling it.
             with watch, watched or nullcontext(), nullcontext() if call.backend else around(), autocast:
                 return loaded.under(call.backend)(*positional, **keywords)
+
+        def in_eval_mode() -> Any:
+            again = prepare(call.tensors, call.layouts, (), device)
+            with torch.no_grad(), _train_mode(loaded, False):
+                return ask(again.handed, None)
 
         with shielded():
             step()
@@ -145,19 +151,20 @@ def perform(
                             windows.append(rehearsal.report(_plain(value), kind))
                 with _reading("what it returned"):
                     other_value = None if of_other is None else loss_in(of_other)[0]
-                    outputs = {name: _output_in(result, name) for name in call.outputs}
+                    outputs = {name: _output_in(result, name) for name in attached_to}
                     # A copy, made now: the backward may write to the memory of the value.
                     snapshot = _plain(value, arguments.nbytes + _LARGER)
                     shown = {name: _plain(output) for name, output in outputs.items()}
                     attached = bool(value.requires_grad)
-                    goes_backward = call.grad_mode == "enabled" and (call.gradients or outputs) and rehearsal is None
+                    wanted = call.gradients or outputs or call.nudge
+                    goes_backward = call.grad_mode == "enabled" and wanted and rehearsal is None
                     if goes_backward and attached:
                         grad_output = _upstream(call.grad_output, value)
                         for output in outputs.values():
                             if output.requires_grad:
                                 output.retain_grad()
                         if watched is not None:
-                            watched.aim(value, outputs["logits"], nudges=bool(call.nudge))
+                            watched.aim(value, outputs.get("logits"), nudges=bool(call.nudge))
                 if goes_backward and attached:
                     phase = "backward"
                     with watch, around():
@@ -170,7 +177,13 @@ def perform(
                     if watched is not None and call.nudge:
                         phase = "call"
                         again = prepare(call.tensors, call.layouts, (), device)
-                        watched.nudge(call.nudge, lambda: _output_in(ask(again.handed, None), "logits"))
+                        once_more = in_eval_mode if call.outputs_apart else lambda: ask(again.handed, None)
+                        watched.nudge(call.nudge, lambda: _output_in(once_more(), "logits"))
+                if call.outputs_apart:
+                    phase = "call"
+                    of_eval_mode = in_eval_mode()
+                    with _reading("what it returned"):
+                        shown = {name: _plain(_output_in(of_eval_mode, name)) for name in call.outputs}
                 with _reading("the gradient that it gave"):
                     gradients = _gradients(arguments, call.gradients)
                     given = {name: output.grad for name, output in outputs.items()}

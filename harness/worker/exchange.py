@@ -110,9 +110,13 @@ class Call:
     """The parts of the result that are wanted besides the loss, by name (`.logits`, or `["logits"]` of a mapping), each
     with the gradient of the loss at it."""
 
+    outputs_apart: bool = False
+    """Whether the outputs come from a further call in eval mode, without their gradients: in train mode, some models
+    return only a loss."""
+
     watch: bool = False
     """Whether to watch the candidate, a model, to find the tensors from which its loss is computed. Then `outputs` must
-    have its logits."""
+    have its logits, or be apart."""
 
     nudge: float = 0.0
     """If not 0, how far to move the parameters of a watched model to see how its logits move."""

@@ -49,22 +49,25 @@ class Watch:
         self._mode.__exit__(kind, error, frames)  # type: ignore[no-untyped-call]
         self._listening.remove()
 
-    def aim(self, loss: torch.Tensor, logits: torch.Tensor, nudges: bool = False) -> None:
+    def aim(self, loss: torch.Tensor, logits: torch.Tensor | None, nudges: bool = False) -> None:
         """Collect gradients in the backward of `loss`: at the original of `logits` [B, L, V] and at their head.
 
-        If the parameters will be nudged, also at all parameters.
+        If the parameters will be nudged, also at all parameters. Without logits, at the parameters alone.
         """
-        self._note(logits)
+        if logits is not None:
+            self._note(logits)
         seen, self._seen = list(self._seen.values()), {}
-        if logits.dim() != 3 or not logits.is_floating_point() or loss.grad_fn is None:
+        readable = logits is None or (logits.dim() == 3 and logits.is_floating_point())
+        if not readable or loss.grad_fn is None:
             return
         graph = _Graph(loss.grad_fn)
         self._add_parameters(graph.leaves())
         if nudges:
             for key, parameter in self._parameters.items():
                 self._hooks.append(parameter.register_hook(lambda gradient, key=key: self._add(key, gradient)))
-        self._aim_at_logits(seen, logits)
-        self._aim_at_head(seen, logits, graph)
+        if logits is not None:
+            self._aim_at_logits(seen, logits)
+            self._aim_at_head(seen, logits, graph)
 
     def nudge(self, length: float, logits: Callable[[], torch.Tensor]) -> None:
         """Find how the logits move with the parameters. `logits` calls the model."""

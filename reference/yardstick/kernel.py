@@ -222,7 +222,8 @@ def scale_rows(gradient: Tensor, factors: Tensor) -> None:
     rows, classes = gradient.shape
     if rows:
         block = min(triton.next_power_of_2(classes), _SWEPT_BLOCK)
-        _scale_kernel[(min(rows, 4096),)](gradient, factors.float().contiguous(), rows, classes, BLOCK=block, num_warps=8)
+        factors = factors.float().contiguous()
+        _scale_kernel[(min(rows, 4096),)](gradient, factors, rows, classes, BLOCK=block, num_warps=8)
 
 
 def _programs(logits: Tensor, one_block: bool) -> int:

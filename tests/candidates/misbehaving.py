@@ -311,3 +311,8 @@ def clamps_logits(logits: Tensor, labels: Tensor) -> Tensor:
 def one_percent_off(logits: Tensor, labels: Tensor) -> Tensor:
     """Value and gradient 1% too large, everywhere."""
     return _right(logits, labels) * 1.01
+
+
+def a_little_warm(logits: Tensor, labels: Tensor) -> Tensor:
+    """z · 1.0125, in the dtype of the logits: in bfloat16 no element of the gradient shows it."""
+    return F.cross_entropy((logits[:, :-1] * 1.0125).flatten(0, 1), labels[:, 1:].flatten())

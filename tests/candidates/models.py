@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -200,6 +201,30 @@ class DoubleShiftInTraining(Right):
         if self.training:
             return super().loss(logits[:, :-1], labels[:, 1:], count)
         return super().loss(logits, labels, count)
+
+
+class LossAloneInTraining(Right):
+    """In train mode it makes no logits, as a fused loss does."""
+
+    def loss(self, logits, labels, count):
+        return super().loss(self.in_training(logits) if self.training else logits, labels, count)
+
+    def in_training(self, logits):
+        return logits
+
+    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None):
+        found = super().forward(input_ids, attention_mask, labels, num_items_in_batch)
+        return types.SimpleNamespace(loss=found.loss, logits=None) if self.training else found
+
+
+class LossAloneDoubleShift(LossAloneInTraining):
+    def in_training(self, logits):
+        return F.pad(logits, (0, 0, 1, 0))[:, :-1]
+
+
+class LossAloneHalfGradient(LossAloneInTraining):
+    def in_training(self, logits):
+        return (logits + logits.detach()) / 2
 
 
 class UnshiftedUnderAutocast(Right):

@@ -51,7 +51,7 @@ def real_losses(asked: PartArguments) -> Iterator[Tried | Finding]:
         if name.startswith("trainer-"):
             continue  # a loop that adds up its losses on the CPU
         package = candidate.call.partition(":")[0].partition(".")[0]
-        for dtype in candidate.dtypes:
+        for dtype in candidate.dtypes or ("float32",):
             tried = Tried(
                 asked.part,
                 name,

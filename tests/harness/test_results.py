@@ -117,7 +117,7 @@ def test_values_alone_are_no_conformance_unless_declared() -> None:
 
 
 def result(verdict: Overall, **rest: Any) -> CandidateResult:
-    return CandidateResult("text", "m:f", "sum", "cpu", "float32", verdict, **rest)
+    return CandidateResult("text", "m:f", "sum", "cpu", ("float32",), verdict, **rest)
 
 
 def bug(name: str, *also: str) -> NamedBug:
@@ -181,7 +181,7 @@ WHOLE = CandidateResult(
     "m:f",
     "sum",
     "cpu",
-    "float32",
+    ("float32",),
     Overall.FAILS,
     laws=(law(Verdict.FAIL, counterexample=EXAMPLE, cases=3), law(Verdict.REFUSED, refused=2, refusals=("a", "b"))),
     diagnosis=(bug("no-shift", "double-shift"),),
@@ -248,13 +248,13 @@ def test_a_branch_that_never_ran_leaves_the_verdict_open_if_it_is_due() -> None:
 
 
 def test_branches_travel_with_their_candidate() -> None:
-    blank = CandidateResult("text", "m:f", "hf.causal_lm", "cpu", "float32", Overall.ERROR)
+    blank = CandidateResult("text", "m:f", "hf.causal_lm", "cpu", ("float32",), Overall.ERROR)
     for found in (blank, replace(blank, branches=branches((False, True), due=True))):
         assert CandidateResult.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_what_ran_in_either_of_two_processes_ran() -> None:
-    blank = CandidateResult("text", "m:f", "hf.causal_lm", "cpu", "float32", Overall.ERROR)
+    blank = CandidateResult("text", "m:f", "hf.causal_lm", "cpu", ("float32",), Overall.ERROR)
     one, other = (replace(blank, branches=branches(ran, due=True)) for ran in ((False, True), (True, False)))
     for found in (merge(one, other), merge(other, one)):
         assert found.branches is not None

@@ -93,7 +93,7 @@ def answered(peer: Peer, dtype: str, judged: Judged) -> Iterator[tuple[Case, Ans
 
 def recipes(peer: Peer, dtype: str) -> Iterator[Recipe]:
     """The hand-made cases, then drawn ones without end, always the same; small ones where kernels are interpreted."""
-    choices = {**space(peer.spec, TAKES, dtype), "regime": peer.regimes}
+    choices = {**space(peer.spec, TAKES, (dtype,)), "regime": peer.regimes}
     if peer.interpreted:
         choices |= {"rows": (1, 2, 3), "length": (2, 3, 4, 6), "classes": (2, 3, 5, 7, 11, 17, 32)}
     if peer.classes:

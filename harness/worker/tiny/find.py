@@ -42,6 +42,8 @@ def language_models(package: str = "transformers") -> list[str]:
     - it can generate (it derives from `GenerationMixin`), or its name has the suffix of a language model;
     - its loss does not find the alignment itself, as CTC does, which sums over all alignments;
     - it is offered: it is in the module's `__all__`, which excludes bases, and is not a class under a deprecated name.
+      Modules of transformers before 4.48 have no `__all__`. There the `__init__.py` beside a module names what is
+      offered.
 
     Masked language models and classifiers cannot generate, so they do not belong.
 
@@ -69,17 +71,32 @@ def _classes(folder: str) -> Iterator[_Class]:
                 with open(os.path.join(where, file), encoding="utf-8") as source:
                     body = ast.parse(source.read()).body
                 offered = _offered(body)
+                if offered is None:
+                    offered = _named_in(os.path.join(where, "__init__.py"))
                 yield from (_read(node, node.name in offered) for node in body if isinstance(node, ast.ClassDef))
 
 
-def _offered(body: list[ast.stmt]) -> set[str]:
-    """The names in a module's `__all__`."""
-    lists = (
+def _offered(body: list[ast.stmt]) -> set[str] | None:
+    """The names in a module's `__all__`, or None if it has none."""
+    lists = [
         node.value
         for node in body
         if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "__all__" for to in node.targets)
-    )
-    return {str(each.value) for found in lists for each in ast.walk(found) if isinstance(each, ast.Constant)}
+    ]
+    return set().union(*map(_texts, lists)) if lists else None
+
+
+def _named_in(init: str) -> set[str]:
+    """The strings in a package's `__init__.py`, which lists what it imports when it is asked for."""
+    try:
+        with open(init, encoding="utf-8") as source:
+            return _texts(ast.parse(source.read()))
+    except OSError:
+        return set()
+
+
+def _texts(tree: ast.AST) -> set[str]:
+    return {str(each.value) for each in ast.walk(tree) if isinstance(each, ast.Constant)}
 
 
 def _read(node: ast.ClassDef, is_offered: bool) -> _Class:

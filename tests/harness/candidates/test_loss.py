@@ -66,7 +66,7 @@ def trial_of(
 ) -> Trial:
     binding = bind("text", [(name, True) for name in parameters], rename or {})
     candidate = Candidate("text", "m:f", spec=spec, gradient=gradient)
-    return Trial(candidate, PROFILES[spec], binding, caller, dtype="float32", device="cpu")
+    return Trial(candidate, PROFILES[spec], binding, caller, dtypes=("float32",), device="cpu")
 
 
 ONE = torch.tensor(1.5)
@@ -284,7 +284,7 @@ def test_what_was_written_to_is_called_by_our_name_for_it() -> None:
 def test_arithmetic_is_the_specs_unless_the_candidate_says(spec: str, precision: str | None, compute: Compute) -> None:
     bound = bind("text", [("logits", True), ("labels", True)], {})
     candidate = Candidate("text", "m:f", spec=spec, precision=precision)
-    trial = Trial(candidate, PROFILES[spec], bound, Scripted(), dtype="bfloat16", device="cpu")
+    trial = Trial(candidate, PROFILES[spec], bound, Scripted(), dtypes=("bfloat16",), device="cpu")
     assert trial.compute is compute
 
 
@@ -318,7 +318,7 @@ def test_without_its_first_answer_a_model_or_a_trainer_cannot_be_judged(
     binding = bind("text", [(name, True) for name in parameters], {}, False, offer)
     candidate = Candidate("text", "m:f", spec="hf.causal_lm")
     with pytest.raises(LoadFailure, match=words) as caught:
-        kind(candidate, PROFILES["hf.causal_lm"], binding, Scripted(outcome), dtype="float32", device="cpu")
+        kind(candidate, PROFILES["hf.causal_lm"], binding, Scripted(outcome), dtypes=("float32",), device="cpu")
     assert caught.value.reason == reason
 
 

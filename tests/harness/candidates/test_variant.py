@@ -38,7 +38,7 @@ class Noting:
 def trial_of(caller: Noting) -> Trial:
     binding = bind("noting", [("logits", False), ("labels", False)], {})
     candidate = Candidate("noting", "m:f", spec="per_token")
-    return Trial(candidate, PROFILES["per_token"], binding, caller, dtype="float32", device="cpu")
+    return Trial(candidate, PROFILES["per_token"], binding, caller, dtypes=("float32",), device="cpu")
 
 
 def without_first_label(case: Case) -> Batch:

@@ -689,9 +689,9 @@ def test_weights_may_be_zero_or_such_as_no_bf16_is() -> None:
 
 def test_who_may_round_weights_gets_those_that_every_dtype_holds() -> None:
     weighted, native = PROFILES["weighted"], PROFILES["torch.cross_entropy.weight"]
-    assert Weights.TENTHS in space(weighted, frozenset(), "bfloat16")["weights"]
-    assert Weights.TENTHS in space(native, frozenset(), "float32")["weights"]
-    assert Weights.TENTHS not in space(native, frozenset(), "bfloat16")["weights"]
+    assert Weights.TENTHS in space(weighted, frozenset(), ("bfloat16",))["weights"]
+    assert Weights.TENTHS in space(native, frozenset(), ("float32",))["weights"]
+    assert Weights.TENTHS not in space(native, frozenset(), ("bfloat16",))["weights"]
 
 
 def test_an_id_of_the_text_may_be_the_sentinel_of_audio() -> None:

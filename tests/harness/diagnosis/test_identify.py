@@ -70,6 +70,27 @@ def test_what_is_wrong(target: str, bug: str) -> None:
     assert [named.mutant for reading in found.wrong for named in reading.bugs] == [bug]
 
 
+PAIRS_ALONE = """
+import torch
+
+def loss(logits, labels):
+    p, labels = torch.softmax(logits[:, :-1].float(), -1), labels[:, 1:]
+    keep = labels != -100
+    own = p.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return -(torch.log(own + 1e-9) * keep).sum() / keep.sum()
+"""
+
+
+def test_what_the_judge_fails_is_not_what_it_computes(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PAIRS_ALONE)
+    found = identified("mine.py:loss")
+    assert found.conforms == ()
+    assert found.broken["hf.causal_lm"].startswith("VALUE-1: the loss is")
+    told = describe("x", found)
+    assert "x has the pairs and weights of hf.causal_lm, but breaks VALUE-1" in told
+    assert "computes" not in told
+
+
 def test_two_bugs_at_once() -> None:
     found = identified("wrong_two_at_once.py:double_shift_over_all")
     (reading,) = found.wrong

@@ -165,7 +165,7 @@ def test_weights_agree_within_what_the_dtype_can_tell(factor: float, same: bool)
 
 def trial_of(function: str, spec: str = "hf.causal_lm", gradient: bool = True) -> Trial:
     candidate = resolve(f"{CANDIDATES}/{function}", {})
-    loaded = LoadedCandidate(Job("x", candidate, "cpu", "float32"), Options(in_process=True))
+    loaded = LoadedCandidate(Job("x", candidate, "cpu", ("float32",)), Options(in_process=True))
     loaded.start()
     if not gradient:
         loaded.without_gradient()

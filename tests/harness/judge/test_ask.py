@@ -41,7 +41,7 @@ def trial() -> Trial:
     binding = Binding({"logits": "logits", "labels": "labels"}, frozenset())
     caller = cast(Any, None)
     spec = SPECS["hf.causal_lm"]
-    return Trial(Candidate("text", "m:f"), spec, binding, caller, dtype="float32", device="cpu")
+    return Trial(Candidate("text", "m:f"), spec, binding, caller, dtypes=("float32",), device="cpu")
 
 
 def law_of(check: Callable[[Recipe], Judgement], **rest: Any) -> Law:
@@ -214,7 +214,7 @@ def test_a_trial_is_gone_once_nobody_holds_it() -> None:
     """It holds everything that its candidate has answered."""
     binding = Binding({"logits": "logits", "labels": "labels"}, frozenset())
     spec = SPECS["hf.causal_lm"]
-    held = Trial(Candidate("text", "m:f"), spec, binding, cast(Any, None), dtype="float32", device="cpu")
+    held = Trial(Candidate("text", "m:f"), spec, binding, cast(Any, None), dtypes=("float32",), device="cpu")
     ask(law_of(lambda recipe: PASS), held, QUICK, 0)
     watched = ref(held)
     del held

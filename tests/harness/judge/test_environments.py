@@ -38,7 +38,7 @@ OLD = CandidateResult(
     call="trainer.losses:text",
     spec="hf.causal_lm",
     device="cpu",
-    dtype="float32",
+    dtypes=("float32",),
     verdict=Overall.CONFORMS,
     python="old/python",
     environment_name="trainer 1.0",
@@ -84,9 +84,9 @@ def test_where_it_could_not_be_judged_the_verdict_alone_differs() -> None:
 
 def test_what_was_judged_under_one_interpreter_is_not_compared() -> None:
     assert comparisons([OLD, OLD]) == []
-    other = {"dtype": "bfloat16"}, {"device": "cuda"}, {"spec": "sum"}, {"call": "trainer.losses:audio"}
+    other = {"dtypes": ("bfloat16",)}, {"device": "cuda"}, {"spec": "sum"}, {"call": "trainer.losses:audio"}
     assert comparisons([OLD, *(replace(NEW, **changes) for changes in other)]) == []
-    both = comparisons([OLD, replace(OLD, dtype="bfloat16"), NEW, replace(NEW, dtype="bfloat16")])
+    both = comparisons([OLD, replace(OLD, dtypes=("bfloat16",)), NEW, replace(NEW, dtypes=("bfloat16",))])
     assert [[each.python for each in found.results] for found in both] == [["old/python", "new/python"]] * 2
 
 

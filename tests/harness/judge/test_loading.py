@@ -13,8 +13,26 @@ from shiftproof.reference.profiles import PROFILES
 
 
 def test_a_single_trial_has_the_name_of_its_candidate() -> None:
-    candidate = Candidate("text", "m:f", spec="sum")
-    assert jobs_of([candidate]) == [Job("text", candidate, "cpu", "float32")]
+    candidate = Candidate("text", "m:f", spec="sum", dtypes=("float16",))
+    assert jobs_of([candidate]) == [Job("text", candidate, "cpu", ("float16",))]
+
+
+@pytest.mark.parametrize(
+    ("spec", "precision", "dtypes"),
+    [
+        ("sum", None, ("float32", "bfloat16")),
+        ("sum", "native", ("float32",)),
+        ("torch.cross_entropy", None, ("float32",)),  # it computes in the dtype of its logits
+        ("torch.cross_entropy", "strict", ("float32", "bfloat16")),
+        ("shift.pad", None, ("int64",)),
+        (None, None, ("float32",)),
+    ],
+)
+def test_without_dtypes_a_loss_that_computes_in_fp32_is_judged_in_two_at_once(
+    spec: str | None, precision: str | None, dtypes: tuple[str, ...]
+) -> None:
+    candidate = Candidate("text", "m:f", spec=spec, precision=precision)
+    assert [job.dtypes for job in jobs_of([candidate])] == [dtypes]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +50,7 @@ def test_a_single_trial_has_the_name_of_its_candidate() -> None:
 def test_several_are_told_apart(devices: tuple[str, ...], dtypes: tuple[str, ...], names: list[str]) -> None:
     jobs = jobs_of([Candidate("text", "m:f", devices=devices, dtypes=dtypes)])
     assert [job.name for job in jobs] == names
-    assert [(job.device, job.dtype) for job in jobs] == [(d, t) for d in devices for t in dtypes]
+    assert [(job.device, job.dtypes) for job in jobs] == [(d, (t,)) for d in devices for t in dtypes]
 
 
 def test_the_order_is_kept() -> None:
@@ -71,7 +89,7 @@ def test_a_hearing_gives_one_trial(folder: Path) -> None:
     assert heard.trial() is trial
     assert trial.spec is PROFILES["sum"]
     assert set(trial.binding.names) == {"logits", "labels", "ignore_index"}
-    assert (trial.dtype, trial.device) == ("float32", "cpu")
+    assert (trial.dtypes, trial.device) == (("float32", "bfloat16"), "cpu")
     assert heard.trial(PROFILES["torchtune"]).spec is PROFILES["torchtune"]
     assert {"python", "torch", "device", "judge"} <= set(heard.environment())
     heard.close()

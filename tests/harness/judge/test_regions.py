@@ -183,7 +183,7 @@ def test_a_function_without_branches_and_numbers_has_no_regions() -> None:
 
 def loaded(name: str) -> LoadedCandidate:
     candidate = Candidate(name, f"{DOORS}:{name}", spec="hf.causal_lm")
-    return LoadedCandidate(Job(name, candidate, "cpu", "float32"), Options())
+    return LoadedCandidate(Job(name, candidate, "cpu", ("float32",)), Options())
 
 
 def test_the_regions_of_a_candidate() -> None:
@@ -195,6 +195,32 @@ def test_the_regions_of_a_candidate() -> None:
         assert (3, 301) in {(recipe.rows, recipe.length) for recipe in trial.regions}
         again = look_around(trial, opened.worker, tracers, 0)
         assert again.seconds == found.seconds > 0  # found once for all dtypes
+    finally:
+        opened.close()
+        tracers.close()
+
+
+BY_DTYPE = """
+def loss(logits, labels):
+    if logits.dtype.itemsize == 2:
+        if logits.shape[1] > 300:
+            return logits.sum()
+    return logits.float().sum()
+"""
+
+
+def test_a_region_of_one_dtype_is_judged_in_it_and_others_in_both(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BY_DTYPE)
+    both = ("float32", "bfloat16")
+    candidate = Candidate("loss", f"{tmp_path / 'mine.py'}:loss", spec="hf.causal_lm", shapes=("2,40,3",))
+    tracers, opened = Tracers(), LoadedCandidate(Job("loss", candidate, "cpu", both), Options())
+    try:
+        trial = opened.trial()
+        found = look_around(trial, opened.worker, tracers, 0)
+        assert [place for place in found.places if place["length"] == 301 and place.get("dtype") == "bfloat16"]
+        judged = {(recipe.length, recipe.dtype) for recipe in trial.regions}
+        assert {(301, "bfloat16"), *((40, dtype) for dtype in both)} <= judged
+        assert {recipe.dtype for recipe in (*trial.regions, *trial.near_regions) if recipe.length == 300} <= {*both}
     finally:
         opened.close()
         tracers.close()
@@ -221,7 +247,7 @@ def test_a_process_that_an_earlier_candidate_spoiled_is_replaced(monkeypatch: py
 
 def test_a_law_that_makes_a_region_too_large_for_a_matrix_product_leaves_it_out() -> None:
     candidate = Candidate("chunked", str(DOORS.parents[2] / "examples" / "fused_linear.py") + ":chunked")
-    opened = LoadedCandidate(Job("chunked", candidate, "cpu", "bfloat16"), Options())
+    opened = LoadedCandidate(Job("chunked", candidate, "cpu", ("bfloat16",)), Options())
     try:
         trial = opened.of_loss(SPECS["torch.linear_cross_entropy"])
         place = {"rows": 1, "length": 1000, "classes": 4}
@@ -249,7 +275,7 @@ FUSED = DOORS.with_name("fused.py")
 )
 def test_a_loss_that_multiplies_hidden_states_fails_at_its_region(name: str, dtype: str, law: str) -> None:
     candidate = Candidate(name, f"{FUSED}:{name}", spec="hf.causal_lm")
-    tracers, opened = Tracers(), LoadedCandidate(Job(name, candidate, "cpu", dtype), Options())
+    tracers, opened = Tracers(), LoadedCandidate(Job(name, candidate, "cpu", (dtype,)), Options())
     try:
         trial = opened.trial()
         only = {law: LAWS[law]}
@@ -265,7 +291,7 @@ def test_a_loss_that_multiplies_hidden_states_fails_at_its_region(name: str, dty
 
 def test_each_region_is_judged_once_more_with_a_hundred_classes() -> None:
     candidate = Candidate("chunked", f"{DOORS}:chunked", spec="hf.causal_lm", shapes=("2,301,3", "4,9,20000"))
-    opened = LoadedCandidate(Job("chunked", candidate, "cpu", "float32"), Options())
+    opened = LoadedCandidate(Job("chunked", candidate, "cpu", ("float32",)), Options())
     try:
         trial = opened.trial()
         found = look_around(trial, opened.worker, None, 0)

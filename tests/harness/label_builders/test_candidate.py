@@ -210,9 +210,9 @@ def test_every_builder_spec_is_found_and_misspellings_are_told() -> None:
 
 def test_a_builder_is_judged_once_whatever_the_dtypes() -> None:
     (job,) = jobs_of([Candidate("mine", "m:f", "shift.pad", dtypes=("float32", "bfloat16"))])
-    assert (job.name, job.dtype, job.spec) == ("mine", "int64", BUILDERS["shift.pad"])
+    assert (job.name, job.dtypes, job.spec) == ("mine", ("int64",), BUILDERS["shift.pad"])
     losses = jobs_of([Candidate("mine", "m:f", "sum", dtypes=("float32", "bfloat16"))])
-    assert losses[0] == Job("mine[float32]", losses[0].candidate, "cpu", "float32")
+    assert losses[0] == Job("mine[float32]", losses[0].candidate, "cpu", ("float32",))
 
 
 @pytest.mark.parametrize(
@@ -290,8 +290,8 @@ def test_every_spec_can_be_drawn(spec: str) -> None:
 
 def test_a_result_with_a_comparison_survives_json_and_merging() -> None:
     drawn = Comparison(RECIPE.to_json(), "shift.pad", [[1]], [[2]], "…")
-    one = CandidateResult("mine", "m:f", "shift.pad", "cpu", "int64", Overall.FAILS, built=drawn)
-    other = CandidateResult("mine", "m:f", "shift.pad", "cpu", "int64", Overall.FAILS)
+    one = CandidateResult("mine", "m:f", "shift.pad", "cpu", ("int64",), Overall.FAILS, built=drawn)
+    other = CandidateResult("mine", "m:f", "shift.pad", "cpu", ("int64",), Overall.FAILS)
     assert CandidateResult.from_json(one.to_json()) == one
     assert CandidateResult.from_json(other.to_json()) == other
     assert merge(other, one).built == drawn

@@ -83,7 +83,7 @@ def test_from_the_verdict_to_the_replay_of_its_counterexample(run: Run, folder: 
     assert "row 0 codebook 1  expected · · 1 E" in ran.out
     assert "the bug is called fill-trained (before and after)" in ran.out
     (candidate,) = report()["candidates"]
-    assert (candidate["verdict"], candidate["dtype"], candidate["pairing"]) == ("fails", "int64", None)
+    assert (candidate["verdict"], candidate["dtypes"], candidate["pairing"]) == ("fails", ["int64"], None)
     assert candidate["built"]["found"] == [[1024, 0, 1025, 1025], [1024, 1024, 1, 1025]]
     assert [bug["mutant"] for bug in candidate["diagnosis"]] == ["fill-trained"]
     (id,) = [law["counterexample"]["replay"] for law in candidate["laws"] if law["counterexample"]]

@@ -42,7 +42,7 @@ def trial_of(outcome: Outcome) -> tuple[Trial, Answering]:
     caller = Answering(outcome)
     binding = bind("answering", [("logits", False), ("labels", False)], {})
     candidate = Candidate("answering", "m:f", spec="hf.causal_lm")
-    return Trial(candidate, PROFILES["hf.causal_lm"], binding, caller, dtype="float32", device="cpu"), caller
+    return Trial(candidate, PROFILES["hf.causal_lm"], binding, caller, dtypes=("float32",), device="cpu"), caller
 
 
 def passes(trial: Trial, observed: Observation) -> Judgement:

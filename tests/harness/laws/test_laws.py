@@ -233,6 +233,7 @@ class Breaks:
     dtype: str = "float32"
     gradient: bool = True
     spec: str = "hf.causal_lm"
+    precision: str | None = None
 
 
 BREAKERS = [
@@ -262,6 +263,8 @@ BREAKERS = [
     Breaks("misbehaving:ignores_upstream", "GRAD-3"),
     Breaks("own:all_rows_scaled_by_the_first", "GRAD-4", spec="per_token"),
     Breaks("own:rescales_what_it_kept", "GRAD-5"),
+    Breaks("misbehaving:a_little_warm", "GRAD-7", dtype="bfloat16", precision="native"),
+    Breaks("misbehaving:one_percent_off", "GRAD-7", dtype="bfloat16", precision="native"),
     Breaks("fused:detached_bias", "LINEAR-1"),
     Breaks("fused:upstream_ignored_weight", "LINEAR-2"),
     Breaks("fused:low_precision_accumulate", "LINEAR-3", dtype="bfloat16"),
@@ -330,6 +333,7 @@ def asked(breaks: Breaks, *ids: str) -> list[LawResult]:
     candidate = replace(
         resolve(f"{path}:{name}", {}), spec=breaks.spec, dtypes=(breaks.dtype,), gradient=breaks.gradient
     )
+    candidate = replace(candidate, precision=breaks.precision)
     loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
     try:
         loaded.start()

@@ -59,6 +59,7 @@ def failed(results: tuple[LawResult, ...]) -> set[str]:
         ("Right", "hf.prefix_lm"),
         ("Seq2Seq", "hf.seq2seq"),
         ("Copies", "hf.causal_lm"),
+        ("LossAloneInTraining", "hf.causal_lm"),
     ],
 )
 def test_a_right_model_conforms(name: str, spec: str) -> None:
@@ -81,6 +82,8 @@ def test_a_right_model_conforms(name: str, spec: str) -> None:
         ("LabelsInLogits", "hf.causal_lm", "MODEL-3", ""),
         ("Overwrites", "hf.causal_lm", "PURE-1", "inputs-mutated"),
         ("DoubleShiftInTraining", "hf.causal_lm", "STATE-5", "double-shift"),
+        ("LossAloneDoubleShift", "hf.causal_lm", "STATE-5", ""),
+        ("LossAloneHalfGradient", "hf.causal_lm", "STATE-5", ""),
         ("UnshiftedUnderAutocast", "hf.causal_lm", "STATE-3", "no-shift"),
         ("KeepsOneLogits", "hf.causal_lm", "STATE-1", "shared-workspace"),
         ("ExcludesByBoolMask", "hf.causal_lm", "MODEL-7", ""),
@@ -125,6 +128,8 @@ def test_a_spec_that_no_model_has_is_refused() -> None:
 
 
 def test_a_model_is_judged_in_its_own_dtype() -> None:
+    with trial_of("Right", "hf.causal_lm") as trial:
+        assert trial.dtypes == ("float32",)
     told = "drop --dtype bfloat16"
     with pytest.raises(UsageError, match=told), trial_of("Right", "hf.causal_lm", dtypes=("bfloat16",)):
         pass

@@ -62,8 +62,9 @@ def test_right_pairs_in_two_rows_with_a_prompt() -> None:
 
 def test_what_stands_at_no_label_is_off_the_batch() -> None:
     case = build_case(SPEC, Recipe(rows=1, length=2, classes=7))
-    drawing = draw(case, {FIRST: ((0, 1),)}, {FIRST: ((0, 1),), ("logits", 0, 1): ((-1, 6),)}).drawing
-    assert lines(drawing).splitlines()[1:3] == ["row 0 logit 0  -  ●", "row 0 logit 1  -  ·  × off the batch"]
+    for place, said in (((-1, 6), "class 6, no label"), ((-1, -1), "off the batch")):
+        drawing = draw(case, {FIRST: ((0, 1),)}, {FIRST: ((0, 1),), ("logits", 0, 1): (place,)}).drawing
+        assert lines(drawing).splitlines()[1:3] == ["row 0 logit 0  -  ●", f"row 0 logit 1  -  ·  × {said}"]
 
 
 def test_extra_logits_have_lines_of_their_own() -> None:

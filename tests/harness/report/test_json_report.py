@@ -35,7 +35,7 @@ CONFORMING = CandidateResult(
     call="good.py:loss",
     spec="hf.causal_lm",
     device="cpu",
-    dtype="float32",
+    dtypes=("float32",),
     verdict=Overall.CONFORMS,
     laws=(
         LawResult("ALIGN-1", "a law", Level.MUST, Verdict.PASS, cases=129, vacuous=1, seconds=0.25),
@@ -85,7 +85,7 @@ UNLOADABLE = CandidateResult(
     call="broken.py:loss",
     spec=None,
     device="cuda",
-    dtype="bfloat16",
+    dtypes=("bfloat16",),
     verdict=Overall.ERROR,
     message="importing broken.py raised ValueError",
 )
@@ -184,7 +184,7 @@ def named_in_schema(definition: str) -> set[str]:
 @pytest.mark.parametrize(
     ("definition", "kind", "more"),
     [
-        ("candidate", CandidateResult, {"cases", "as_expected"}),
+        ("candidate", CandidateResult, {"cases", "modes", "as_expected"}),
         ("law", LawResult, set()),
         ("bug", NamedBug, set()),
         ("picture", Picture, set()),

@@ -42,7 +42,7 @@ GOOD = CandidateResult(
     call="good.py:loss",
     spec="hf.causal_lm",
     device="cpu",
-    dtype="float32",
+    dtypes=("float32",),
     verdict=Overall.CONFORMS,
     laws=(
         LawResult("ALIGN-1", "every row on its own label", Level.MUST, Verdict.PASS, cases=129, vacuous=2),
@@ -105,6 +105,7 @@ def test_one_that_conforms() -> None:
     text = lines(shown(CandidateJudged(GOOD)))
     assert text == [
         "good.py:loss against hf.causal_lm: CONFORMS",
+        "judged on cpu in float32",
         "law verdict cases",
         "ALIGN-1 MUST pass 129 every row on its own label (2 vacuous)",
         "EMPTY-1 SHOULD fail 15 the loss is 0",
@@ -116,7 +117,7 @@ def test_one_that_conforms() -> None:
 def test_how_much_of_the_space_was_judged() -> None:
     def said(counts: dict[str, int], verdict: Overall = Overall.CONFORMS, due_after: int | None = None) -> list[str]:
         found = replace(GOOD, verdict=verdict, coverage=Coverage(counts, due_after=due_after))
-        return [line for line in lines(shown(CandidateJudged(found), width=300)) if "a second" not in line][5:]
+        return [line for line in lines(shown(CandidateJudged(found), width=300)) if "a second" not in line][6:]
 
     counted = "coverage: {} of 5 cells (structure × regime × dtype × reduction)"
     some = dict.fromkeys("abcd", 0) | {"e": 7}
@@ -134,6 +135,7 @@ def test_one_that_does_not() -> None:
     message = "2 of 2 logit rows: logits [0, 0] are scored on label [0, 2], not on label [0, 1]"
     assert lines(shown(CandidateJudged(BAD), width=160))[:-1] == [
         "bad.py:loss against hf.causal_lm: DOES NOT CONFORM",
+        "judged on cpu in float32",
         "law verdict cases",
         "CONTRACT-1 MUST pass 70 answers",
         f"ALIGN-1 MUST fail 6 {message}",
@@ -199,9 +201,29 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
     assert text.count(odd) == 4  # the name, the law's message twice, the drawing
 
 
-def test_device_and_dtype_are_told_where_they_are_not_the_usual() -> None:
-    text = shown(CandidateJudged(replace(GOOD, device="cuda", dtype="bfloat16")))
-    assert "good.py:loss against hf.causal_lm · cuda bfloat16: CONFORMS" in text
+def test_what_was_judged_is_told_under_the_verdict() -> None:
+    autocast = LawResult("STATE-3", "under autocast", Level.MUST, Verdict.PASS, cases=9, refused=2, mode="autocast")
+    refused = replace(autocast, id="STATE-4", refused=9, mode="torch.compile", message="9 of 9 cases were refused")
+    failed = replace(autocast, id="MODE-1", verdict=Verdict.FAIL, mode="no_grad", message="off")
+    covered = Coverage({}, largest={"B": 64, "S": 4097, "V": 50257})
+    both = ("float32", "bfloat16")
+    found = replace(GOOD, device="cuda", dtypes=both, coverage=covered, laws=(autocast, refused, failed))
+    _, judged, *_ = lines(shown(CandidateJudged(found), width=200))
+    assert judged == "judged on cuda in float32 and bfloat16, up to B=64 S=4097 V=50257; also under autocast"
+    builder = replace(GOOD, spec="shift.pad", dtypes=("int64",))
+    assert lines(shown(CandidateJudged(builder)))[1] == "judged on cpu"
+
+
+@pytest.mark.parametrize(("dtype", "is_told"), [("bfloat16", True), ("float32", False)])
+def test_one_that_fails_in_the_second_dtype_may_not_be_meant_for_it(dtype: str, is_told: bool) -> None:
+    laws = tuple(
+        replace(law, counterexample=Counterexample("f340a7fb", {**RECIPE, "dtype": dtype}))
+        if law.counterexample is not None
+        else law
+        for law in BAD.laws
+    )
+    text = shown(CandidateJudged(replace(BAD, dtypes=("float32", "bfloat16"), laws=laws)))
+    assert ("judge it with --dtype float32" in text) is is_told
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,16 @@ def test_without_a_file_it_goes_on_all_the_same(lib: Library) -> None:
     assert set(lib.begun().values()) == {2}
 
 
+def test_what_could_not_be_judged_is_tried_again(lib: Library) -> None:
+    lib.has("Raise", "Right0", "Unbuilt")
+    assert lib.sweep("--out", "s.jsonl")[0] == 3
+    code, out, _ = lib.sweep("--out", "s.jsonl")
+    assert code == 3
+    assert "1 conforms 1 not-built 1 not-judged" in " ".join(out.split())
+    assert lib.begun() == {"Raise": 2, "Right0": 1, "Unbuilt": 1}
+    assert sum(lib.lines()[-1][1]["counts"].values()) == 3
+
+
 def test_one_that_is_killed_goes_on_where_it_was(lib: Library) -> None:
     lib.has(*SLOW)
     process = lib.started("--out", "s.jsonl", rows=3)

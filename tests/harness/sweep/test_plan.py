@@ -16,7 +16,7 @@ Interpreter = Callable[[object], str]
 
 def test_the_interpreter_is_asked(interpreter: Interpreter) -> None:
     versions = {"lib": "5.18.0", "torch": "2.13.0"}
-    found = library("lib", interpreter({"models": {"targets": TARGETS, "versions": versions}}), 20)
+    found = library("lib", interpreter({"models": {"targets": TARGETS, "versions": versions}}))
     assert (found.package, list(found.targets), found.versions) == ("lib", TARGETS, versions)
 
 
@@ -29,12 +29,12 @@ def test_the_interpreter_is_asked(interpreter: Interpreter) -> None:
 )
 def test_no_such_library(interpreter: Interpreter, answer: object, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        library("lib", interpreter(answer), 20)
+        library("lib", interpreter(answer))
 
 
 def test_no_such_interpreter() -> None:
     with pytest.raises(UsageError, match="the interpreter /no/such/python does not exist"):
-        library("lib", "/no/such/python", 20)
+        library("lib", "/no/such/python")
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_a_pattern_that_matches_nothing_names_the_nearest(pattern: str, near: st
 
 @pytest.mark.peers
 def test_the_installed_transformers() -> None:
-    found = library("transformers", None, 120)
+    found = library("transformers", None)
     assert "transformers:GitForCausalLM" in found.targets
     assert len(found.targets) > 200
     assert {"python", "torch", "transformers"} <= set(found.versions)
     with pytest.raises(UsageError, match="'transformerz' is no package with a folder of models; install it"):
-        library("transformerz", None, 120)
+        library("transformerz", None)

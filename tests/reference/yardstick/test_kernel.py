@@ -67,7 +67,9 @@ def check(how: Score, dtype: torch.dtype, classes: int, device: str) -> None:
     place = on["logits"].clone()
     assert torch.equal(kernel.score_rows(place, *given, place).cpu()[:6], scores[:6])
     assert torch.equal(place[:6], gradient[:6])
-    apart = (torch.stack((each, each * 0 + 7), -1)[..., 0] if isinstance(each, torch.Tensor) else each for each in given)
+    apart = (
+        torch.stack((each, each * 0 + 7), -1)[..., 0] if isinstance(each, torch.Tensor) else each for each in given
+    )
     assert torch.equal(kernel.score_rows(on["logits"], *apart).cpu()[:6], scores[:6])  # not contiguous
     kept = torch.tensor([0, 1, 3, 4, 5])
     right = evaluate_rows(logits[kept].double(), targets[kept], how, class_weights if how.class_weights else None)

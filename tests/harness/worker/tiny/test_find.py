@@ -71,6 +71,18 @@ def test_what_generates_from_labels_is_listed_even_if_it_cannot_be_imported(libr
     assert language_models("a_library") == [f"a_library:{name}" for name in names]
 
 
+def test_without_a_list_in_the_module_the_package_names_what_it_offers(library: Path) -> None:
+    folder = library / "a_library" / "models" / "ours"
+    source = (folder / "modeling_ours.py").read_text().partition("\n__all__")[0]
+    (folder / "modeling_ours.py").write_text(source)
+    assert language_models("a_library") == ["a_library:TheirsForConditionalGeneration"]
+    named = '_import_structure = {"modeling_ours": ["OursForCausalLM", "OursForCTC", "OldNameForCausalLM"]}'
+    (folder / "__init__.py").write_text(named)
+    assert language_models("a_library") == [
+        f"a_library:{name}" for name in ("OursForCausalLM", "TheirsForConditionalGeneration")
+    ]
+
+
 @pytest.mark.parametrize("package", ["a_package_that_is_not_there", "json"])
 def test_a_package_without_models(package: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="no package with a folder of models"):
