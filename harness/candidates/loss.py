@@ -124,7 +124,7 @@ class Trial:
         dtypes: of the logits, simplest first. Each case has one of them.
         share: the part of each law's budget that this kind of candidate gets.
         most_places: the most B·S of a case at a size beyond the ordinary ones.
-        is_compiled: returns whether it is judged under torch.compile too. That costs seconds.
+        compiles: returns whether it is judged under torch.compile with a backend too. That costs seconds.
         values_only: the reason why the gradient cannot be read although the candidate is declared to have one, or "".
         scope: the parts of the judgement that this kind of candidate leaves out, in words.
         ahead: the recipe that is asked about next, if known. Its case is built while the candidate computes.
@@ -164,7 +164,7 @@ class Trial:
         self.failed: set[str] = set()  # ids of the laws that failed so far
         self.unjudged: dict[str, str] = {}  # ids of the laws that could not be asked, and why
         self.ahead: Recipe | None = None
-        self.is_compiled: Callable[[], bool] = lambda: False
+        self.compiles: Callable[[str], bool] = lambda backend: False
         self.regions: tuple[Recipe, ...] = ()
         self.near_regions: tuple[Recipe, ...] = ()
         self.cell_counts = CellCounts(loss_cells(spec))

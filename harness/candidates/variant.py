@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -88,6 +89,7 @@ class Variant:
         spec: makes another spec of the case's, or None to keep it.
         grad_output: the incoming gradient for a case: one number, or float32 in the shape of the output.
         manner: how a case is called.
+        wanted: whether a trial is asked in this way at all.
         refusable: whether an exception is as good as the right answer.
         words: begins a message on a case, or None. Example: "with an incoming gradient of 3".
     """
@@ -97,6 +99,7 @@ class Variant:
     spec: Callable[[Case], LossSpec] | None = None
     grad_output: Callable[[Case], float | Tensor] = lambda case: 1.0
     manner: Callable[[Case], Manner] = lambda case: ORDINARY
+    wanted: Callable[[Any], bool] = lambda trial: True
     refusable: bool = False
     words: Callable[[Case], str] | None = None
 

@@ -207,7 +207,7 @@ def try_door(spec: str, mutant: str, detail: str, door: Door, seed: int, folder:
         trial: Any = loaded.trial()
         worker = loaded.worker
         assert isinstance(worker, Worker)
-        trial.is_compiled = lambda: worker.branches.asks_if_compiled
+        trial.compiles = lambda backend: backend == "eager" and worker.branches.asks_if_compiled
         look_around(trial, worker, tracers, seed)
         for asked in LAWS.values():
             result = ask(asked, trial, PROFILES["quick"], seed)

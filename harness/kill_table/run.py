@@ -116,7 +116,8 @@ def names(subject: Subject, trial: MutantTrial, killer: Law[Any, Any], recipe: R
 def _on_hand_made(law: Law[Any, Any], trial: MutantTrial, also: tuple[Recipe, ...]) -> LawResult:
     seen = set()
     verdict = Verdict.PASS
-    for recipe in (*hand_made(law.restrict(trial.space)), *also):
+    # Each case of a law with a small budget is large.
+    for recipe in (*hand_made(law.restrict(trial.space))[: law.budget], *also):
         focused = adapt_to(law, trial, recipe)
         if focused is None or focused in seen:
             continue

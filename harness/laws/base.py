@@ -125,7 +125,7 @@ class OnVariants:
 
     def __call__(self, trial: Trial, recipe: Recipe) -> Judgement:
         found = NOT_APPLICABLE
-        for variant in self.variants:
+        for variant in filter(lambda variant: variant.wanted(trial), self.variants):
             judgement = self._on_one(trial, recipe, variant)
             if judgement.verdict not in (Verdict.PASS, Verdict.VACUOUS, Verdict.SKIP):
                 return judgement
@@ -135,7 +135,11 @@ class OnVariants:
 
     def failing_variant(self, trial: Trial, recipe: Recipe) -> Variant | None:
         """The first variant that fails on a recipe, or None."""
-        failing = (each for each in self.variants if self._on_one(trial, recipe, each).verdict is Verdict.FAIL)
+        failing = (
+            each
+            for each in self.variants
+            if each.wanted(trial) and self._on_one(trial, recipe, each).verdict is Verdict.FAIL
+        )
         return next(failing, None)
 
     def _on_one(self, trial: Trial, recipe: Recipe, variant: Variant) -> Judgement:

@@ -131,6 +131,16 @@ def under_autocast(trial: Trial, observed: Observation) -> Judgement:
     return judge_shown(trial, observed, _bounds_in_autocast(trial, observed))
 
 
+def _compiled_by(backend: str) -> Variant:
+    return Variant(
+        f"compiled by {backend}",
+        manner=lambda case: Manner(backend=backend),
+        wanted=lambda trial: trial.compiles(backend),
+        refusable=True,
+        words=lambda case: f'under torch.compile(backend="{backend}")',
+    )
+
+
 @law(
     "STATE-4",
     "under torch.compile the loss gives the right answer or is refused, never a wrong answer",
@@ -141,18 +151,11 @@ def under_autocast(trial: Trial, observed: Observation) -> Judgement:
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=lambda trial: (
         None
-        if trial.is_compiled()
+        if trial.compiles("eager")
         else "it costs seconds: asked by --profile ci and deep, and if the candidate's own code asks about compiling"
     ),
 )
-@on(
-    Variant(
-        "compiled",
-        manner=lambda case: Manner(backend="eager"),
-        refusable=True,
-        words=lambda case: 'under torch.compile(backend="eager")',
-    )
-)
+@on(_compiled_by("eager"), _compiled_by("inductor"))
 def compiled(trial: Trial, observed: Observation) -> Judgement:
     return judge_shown(trial, observed)
 

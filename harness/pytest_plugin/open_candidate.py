@@ -94,10 +94,13 @@ class OpenCandidate:
             self.regions = Regions(left_out=shapes, unread=said(error))
 
     def _let_compile(self, trial: AnyTrial) -> None:
-        """Judge a loss under torch.compile too if the run is to be complete, or if its own code asks about it."""
-        worker, always = self.loaded.worker, self.plan.profile.complete
+        """Judge a loss under torch.compile too if the profile says so, or without a backend if its own code asks."""
+        worker, always = self.loaded.worker, self.plan.profile.compiled_by
         if isinstance(trial, Trial):
-            trial.is_compiled = lambda: always or (isinstance(worker, Worker) and worker.branches.asks_if_compiled)
+            trial.compiles = lambda backend: (
+                backend in always
+                or (backend == "eager" and isinstance(worker, Worker) and worker.branches.asks_if_compiled)
+            )
 
     def close(self) -> None:
         self.loaded.close()

@@ -9,12 +9,15 @@ import pytest
 
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Trial
+from shiftproof.harness.cases.recipe import Recipe
 from shiftproof.harness.isolation.client import Worker
 from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
-from shiftproof.harness.judge.profile import Profile
+from shiftproof.harness.judge.profile import PROFILES, Profile
 from shiftproof.harness.laws import LAWS
+from shiftproof.harness.laws.base import OnVariants
 from shiftproof.harness.results import LawResult, Level
+from shiftproof.harness.worker.exchange import Call, Outcome, Raised
 
 CANDIDATES = Path(__file__).parents[2] / "candidates" / "states.py"
 TABLES = runpy.run_path(str(CANDIDATES))
@@ -30,7 +33,7 @@ def heard(name: str, spec: str, ids: set[str], dtype: str = "float32", seed: int
         trial, worker = loaded.trial(), loaded.worker
         assert isinstance(trial, Trial)
         assert isinstance(worker, Worker)
-        trial.is_compiled = lambda: worker.branches.asks_if_compiled
+        trial.compiles = lambda backend: backend == "eager" and worker.branches.asks_if_compiled
         # The first law runs the code, and shows whether it asks about compiling.
         return {id: ask(law, trial, SOME, seed) for id, law in LAWS.items() if id in {"CONTRACT-1", *ids}}
     finally:
@@ -72,3 +75,33 @@ def test_what_is_refused_is_said() -> None:
 def test_a_loss_that_does_not_ask_about_compiling_is_not_compiled() -> None:
     told = heard("by_hand", "hf.causal_lm", {"STATE-4"})["STATE-4"].message
     assert told.startswith("it costs seconds: asked by --profile ci and deep")
+
+
+@pytest.mark.parametrize("backends", [(), ("eager",), ("eager", "inductor")])
+def test_a_loss_is_compiled_by_the_backends_that_the_run_asks_for(
+    backends: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def send(trial: Trial, call: Call, recipe: Recipe | None = None) -> Outcome:
+        called.append(call.backend)
+        return Raised("RuntimeError", "it cannot be compiled", "", "call")
+
+    [job] = jobs_of([Candidate("by_hand", f"{CANDIDATES}:by_hand", "hf.causal_lm", dtypes=("float32",))])
+    loaded = LoadedCandidate(job, Options())
+    try:
+        trial = loaded.trial()
+        assert isinstance(trial, Trial)
+        monkeypatch.setattr(Trial, "send", send)
+        trial.compiles = lambda backend: backend in backends
+        assert isinstance(LAWS["STATE-4"].check, OnVariants)
+        LAWS["STATE-4"].check(trial, Recipe(rows=2, length=5, classes=7))
+    finally:
+        loaded.close()
+    assert tuple(called) == backends
+
+
+def test_deep_compiles_with_inductor_and_quick_not_at_all() -> None:
+    assert PROFILES["quick"].compiled_by == ()
+    assert PROFILES["ci"].compiled_by == ("eager",)
+    assert PROFILES["deep"].compiled_by == ("eager", "inductor")
