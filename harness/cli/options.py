@@ -24,7 +24,14 @@ SPEC = click.option(
 _ON_CANDIDATES = (
     click.option("--config", metavar="TOML", help="The file that declares candidates (default: ./pyproject.toml)."),
     click.option("--device", "devices", multiple=True, metavar="DEVICE", help="cpu, cuda or cuda:N; repeatable."),
-    click.option("--dtype", "dtypes", multiple=True, metavar="DTYPE", help="float32, bfloat16 or float16; repeatable."),
+    click.option(
+        "--dtype",
+        "dtypes",
+        multiple=True,
+        metavar="DTYPE",
+        help="float32, bfloat16 or float16; repeatable. By default, check judges a loss that computes in fp32 in "
+        "float32 and bfloat16 at once, and all else in float32.",
+    ),
     click.option("--precision", metavar="CLASS", help="strict (accumulates in fp32) or native."),
     click.option("--no-gradient", is_flag=True, help="Judge only the value."),
     click.option(
