@@ -26,12 +26,12 @@ FOUND = {
     "frozen_logits": "hf.causal_lm",
     "ninth_codebook": "musicgen",
     "long_frames": "musicgen",
+    "tensor_count": "hf.causal_lm",
 }
 NAMED = {
     "under_autocast": "(torch.is_autocast_enabled() never true)",
     "in_half": "(logits.dtype == torch.float16 never true)",
     "later_calls": "(_calls > 1000000 never true)",
-    "tensor_count": "(isinstance(num_items_in_batch, Tensor) never true)",
     "enormous_vocabulary": "(logits.size(-1) >= 9000000 never true)",
 }
 RIGHT = {
