@@ -148,6 +148,7 @@ class Difference:
         factors: the smallest and the largest factor by which weights are wrong.
         value: how the value is off in the same way on every case, in words, or "".
         patterns: what the wrong pairs and weights have in common, a sentence for each part of the loss.
+        where: the state of a call in which alone it is wrong, in words, or "".
     """
 
     cases: int
@@ -160,6 +161,7 @@ class Difference:
     factors: tuple[float, float] | None
     value: str = ""
     patterns: tuple[str, ...] = ()
+    where: str = ""
 
 
 @dataclass(frozen=True)

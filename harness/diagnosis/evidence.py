@@ -18,7 +18,7 @@ from ..candidates.variant import PLAIN, Variant
 from ..cases.build import Case
 from ..cases.recipe import Recipe
 from ..cases.space import hand_made, random_recipes
-from ..laws import LAWS, adapt_to
+from ..laws import LAWS, Law, adapt_to
 from ..laws.alignment import calm, read_by_value
 from ..mutants import MUTANTS, BugVariant
 from ..mutants.views import variants_under
@@ -46,19 +46,23 @@ class Evidence:
 
 
 def gather(
-    trial: Trial, by_value: int = _CASES_BY_VALUE, variant: Variant = PLAIN
+    trial: Trial,
+    by_value: int = _CASES_BY_VALUE,
+    variant: Variant = PLAIN,
+    law: Law[Trial, Recipe] | None = None,
 ) -> tuple[list[Evidence], list[Observation]]:
     """Return the evidence on a bank of cases that separate bugs, and the observations that gave no evidence.
 
     ``by_value`` is the number of cases for a candidate without a gradient. Each of them takes about 60 calls. All
-    others are called as ``variant`` says.
+    others are called as ``variant`` says, on cases that ``law`` covers.
     """
     if not trial.candidate.gradient:
         return _gather_by_value(trial, by_value)
     evidence: list[Evidence] = []
     silent: list[Observation] = []
-    for recipe in bank(trial, _CASES):
-        if not recipe.rows:
+    for of_bank in bank(trial, _CASES):
+        recipe = of_bank if law is None else adapt_to(law, trial, of_bank)
+        if recipe is None or not recipe.rows:
             continue
         observation = trial.observe_cached(recipe, variant)
         if observation.problem is not None or observation.gradients is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -374,28 +374,56 @@ def name_by_symptom(
     for result in laws:
         law = LAWS[result.id]
         alone = not any(id in trial.failed for id in law.depends_on)
-        if result.verdict.is_failure and alone and len(law.points_to) == 1:
+        # An exception is no evidence of what a wrong answer would show.
+        if result.verdict is Verdict.FAIL and alone and len(law.points_to) == 1:
             return (_symptom(law.points_to[0], f"{law.id} fails"),)
     return ()
 
 
+@dataclass(frozen=True)
+class State:
+    """A state or form of a call, in words; the dtype whose precision it has; and what a loss did in it."""
+
+    words: str
+    dtype: str
+    evidence: list[Evidence]
+
+
+def state_that_fails(laws: Iterable[LawResult], trial: Trial) -> State | None:
+    """Return the state or form of a call in which alone a loss fails.
+
+    Return None if a plain call shows the failure that the report shows, or if nothing can be read.
+    """
+    worst = next((law for law in laws if law.verdict.is_failure and law.level is Level.MUST), None)
+    if worst is None or worst.counterexample is None or not trial.candidate.gradient:
+        return None
+    check = LAWS[worst.id].check
+    if not isinstance(check, OnVariants):
+        return None
+    recipe = Recipe.from_json(worst.counterexample.recipe)
+    variant = check.failing_variant(trial, recipe)
+    if variant is None:
+        return None
+    case = trial.observe_cached(recipe, variant).case
+    words = variant.name if variant.words is None else variant.words(case)
+    evidence, _ = gather(trial, variant=variant, law=LAWS[worst.id])
+    return State(words, variant.manner(case).autocast or trial.dtypes[0], evidence)
+
+
 def name_in_state(laws: Iterable[LawResult], trial: Trial) -> tuple[NamedBug, ...]:
-    """Name a bug that shows only in some state or form of a call: by the pairs that are trained on there."""
-    for result in laws:
-        check = LAWS[result.id].check
-        if not result.verdict.is_failure or result.counterexample is None or not isinstance(check, OnVariants):
-            continue
-        recipe = Recipe.from_json(result.counterexample.recipe)
-        variant = check.failing_variant(trial, recipe)
-        if variant is None or not trial.candidate.gradient:
-            continue
-        evidence, _ = gather(trial, variant=variant)
-        named = name_by_pairs(evidence, trial.spec, variant.manner(trial.case(recipe)).autocast or trial.dtypes[0])
-        if named:
-            words = variant.name if variant.words is None else variant.words(trial.case(recipe))
-            detail = f"{words}; {named[0].detail}" if named[0].detail else words
-            return (replace(named[0], detail=detail),)
-    return ()
+    """Name a bug that shows only in some state or form of a call: by the pairs, or the score, that it has there."""
+    found = state_that_fails(laws, trial)
+    if found is None:
+        return ()
+    named = (
+        name_by_pairs(found.evidence, trial.spec, found.dtype)
+        or name_by_score(found.evidence, trial.spec, found.dtype)
+        or name_by_near_score(found.evidence, trial.spec, found.dtype)
+    )
+    if not named:
+        return ()
+    detail = f"{found.words}; {named[0].detail}" if named[0].detail else found.words
+    return (replace(named[0], detail=detail),)
 
 
 def _leaves_without_gradient(evidence: list[Evidence]) -> list[str]:

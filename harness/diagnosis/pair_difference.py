@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from dataclasses import replace
 
 from ..bounds.compare import same_value
 from ..candidates.loss import Observation, Trial
 from ..laws.alignment import expected_positions, how_moved, one_id_a_place, places_only, positions_of, read_by_value
-from ..probe.read import site_of
+from ..probe.read import predict, site_of
 from ..results import Difference
 from .evidence import Evidence, bank
 from .patterns import patterns
@@ -19,6 +20,21 @@ _CASES_BY_VALUE = 2
 _FEWEST = 4  # cases that show a rule
 _MOST_CLASSES = 33  # of which a logarithm is recognised
 _TOLERANCE = 0.01  # relative; a weight is off if its error is larger
+
+
+def measure_in(words: str, trial: Trial, evidence: list[Evidence]) -> Difference | None:
+    """Measure a loss that is wrong only in the state that ``words`` tell, by the evidence from there alone."""
+    told = [each for each in evidence if each.case.pairing.pairs]
+    if not told:
+        return None
+    right, found = (
+        [set(sites) for sites in of] for of in zip(*((predict(e.case.pairing), e.scored) for e in told), strict=True)
+    )
+    lost = sum(len(one - other) for one, other in zip(right, found, strict=True))
+    more = sum(len(other - one) for one, other in zip(right, found, strict=True))
+    return replace(
+        _weighed(trial, told), cases=len(told), pairs=sum(map(len, right)), missing=lost, added=more, where=words
+    )
 
 
 def measure(trial: Trial, evidence: list[Evidence]) -> Difference | None:
@@ -50,6 +66,12 @@ def measure(trial: Trial, evidence: list[Evidence]) -> Difference | None:
             missing, added = missing + len(lost) - both, added + len(new) - both
     if not cases:
         return None
+    moves = dict(sorted(moved.items()))
+    return replace(_weighed(trial, evidence), cases=cases, pairs=pairs, missing=missing, added=added, moved=moves)
+
+
+def _weighed(trial: Trial, evidence: list[Evidence]) -> Difference:
+    """Describe the weights and the value, and leave the pairs to the caller."""
     factors = [
         weight / pair.weight
         for each in evidence
@@ -58,11 +80,11 @@ def measure(trial: Trial, evidence: list[Evidence]) -> Difference | None:
     ]
     off = [factor for factor in factors if abs(factor - 1) > _TOLERANCE]
     return Difference(
-        cases=cases,
-        pairs=pairs,
-        missing=missing,
-        added=added,
-        moved=dict(sorted(moved.items())),
+        cases=0,
+        pairs=0,
+        missing=0,
+        added=0,
+        moved={},
         weights_off=len(off),
         weights=len(factors),
         factors=(min(off), max(off)) if off else None,

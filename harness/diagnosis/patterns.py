@@ -370,6 +370,18 @@ class _Reader:
     def _over_another_count(self, part: _Part, factors: dict[int, float]) -> str | None:
         """What a part is divided by in place of its own count."""
         own = {case: sum(row.case == case for row in self._sharing(part)) for case in factors}
+        shapes = {case: self.labels[case][self.spec.terms[part.rows[0].term].labels].shape for case in factors}
+        for words, expected in (
+            ("summed, and divided by no count", {case: float(count) for case, count in own.items()}),
+            ("divided once more by the labels that count", {case: 1 / count for case, count in own.items()}),
+            ("divided by all labels", {c: own[c] / (shape[0] * shape[1]) for c, shape in shapes.items()}),
+            (
+                "divided by all labels but the first of each row",
+                {c: own[c] / (shape[0] * max(shape[1] - 1, 1)) for c, shape in shapes.items()},
+            ),
+        ):
+            if all(abs(factor / expected[case] - 1) <= _TOLERANCE for case, factor in factors.items()):
+                return words
         off = [own[case] / factor - own[case] for case, factor in factors.items() if factor]
         steady = round(off[0]) if off else 0
         if 0 < abs(steady) <= _MOST_OFF and all(

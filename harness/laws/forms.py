@@ -64,7 +64,6 @@ def _needs_count(spec: LossSpec) -> str | None:
     skip_reason=lambda trial: (
         _needs_count(trial.spec) or (None if trial.binding.takes(_COUNT) else f"the candidate does not take {_COUNT}")
     ),
-    points_to=("count-ignored",),
 )
 @on(
     Variant(
@@ -94,7 +93,6 @@ def count_as_tensor(trial: Trial, observed: Observation) -> Judgement:
             else f"the candidate names {_COUNT}, or takes no **kwargs"
         )
     ),
-    points_to=("count-ignored",),
 )
 @on(
     Variant(
@@ -155,7 +153,6 @@ def _a_class(case: Case) -> int:
         if len({term.ignore_index for term in trial.spec.terms}) > 1 or trial.spec.terms[0].ignore_index is None
         else None
     ),
-    points_to=("hardcoded-ignore",),
 )
 @on(_marked_by(_no_class), _marked_by(_a_class))
 def another_ignore_index(trial: Trial, observed: Observation) -> Judgement:

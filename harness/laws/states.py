@@ -47,7 +47,7 @@ def _beside_another(order: str) -> Variant:
     budget=8,
     restrict=ordinary,
     skip_reason=needs_gradient,
-    depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "GRAD-1", "PURE-3"),
+    depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "GRAD-1", "PURE-3", "PURE-4"),
     points_to=("shared-workspace",),
 )
 @on(*map(_beside_another, _ORDERS))

@@ -13,8 +13,8 @@ from ..branches import Branches
 from ..candidates.loss import Trial
 from ..cases.recipe import Recipe
 from ..diagnosis.evidence import gather
-from ..diagnosis.name import name_bugs, picture
-from ..diagnosis.pair_difference import measure
+from ..diagnosis.name import name_bugs, picture, state_that_fails
+from ..diagnosis.pair_difference import measure, measure_in
 from ..isolation.client import Worker
 from ..judge.ask import ask
 from ..judge.conclusion import declared_scope, without_result
@@ -189,7 +189,10 @@ class OpenCandidate:
             drawn = picture(trial, recipe)
             if drawn is not None and drawn.found == drawn.expected:
                 drawn = None  # the pairs are right, so something else is wrong
-        apart = None if names else measure(trial, evidence)
+        state = None if names else state_that_fails(laws, trial)
+        apart = None if names or state else measure(trial, evidence)
+        if state is not None:
+            apart = measure_in(state.words, trial, state.evidence)
         return replace(found, diagnosis=names, pairing=drawn, difference=apart)
 
     def _seconds(self) -> float:

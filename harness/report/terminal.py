@@ -323,7 +323,8 @@ def _nameless(difference: Difference | None, drawn: bool) -> Text:
     if difference is None:
         return Text("\n  no known bug: see the findings above", style="bold")
     shown = "the pairing and its" if drawn else "the"
-    text = Text(f"\n  no known bug: here is {shown} difference from the spec", style="bold")
+    where = f", {difference.where}" if difference.where else ""
+    text = Text(f"\n  no known bug: here is {shown} difference from the spec{where}", style="bold")
     moved = ", ".join(f"{many} to {_where(where)}" for where, many in difference.moved.items())
     counts = f"{difference.missing} missing, {difference.added} added, {sum(difference.moved.values())} moved"
     text.append(f"\n    of {difference.pairs} pairs on {difference.cases} cases: {counts}", style="not bold")

@@ -93,6 +93,11 @@ def one_more_in_the_count(logits: Tensor, labels: Tensor) -> Tensor:
     return _nll(logits[:, :-1], targets).sum() / ((targets != -100).sum() + 1)
 
 
+def mean_over_the_count_again(logits: Tensor, labels: Tensor) -> Tensor:
+    """Wrong: ÷ N, twice."""
+    return _causal_lm(logits, labels) / (labels[:, 1:] != -100).sum()
+
+
 def last_row_lost(logits: Tensor, labels: Tensor) -> Tensor:
     """Wrong: the last row of a batch of several is left out."""
     rows = max(len(labels) - 1, 1)
@@ -335,6 +340,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "last_pair_lost": ("hf.causal_lm", "last label of each row"),
     "late_tokens_weigh_more": ("hf.causal_lm", "weights of right pairs are off: from 1.* to 1.* times"),
     "one_more_in_the_count": ("hf.causal_lm", r"divided by 1 more"),
+    "mean_over_the_count_again": ("hf.causal_lm", "divided once more by the labels that count"),
     "last_row_lost": ("hf.causal_lm", "last row"),
     "rows_reversed": ("hf.causal_lm", "to another row"),
     "half_a_loss": ("hf.causal_lm", "double-divide"),

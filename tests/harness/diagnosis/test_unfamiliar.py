@@ -15,9 +15,9 @@ from rich.console import Console
 
 from shiftproof.harness.candidates.declaration import resolve
 from shiftproof.harness.diagnosis.evidence import gather
-from shiftproof.harness.diagnosis.name import name_bugs
+from shiftproof.harness.diagnosis.name import name_bugs, state_that_fails
 from shiftproof.harness.diagnosis.near_scores import other_scores
-from shiftproof.harness.diagnosis.pair_difference import measure
+from shiftproof.harness.diagnosis.pair_difference import measure, measure_in
 from shiftproof.harness.diagnosis.patterns import patterns
 from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
@@ -65,7 +65,10 @@ def report_on(file: str, function: str, promised: str) -> tuple[Overall, str]:
         laws = tuple(ask(law, trial, BRIEF, 0) for law in LAWS.values())
         evidence, silent = gather(trial)
         names = name_bugs(laws, trial, evidence, silent)
-        apart = None if names else measure(trial, evidence)
+        state = None if names else state_that_fails(laws, trial)
+        apart = None if names or state else measure(trial, evidence)
+        if state is not None:
+            apart = measure_in(state.words, trial, state.evidence)
     finally:
         loaded.close()
     found = replace(blank(job), laws=laws, verdict=overall(laws), diagnosis=names, difference=apart)
@@ -100,3 +103,19 @@ def test_right_pairs_have_no_pattern_and_a_right_score_no_other_constant() -> No
     assert patterns(evidence, trial.spec) == ()
     assert next(words for _, words in other_scores(evidence, trial.spec)) == "logit_scale is 1, not 1"
     assert name_bugs((), trial, evidence, []) == ()
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("twice_in_training", r"from the spec, in train mode .*logits: takes the labels at \+1"),
+        ("smooth_in_training", r"another-score \(in train mode; label_smoothing is 0.1, where none is promised\)"),
+        ("sum_under_autocast", "autocast.* logits: summed, and divided by no count"),
+        ("keyword_divides_the_mean", r"\*\*kwargs .*logits: divided once more by the labels that count"),
+        ("keywords_ignored", r"count-ignored \(with num_items_in_batch through \*\*kwargs\)"),
+    ],
+)
+def test_what_is_wrong_in_one_state_is_told_of_that_state(function: str, told: str) -> None:
+    verdict, text = report_on("states.py", function, "hf.causal_lm")
+    assert verdict is Overall.FAILS
+    assert re.search(told, text), text
