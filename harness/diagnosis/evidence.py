@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -50,18 +50,19 @@ def gather(
     by_value: int = _CASES_BY_VALUE,
     variant: Variant = PLAIN,
     law: Law[Trial, Recipe] | None = None,
+    recipes: Iterable[Recipe] | None = None,
 ) -> tuple[list[Evidence], list[Observation]]:
     """Return the evidence on a bank of cases that separate bugs, and the observations that gave no evidence.
 
     ``by_value`` is the number of cases for a candidate without a gradient. Each of them takes about 60 calls. All
-    others are called as ``variant`` says, on cases that ``law`` covers.
+    others are called as ``variant`` says, on cases that ``law`` covers. ``recipes`` replace the bank.
     """
     if not trial.candidate.gradient:
         return _gather_by_value(trial, by_value)
     evidence: list[Evidence] = []
     silent: list[Observation] = []
-    for of_bank in bank(trial, _CASES):
-        recipe = of_bank if law is None else adapt_to(law, trial, of_bank)
+    for drawn in bank(trial, _CASES) if recipes is None else recipes:
+        recipe = drawn if law is None else adapt_to(law, trial, drawn)
         if recipe is None or not recipe.rows:
             continue
         observation = trial.observe_cached(recipe, variant)

@@ -19,10 +19,12 @@ from ..bounds.derive import Bounds, derive_bounds
 from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Asked
 from ..cases.linear import through
-from ..cases.recipe import Recipe, Regime
+from ..cases.recipe import Ids, Mask, Recipe, Regime
+from ..cases.sizes import sizes_of
 from ..cases.space import hand_made
 from ..laws import LAWS
 from ..laws.alignment import (
+    calm,
     expected_positions,
     one_id_a_place,
     places_only,
@@ -43,6 +45,7 @@ from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, gather, v
 from .near_scores import other_mass, other_scores
 from .two_bugs import name_two_bugs
 
+_MOST_PLACES, _MOST_ELEMENTS = 6000, 4_000_000  # of a case on which every known bug is tried
 _AS_COMPUTED = 0.01  # two ways of the same arithmetic differ by less than this, relative to the result
 _MISMATCH = re.compile(r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)")
 
@@ -80,7 +83,7 @@ def _name_bugs_of_loss(
         or name_by_numbers(trial)
         or name_two_bugs(evidence, trial.spec, trial.dtypes[0])
         or name_by_symptom(laws, trial, evidence, silent)
-        or name_in_state(laws, trial)
+        or name_in_state(laws, trial, evidence)
     )
 
 
@@ -371,12 +374,16 @@ def name_by_symptom(
         for name, charged in (("aux-over-ignored", "z_loss"), ("smooth-ignored", "label_smoothing")):
             if any(getattr(term.score, charged) for term in trial.spec.terms):
                 return (_symptom(name, "ignored rows have a gradient"),)
-    for result in laws:
-        law = LAWS[result.id]
-        alone = not any(id in trial.failed for id in law.depends_on)
-        # An exception is no evidence of what a wrong answer would show.
-        if result.verdict is Verdict.FAIL and alone and len(law.points_to) == 1:
-            return (_symptom(law.points_to[0], f"{law.id} fails"),)
+    alone = [
+        result
+        for result in laws
+        if result.verdict.is_failure and not any(id in trial.failed for id in LAWS[result.id].depends_on)
+    ]
+    # A law that fails beside another one may fail because of it, and an exception does not show a wrong answer.
+    for result in sorted(alone, key=lambda result: result.level is not Level.MUST)[:1]:
+        points_to = LAWS[result.id].points_to
+        if result.verdict is Verdict.FAIL and len(points_to) == 1:
+            return (_symptom(points_to[0], f"{result.id} fails"),)
     return ()
 
 
@@ -410,9 +417,41 @@ def state_that_fails(laws: Iterable[LawResult], trial: Trial) -> State | None:
     return State(words, variant.manner(case).autocast or trial.dtypes[0], evidence)
 
 
-def name_in_state(laws: Iterable[LawResult], trial: Trial) -> tuple[NamedBug, ...]:
-    """Name a bug that shows only in some state or form of a call: by the pairs, or the score, that it has there."""
-    found = state_that_fails(laws, trial)
+def sizes_that_fail(laws: Iterable[LawResult], trial: Trial) -> State | None:
+    """Return the sizes of the counterexample, with the evidence from cases of these sizes.
+
+    The bank of cases is small, and a loss may be wrong at other sizes alone. Return None if the counterexample is too
+    large to try every known bug on it, or is not one of a plain call.
+    """
+    shown = (law for law in laws if law.level is Level.MUST and law.counterexample is not None)
+    worst = next(shown, None)
+    if worst is None or worst.verdict is not Verdict.FAIL or not trial.candidate.gradient or trial.makes_logits:
+        return None
+    assert worst.counterexample is not None
+    recipe = Recipe.from_json(worst.counterexample.recipe)
+    places = recipe.rows * recipe.length * recipe.codebooks
+    if isinstance(LAWS[worst.id].check, OnVariants) or places > _MOST_PLACES or recipe.size > _MOST_ELEMENTS:
+        return None
+    like = [
+        replace(calm(recipe), masks=masks, ids=Ids.SEEDED, seed=recipe.seed + seed)
+        for seed, masks in enumerate(((Mask.NONE,), (Mask.NONE, Mask.HOLES), (Mask.PADDING, Mask.NONE)))
+    ]
+    sizes = {name: size for name, size in sizes_of(recipe).items() if len(trial.space.get(name, ())) > 1}
+    words = "where " + ", ".join(f"{name}={size}" for name, size in sizes.items())
+    return State(words, trial.dtypes[0], gather(trial, recipes=like)[0])
+
+
+def where_it_fails(laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence]) -> State | None:
+    """Return where alone a loss fails whose pairs and weights on the bank, the ``evidence``, are right."""
+    laws = tuple(laws)
+    if not explains(evidence, lambda case: case.pairing, WEIGHT_TOLERANCE[trial.dtypes[0]]):
+        return None
+    return state_that_fails(laws, trial) or sizes_that_fail(laws, trial)
+
+
+def name_in_state(laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
+    """Name a bug that shows only in some state, form or size of a call: by its pairs there, or by its score."""
+    found = where_it_fails(laws, trial, evidence)
     if found is None:
         return ()
     named = (

@@ -13,7 +13,7 @@ from ..branches import Branches
 from ..candidates.loss import Trial
 from ..cases.recipe import Recipe
 from ..diagnosis.evidence import gather
-from ..diagnosis.name import name_bugs, picture, state_that_fails
+from ..diagnosis.name import name_bugs, picture, where_it_fails
 from ..diagnosis.pair_difference import measure, measure_in
 from ..isolation.client import Worker
 from ..judge.ask import ask
@@ -189,7 +189,7 @@ class OpenCandidate:
             drawn = picture(trial, recipe)
             if drawn is not None and drawn.found == drawn.expected:
                 drawn = None  # the pairs are right, so something else is wrong
-        state = None if names else state_that_fails(laws, trial)
+        state = None if names else where_it_fails(laws, trial, evidence)
         apart = None if names or state else measure(trial, evidence)
         if state is not None:
             apart = measure_in(state.words, trial, state.evidence)

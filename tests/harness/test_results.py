@@ -267,3 +267,22 @@ def test_pairs_of_size_classes_without_a_case_are_missing() -> None:
     assert covered.sizes_missing == ("B 2 to 8 × S 127 to 513",)
     assert covered.with_that_of(replace(covered, sizes={"B 2 to 8 × S 127 to 513": 2})).sizes_missing == ()
     assert Coverage.from_json(covered.to_json()) == covered
+
+
+def test_the_largest_sizes_of_both_parts_are_kept() -> None:
+    one, other = Coverage({}, largest={"B": 5, "S": 17, "K": 0}), Coverage({}, largest={"B": 64, "S": 9, "V": 257})
+    assert one.with_that_of(other).largest == {"B": 64, "S": 17, "V": 257, "K": 0}
+    assert Coverage.from_json(one.to_json()) == one
+
+
+def test_the_modes_are_the_states_in_which_it_was_right() -> None:
+    asked = LawResult("STATE-3", "t", Level.MUST, Verdict.PASS, cases=5, refused=4, mode="autocast")
+    laws = (
+        asked,
+        replace(asked, id="STATE-4", refused=5, mode="torch.compile"),  # refused, so not judged
+        replace(asked, id="MODE-1", verdict=Verdict.FAIL, message="off", mode="no_grad"),
+        replace(asked, id="VALUE-1", mode=""),
+    )
+    found = CandidateResult("text", "m:f", "sum", "cpu", ("float32",), Overall.FAILS, laws=laws)
+    assert found.modes == ("autocast",)
+    assert found.to_json()["modes"] == ["autocast"]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from shiftproof.harness.candidates.declaration import resolve
 from shiftproof.harness.diagnosis.evidence import gather
-from shiftproof.harness.diagnosis.name import name_bugs, state_that_fails
+from shiftproof.harness.diagnosis.name import name_bugs, where_it_fails
 from shiftproof.harness.diagnosis.near_scores import other_scores
 from shiftproof.harness.diagnosis.pair_difference import measure, measure_in
 from shiftproof.harness.diagnosis.patterns import patterns
@@ -65,7 +65,7 @@ def report_on(file: str, function: str, promised: str) -> tuple[Overall, str]:
         laws = tuple(ask(law, trial, BRIEF, 0) for law in LAWS.values())
         evidence, silent = gather(trial)
         names = name_bugs(laws, trial, evidence, silent)
-        state = None if names else state_that_fails(laws, trial)
+        state = None if names else where_it_fails(laws, trial, evidence)
         apart = None if names or state else measure(trial, evidence)
         if state is not None:
             apart = measure_in(state.words, trial, state.evidence)
