@@ -70,17 +70,19 @@ def _name_bugs_of_loss(
         return (_symptom("detached-part", "the value is right, but pairs have no gradient"),)
     if scaled := name_by_leaves(trial, evidence) or name_by_gradient(trial, evidence):
         return scaled
-    if parts := name_by_ratio(evidence, trial.spec, trial.dtypes[0]):
-        return parts
     named = name_by_pairs(evidence, trial.spec, trial.dtypes[0], counterexample(laws, trial))
+    if parts := name_by_ratio(evidence, trial.spec, trial.dtypes[0]):
+        # Ranks and micro-batches of one term alone are unlikely, but they would give the same.
+        same = [name for bug in named for name in (bug.mutant, *bug.also) if name != parts[0].mutant]
+        return (replace(parts[0], also=tuple(dict.fromkeys(same))),)
     if named and _value_is_right(named[0], trial, evidence):
         return (_symptom("gradient-of-another", f"the value is right, but the gradient is that of {named[0].mutant}"),)
     scores = [*evidence, *_of_large_logits(trial)]
     return (
         named
         or name_by_score(scores, trial.spec, trial.dtypes[0])
-        or name_by_near_score(scores, trial.spec, trial.dtypes[0])
         or name_by_numbers(trial)
+        or name_by_near_score(scores, trial.spec, trial.dtypes[0])
         or name_two_bugs(evidence, trial.spec, trial.dtypes[0])
         or name_by_symptom(laws, trial, evidence, silent)
         or name_in_state(laws, trial, evidence)
