@@ -444,9 +444,9 @@ def sizes_that_fail(laws: Iterable[LawResult], trial: Trial) -> State | None:
 
 
 def where_it_fails(laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence]) -> State | None:
-    """Return where alone a loss fails whose pairs and weights on the bank, the ``evidence``, are right."""
+    """Return where alone a loss fails whose values and gradients on the bank, the ``evidence``, are right."""
     laws = tuple(laws)
-    if not explains(evidence, lambda case: case.pairing, WEIGHT_TOLERANCE[trial.dtypes[0]]):
+    if not _takes_score(evidence, taken, trial.dtypes[0]):
         return None
     return state_that_fails(laws, trial) or sizes_that_fail(laws, trial)
 
