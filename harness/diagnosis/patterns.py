@@ -12,7 +12,7 @@ from torch import Tensor
 from shiftproof.reference.pairing import Pair, Place, labels_of
 from shiftproof.reference.spec import Axis, Combine, Heads, LossSpec
 
-from ..probe.read import predict, site_of
+from ..probe.read import site_of
 from .evidence import Evidence
 
 _FEWEST = 2  # places that show a pattern
@@ -105,7 +105,6 @@ class _Reader:
             {term.labels: labels_of(term, each.case.batch) for term in spec.terms} for each in self.evidence
         ]
         self.rows = [row for index, each in enumerate(self.evidence) for row in self._rows(index, each)]
-        self.right = [predict(each.case.pairing) for each in self.evidence]
 
     def _rows(self, index: int, each: Evidence) -> Iterator[_Row]:
         pairing = each.case.pairing

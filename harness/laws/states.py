@@ -17,7 +17,7 @@ from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
 from ..results import Verdict
 from ..worker.exchange import OTHER_AFTER, OTHER_AFTER_LAST_BACKWARD, OTHER_BEFORE
-from .base import Judgement, law, needs_gradient, on
+from .base import Judgement, law, needs_gradient, on, vacuous
 from .models import judge_slopes
 from .numerics import judge_shown, judge_value, ordinary
 
@@ -179,9 +179,9 @@ def _in_mode(name: str, train_mode: bool) -> Variant:
 def in_train_mode(trial: Trial, observed: Observation) -> Judgement:
     if not (isinstance(trial, ModelTrial) and trial.shows_loss_alone):
         return judge_shown(trial, observed)
-    # In train mode it shows no gradient at its logits. It is the one along its parameters, or the value alone is right.
+    # In train mode it shows no gradient at its logits. The one along its parameters must be right too.
     by_value = judge_value(trial, observed)
     if by_value.verdict is not Verdict.PASS:
         return by_value
     slopes = judge_slopes(trial.nudge(observed.case, Manner(train_mode=True)))
-    return by_value if slopes.verdict is Verdict.SKIP else slopes
+    return vacuous("any gradient, which could not be read") if slopes.verdict is Verdict.SKIP else slopes
