@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import random
 import sys
@@ -58,8 +59,9 @@ def changed(before: Mapping[str, Any]) -> tuple[str, ...]:
 
 def random_states() -> dict[str, str]:
     """A digest of the state of each random number generator on the CPU."""
-    words = torch.get_rng_state().view(torch.int64).tolist()  # numpy need not be installed
-    states: dict[str, Any] = {"torch": tuple(words), "random": random.getstate()}
+    state = torch.get_rng_state()
+    raw = ctypes.string_at(state.data_ptr(), state.numel())  # numpy need not be installed
+    states: dict[str, Any] = {"torch": raw, "random": random.getstate()}
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         kind, keys, *rest = numpy.random.get_state()
