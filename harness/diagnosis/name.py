@@ -5,26 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from shiftproof.reference.oracle import evaluate
-from shiftproof.reference.spec import Compute, LossSpec
+from shiftproof.reference.spec import LossSpec
 
-from ..bounds.compare import different_gradients, same_value
-from ..bounds.derive import Bounds, derive_bounds
+from ..bounds.compare import same_value
+from ..bounds.derive import derive_bounds
 from ..candidates.loss import Observation, Trial
-from ..candidates.variant import Asked
 from ..cases.linear import through
-from ..cases.recipe import Ids, Mask, Recipe, Regime
-from ..cases.sizes import sizes_of
-from ..cases.space import hand_made
+from ..cases.recipe import Recipe
 from ..laws import LAWS
 from ..laws.alignment import (
-    calm,
     expected_positions,
     one_id_a_place,
     places_only,
@@ -34,19 +27,16 @@ from ..laws.alignment import (
 )
 from ..laws.base import OnVariants
 from ..mutants import MUTANTS, BugVariant
-from ..mutants.behaviours import BEHAVIOURS
-from ..mutants.scores import SCORES, predict_score, taken
-from ..mutants.scores import Wrong as WrongScore
-from ..mutants.symptoms import SYMPTOMS
 from ..pictures.pairs import draw
 from ..probe.read import predict, site_of
 from ..results import LawResult, Level, NamedBug, Picture, Verdict
-from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, gather, variants_of, wrongly_scored
-from .near_scores import other_mass, other_scores
+from .bug import mutant_bug, symptom
+from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, variants_of, wrongly_scored
+from .name_by_numbers import AS_COMPUTED, name_by_numbers, same_numbers
+from .name_by_score import name_by_near_score, name_by_score, of_large_logits
 from .two_bugs import name_two_bugs
+from .where_it_fails import where_it_fails
 
-_MOST_PLACES, _MOST_ELEMENTS = 6000, 4_000_000  # of a case on which every known bug is tried
-_AS_COMPUTED = 0.01  # two ways of the same arithmetic differ by less than this, relative to the result
 _MISMATCH = re.compile(r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)")
 
 
@@ -55,7 +45,7 @@ def name_bugs(
 ) -> tuple[NamedBug, ...]:
     """Return the bugs that explain the evidence: those of the loss, and those of a model's logits."""
     seeing = (LAWS[id] for id in ("MODEL-1", "MODEL-2") if id in trial.failed)
-    of_logits = tuple(_symptom(law.points_to[0], f"{law.id} fails") for law in seeing)
+    of_logits = tuple(symptom(law.points_to[0], f"{law.id} fails") for law in seeing)
     of_loss = _name_bugs_of_loss(laws, trial, evidence, silent)
     known = {bug.mutant for bug in of_loss}
     return (*of_loss, *(bug for bug in of_logits if bug.mutant not in known))
@@ -67,7 +57,7 @@ def _name_bugs_of_loss(
     """Name the bug by the pairs, else by the score, else by a symptom, else by the pairs in the state that shows it."""
     laws = tuple(laws)
     if "VALUE-1" not in trial.failed and any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence)):
-        return (_symptom("detached-part", "the value is right, but pairs have no gradient"),)
+        return (symptom("detached-part", "the value is right, but pairs have no gradient"),)
     if scaled := name_by_leaves(trial, evidence) or name_by_gradient(trial, evidence):
         return scaled
     named = name_by_pairs(evidence, trial.spec, trial.dtypes[0], counterexample(laws, trial))
@@ -76,8 +66,8 @@ def _name_bugs_of_loss(
         same = [name for bug in named for name in (bug.mutant, *bug.also) if name != parts[0].mutant]
         return (replace(parts[0], also=tuple(dict.fromkeys(same))),)
     if named and _value_is_right(named[0], trial, evidence):
-        return (_symptom("gradient-of-another", f"the value is right, but the gradient is that of {named[0].mutant}"),)
-    scores = [*evidence, *_of_large_logits(trial)]
+        return (symptom("gradient-of-another", f"the value is right, but the gradient is that of {named[0].mutant}"),)
+    scores = [*evidence, *of_large_logits(trial)]
     return (
         named
         or name_by_score(scores, trial.spec, trial.dtypes[0])
@@ -111,7 +101,7 @@ def _predicts(variant: BugVariant, observed: Observation | None, spec: LossSpec)
         return True
     found, bounds = evaluate(wrong, observed.case.batch), derive_bounds(observed.case, spec.compute, observed.dtype)
     predicted = Observation(observed.case, None, found.value, gradients=found.gradients)
-    return _same_numbers(observed, predicted, bounds) or _same_numbers(
+    return same_numbers(observed, predicted, bounds) or same_numbers(
         observed, replace(predicted, value=observed.case.oracle.value), bounds
     )
 
@@ -136,7 +126,7 @@ def name_by_pairs(
     if not found:
         return ()
     (name, detail), *others = found
-    return (_named(name, detail, tuple(other for other, _ in others)),)
+    return (mutant_bug(name, detail, tuple(other for other, _ in others)),)
 
 
 def name_by_leaves(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
@@ -152,15 +142,15 @@ def name_by_leaves(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ..
             largest = int(right[name].abs().argmax())
             if most := float(right[name].flatten()[largest]):
                 factor = float(found.flatten()[largest]) / most
-                near = _AS_COMPUTED * abs(factor * most)
+                near = AS_COMPUTED * abs(factor * most)
                 is_multiple = bool(((found - factor * right[name]).abs() <= near).all())
                 factors.setdefault(name, []).append(factor if is_multiple else math.nan)
     means = {name: sum(of) / len(of) for name, of in factors.items()}
-    steady = {name: all(abs(each - means[name]) <= _AS_COMPUTED for each in of) for name, of in factors.items()}
-    wrong = [name for name in means if steady[name] and abs(means[name] - 1) > 2 * _AS_COMPUTED and means[name]]
+    steady = {name: all(abs(each - means[name]) <= AS_COMPUTED for each in of) for name, of in factors.items()}
+    wrong = [name for name in means if steady[name] and abs(means[name] - 1) > 2 * AS_COMPUTED and means[name]]
     if len(wrong) != 1 or not all(steady.values()) or len(means) < 2 or 0.0 in means.values():
         return ()
-    return (_symptom("leaf-scaled", f"{wrong[0]} has {means[wrong[0]]:.4g} times its gradient"),)
+    return (symptom("leaf-scaled", f"{wrong[0]} has {means[wrong[0]]:.4g} times its gradient"),)
 
 
 def name_by_gradient(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
@@ -176,7 +166,7 @@ def name_by_gradient(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, 
     near = WEIGHT_TOLERANCE[trial.dtypes[0]] * abs(factors[0])
     if max(factors) - min(factors) > 2 * near or abs(factors[0] - 1) <= near or not factors[0]:
         return ()
-    return (_symptom("gradient-scaled", f"the gradient is {factors[0]:.4g} times the right one"),)
+    return (symptom("gradient-scaled", f"the gradient is {factors[0]:.4g} times the right one"),)
 
 
 def _value_is_right(bug: NamedBug, trial: Trial, evidence: list[Evidence]) -> bool:
@@ -194,11 +184,6 @@ def _value_is_right(bug: NamedBug, trial: Trial, evidence: list[Evidence]) -> bo
         value = None if wrong is None else evaluate(wrong, each.case.batch).value
         shows |= value is not None and not same_value(value, right, bound)
     return shows
-
-
-def _named(name: str, detail: str, also: tuple[str, ...]) -> NamedBug:
-    mutant = MUTANTS[name]
-    return NamedBug(name, 1.0, detail, mutant.formula, mutant.seen, also)
 
 
 def name_by_ratio(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
@@ -222,137 +207,7 @@ def name_by_ratio(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
         return ()  # the whole loss is scaled
     if 0.0 in every:
         return ()  # a term is missing
-    return (_named("term-weight", "; ".join(details), ()),) if details else ()
-
-
-def name_by_score(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
-    """Return the wrong scores that predict the value and gradient of all the evidence, best first, as one bug."""
-    promised = [term.score for term in spec.terms]
-    if not evidence or _takes_score(evidence, taken, dtype):
-        return ()
-    found = [
-        mutant
-        for mutant in SCORES.values()
-        if any(map(mutant.applies, promised)) and _takes_score(evidence, mutant.wrong, dtype)
-    ]
-    if not found:
-        return ()
-    first, *others = found
-    also = tuple(mutant.name for mutant in others)
-    return (NamedBug(first.name, 1.0, "", first.formula, first.seen, also),)
-
-
-def _of_large_logits(trial: Trial) -> list[Evidence]:
-    """Return evidence on logits beyond a softcap, without the pairs. On smaller ones, softcaps hardly differ."""
-    if all(term.score.softcap is None for term in trial.spec.terms):
-        return []
-    observed = [trial.observe_cached(recipe) for recipe in _hard_on_numbers(trial)]
-    return [Evidence(each.case, predict(each.case.pairing), each) for each in observed if each.problem is None]
-
-
-def name_by_near_score(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple[NamedBug, ...]:
-    """Name a score that is right but for one of its constants, or for the mass of its label smoothing."""
-    if not evidence or not all(each.scored.keys() == predict(each.case.pairing).keys() for each in evidence):
-        return ()
-    if _takes_score(evidence, taken, dtype):
-        return ()
-    for score, words in other_scores(evidence, spec):
-        if _takes_score(evidence, score, dtype):
-            return (_symptom("another-score", words),)
-    if mass := other_mass(evidence, spec):
-        return (_symptom("smoothing-mass", mass),)
-    return ()
-
-
-def _takes_score(evidence: list[Evidence], score: WrongScore, dtype: str) -> bool:
-    """Return whether the right pairs with this score give the value and the gradient of every case with pairs."""
-    tolerance = WEIGHT_TOLERANCE[dtype]
-    compared = 0
-    for each in evidence:
-        case, observed = each.case, each.seen
-        if (
-            observed is None
-            or observed.gradients is None
-            or observed.value is None
-            or not math.isfinite(observed.value)
-        ):
-            continue
-        value, gradients = predict_score(score, case.pairing, case.batch)
-        if abs(value - observed.value) > tolerance * max(abs(value), 1e-3):
-            return False
-        for name, gradient in gradients.items():
-            most = float(gradient.abs().amax()) if gradient.numel() else 0.0
-            if bool(((observed.gradients[name] - gradient).abs() > tolerance * most).any()):
-                return False
-        compared += bool(case.pairing.pairs)
-    return compared >= min(3, len(evidence))
-
-
-def name_by_numbers(trial: Trial) -> tuple[NamedBug, ...]:
-    """Name the arithmetic that gives the same numbers, for right pairs with wrong numbers."""
-    observed = [trial.observe_cached(recipe) for recipe in _hard_on_numbers(trial)]
-    observed = [each for each in observed if each.problem is None and each.case.pairing.pairs]
-    right = [_conforms(each, trial.compute) for each in observed]
-    if not observed or (all(by_value for by_value, _ in right) and all(by_gradient for _, by_gradient in right)):
-        return ()
-    found = [
-        behaviour
-        for behaviour in BEHAVIOURS
-        if behaviour.numeric
-        and behaviour.needs(trial.spec) is None
-        and (behaviour.dtype == "float32" or trial.dtypes[0] != "float32")
-        and all(_same_numbers(each, behaviour.act(Asked(each.case)), trial.bounds(each)) for each in observed)
-    ]
-    if found:
-        name, detail = found[0].name, found[0].detail
-        also = tuple(dict.fromkeys(other.name for other in found if other.name != name))
-        return (replace(_symptom(name, detail), also=also),)
-    value_is_wrong = not all(by_value for by_value, _ in right)
-    native = value_is_wrong and trial.compute is Compute.STRICT and trial.dtypes[0] not in ("float32", "float64")
-    if native and all(all(_conforms(each, Compute.NATIVE)) for each in observed):
-        return (_symptom("no-upcast", "the numbers are right for arithmetic in the dtype of the logits"),)
-    return ()
-
-
-def _hard_on_numbers(trial: Trial) -> list[Recipe]:
-    """Return cases that expose arithmetic: probabilities near 0 and 1, logits far from 0, and the most classes."""
-    several = hand_made(trial.space)
-    hard = [replace(recipe, regime=regime) for recipe in several[:3] for regime in (Regime.SHARP, Regime.HUGE)]
-    return [
-        *hard,
-        replace(several[0], regime=Regime.NORMAL),
-        *(recipe for recipe in several if recipe.classes > 1 << 15),
-    ]
-
-
-def _conforms(observed: Observation, compute: Compute) -> tuple[bool, bool]:
-    """Return whether value and gradient are the oracle's, within the bounds of this arithmetic."""
-    bounds = derive_bounds(observed.case, compute, observed.dtype)
-    oracle = observed.case.oracle
-    by_value = oracle.value is None or same_value(observed.value or 0.0, oracle.value, bounds.value)
-    if observed.gradients is None:
-        return by_value, True
-    return by_value, different_gradients(observed.gradients, oracle.gradients, bounds.gradients) is None
-
-
-def _same_numbers(observed: Observation, predicted: Observation, bounds: Bounds) -> bool:
-    """Return whether two answers are the same apart from rounding, and not finite in the same places."""
-    if observed.value is None or predicted.value is None:
-        return False
-    if not _near(torch.tensor(observed.value), torch.tensor(predicted.value), bounds.value):
-        return False
-    if observed.gradients is None or predicted.gradients is None:
-        return observed.gradients is predicted.gradients
-    return all(
-        _near(gradient, predicted.gradients[name], bounds.gradients[name])
-        for name, gradient in observed.gradients.items()
-    )
-
-
-def _near(found: Tensor, predicted: Tensor, bound: Tensor | float) -> bool:
-    off = (found - predicted).abs()
-    near = off <= _AS_COMPUTED * predicted.abs() + bound
-    return bool((near | (~found.isfinite() & ~predicted.isfinite())).all())
+    return (mutant_bug("term-weight", "; ".join(details), ()),) if details else ()
 
 
 def name_by_symptom(
@@ -365,17 +220,17 @@ def name_by_symptom(
         if match is not None:
             rows = max(observation.case.recipe.rows, 1)
             logits, labels = (int(size) // rows for size in match.groups())
-            return (_symptom("length-mismatch", f"{logits} logits per row against {labels} labels"),)
+            return (symptom("length-mismatch", f"{logits} logits per row against {labels} labels"),)
     without_gradient = [each for each in silent if each.case.pairing.pairs]
     if "STABLE-3" in trial.failed and without_gradient and all(map(_hides_nan, without_gradient)):
-        return (_symptom("nan-hidden", "STABLE-3 fails"),)
+        return (symptom("nan-hidden", "STABLE-3 fails"),)
     if "LINEAR-1" in trial.failed and (still := _leaves_without_gradient(evidence)):
-        return (_symptom("detached-part", f"{' and '.join(still)} has no gradient"),)
+        return (symptom("detached-part", f"{' and '.join(still)} has no gradient"),)
     over_ignored = "GRAD-2" in trial.failed and not any(map(_misses_gradients, evidence))
     if over_ignored and "GRAD-1" in trial.failed:
         for name, charged in (("aux-over-ignored", "z_loss"), ("smooth-ignored", "label_smoothing")):
             if any(getattr(term.score, charged) for term in trial.spec.terms):
-                return (_symptom(name, "ignored rows have a gradient"),)
+                return (symptom(name, "ignored rows have a gradient"),)
     alone = [
         result
         for result in laws
@@ -385,70 +240,8 @@ def name_by_symptom(
     for result in sorted(alone, key=lambda result: result.level is not Level.MUST)[:1]:
         points_to = LAWS[result.id].points_to
         if result.verdict is Verdict.FAIL and len(points_to) == 1:
-            return (_symptom(points_to[0], f"{result.id} fails"),)
+            return (symptom(points_to[0], f"{result.id} fails"),)
     return ()
-
-
-@dataclass(frozen=True)
-class State:
-    """A state or form of a call, in words; the dtype whose precision it has; and what a loss did in it."""
-
-    words: str
-    dtype: str
-    evidence: list[Evidence]
-
-
-def state_that_fails(laws: Iterable[LawResult], trial: Trial) -> State | None:
-    """Return the state or form of a call in which alone a loss fails.
-
-    Return None if a plain call shows the failure that the report shows, or if nothing can be read.
-    """
-    worst = next((law for law in laws if law.verdict.is_failure and law.level is Level.MUST), None)
-    if worst is None or worst.counterexample is None or not trial.candidate.gradient:
-        return None
-    check = LAWS[worst.id].check
-    if not isinstance(check, OnVariants):
-        return None
-    recipe = Recipe.from_json(worst.counterexample.recipe)
-    variant = check.failing_variant(trial, recipe)
-    if variant is None:
-        return None
-    case = trial.observe_cached(recipe, variant).case
-    words = variant.name if variant.words is None else variant.words(case)
-    evidence, _ = gather(trial, variant=variant, law=LAWS[worst.id])
-    return State(words, variant.manner(case).autocast or trial.dtypes[0], evidence)
-
-
-def sizes_that_fail(laws: Iterable[LawResult], trial: Trial) -> State | None:
-    """Return the sizes of the counterexample, with the evidence from cases of these sizes.
-
-    The bank of cases is small, and a loss may be wrong at other sizes alone. Return None if the counterexample is too
-    large to try every known bug on it, or is not one of a plain call.
-    """
-    shown = (law for law in laws if law.level is Level.MUST and law.counterexample is not None)
-    worst = next(shown, None)
-    if worst is None or worst.verdict is not Verdict.FAIL or not trial.candidate.gradient or trial.makes_logits:
-        return None
-    assert worst.counterexample is not None
-    recipe = Recipe.from_json(worst.counterexample.recipe)
-    places = recipe.rows * recipe.length * recipe.codebooks
-    if isinstance(LAWS[worst.id].check, OnVariants) or places > _MOST_PLACES or recipe.size > _MOST_ELEMENTS:
-        return None
-    like = [
-        replace(calm(recipe), masks=masks, ids=Ids.SEEDED, seed=recipe.seed + seed)
-        for seed, masks in enumerate(((Mask.NONE,), (Mask.NONE, Mask.HOLES), (Mask.PADDING, Mask.NONE)))
-    ]
-    sizes = {name: size for name, size in sizes_of(recipe).items() if len(trial.space.get(name, ())) > 1}
-    words = "where " + ", ".join(f"{name}={size}" for name, size in sizes.items())
-    return State(words, trial.dtypes[0], gather(trial, recipes=like)[0])
-
-
-def where_it_fails(laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence]) -> State | None:
-    """Return where alone a loss fails whose values and gradients on the bank, the ``evidence``, are right."""
-    laws = tuple(laws)
-    if not _takes_score(evidence, taken, trial.dtypes[0]):
-        return None
-    return state_that_fails(laws, trial) or sizes_that_fail(laws, trial)
 
 
 def name_in_state(laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
@@ -490,11 +283,6 @@ def _adds_nothing(each: Evidence) -> bool:
     """Return whether all pairs found on this case are right ones, with the right classes."""
     right = predict(each.case.pairing)
     return all(site in right and set(found) == set(right[site]) for site, found in each.scored.items())
-
-
-def _symptom(name: str, detail: str) -> NamedBug:
-    bug = SYMPTOMS.get(name) or MUTANTS[name]
-    return NamedBug(name, 1.0, detail, bug.formula, bug.seen)
 
 
 def picture(trial: Trial, recipe: Recipe) -> Picture | None:

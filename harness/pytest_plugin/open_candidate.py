@@ -13,8 +13,9 @@ from ..branches import Branches
 from ..candidates.loss import Trial
 from ..cases.recipe import Recipe
 from ..diagnosis.evidence import gather
-from ..diagnosis.name import name_bugs, picture, where_it_fails
+from ..diagnosis.name import name_bugs, picture
 from ..diagnosis.pair_difference import measure, measure_in
+from ..diagnosis.where_it_fails import where_it_fails
 from ..isolation.client import Worker
 from ..judge.ask import ask
 from ..judge.conclusion import declared_scope, without_result

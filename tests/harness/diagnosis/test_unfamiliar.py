@@ -15,10 +15,11 @@ from rich.console import Console
 
 from shiftproof.harness.candidates.declaration import resolve
 from shiftproof.harness.diagnosis.evidence import gather
-from shiftproof.harness.diagnosis.name import name_bugs, where_it_fails
+from shiftproof.harness.diagnosis.name import name_bugs
 from shiftproof.harness.diagnosis.near_scores import other_scores
 from shiftproof.harness.diagnosis.pair_difference import measure, measure_in
 from shiftproof.harness.diagnosis.patterns import patterns
+from shiftproof.harness.diagnosis.where_it_fails import where_it_fails
 from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.judge.profile import Profile
