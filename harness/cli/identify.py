@@ -39,4 +39,6 @@ def say_identity(candidate: Candidate, in_process: bool, deadline: float) -> int
     finally:
         loaded.close()
     print(describe(candidate.name, found))
-    return CONFORMS if found.conforms or found.wrong or found.broken else UNJUDGED
+    is_open = found.conforms and found.conforms[0] in found.not_judged
+    is_known = found.conforms or found.wrong or found.broken
+    return CONFORMS if is_known and not is_open else UNJUDGED

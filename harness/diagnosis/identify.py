@@ -19,7 +19,7 @@ from ..judge.profile import PROFILES as JUDGED
 from ..judge.profile import Profile
 from ..judge.regions import Tracers, look_around
 from ..laws import LAWS
-from ..results import Level, NamedBug, Picture
+from ..results import LawResult, Level, NamedBug, Picture, Verdict
 from .evidence import Evidence, explains, gather
 from .name import name_by_pairs, picture
 from .tell_specs_apart import tell_apart
@@ -65,6 +65,7 @@ class Identity:
     Attributes:
         conforms: the profiles that it follows: the first one in a quick judgement, the others in a brief one.
         broken: the profiles whose pairs and weights it has, and that it does not follow: the first law that it breaks.
+        not_judged: the profiles in ``conforms`` of which something could not be judged, and what.
         wrong: readings as a profile that the candidate does not follow, with the name of the bug.
         shown: a picture of the pairs on one small case.
         apart: for each further profile in ``conforms``, how the first one differs from it.
@@ -77,6 +78,7 @@ class Identity:
     problem: str = ""
     apart: tuple[str, ...] = ()
     broken: Mapping[str, str] = field(default_factory=dict)
+    not_judged: Mapping[str, str] = field(default_factory=dict)
 
 
 def identify(loaded: LoadedCandidate) -> Identity:
@@ -94,6 +96,7 @@ def identify(loaded: LoadedCandidate) -> Identity:
     if not fitting:
         return Identity((), (), None, f"takes {', '.join(loaded.binding.names.values())}, which no profile has")
     first = loaded.of_loss(fitting[0])
+    promises_gradient = loaded.job.candidate.gradient
     observation = first.observe_cached(hand_made(first.space)[0])
     if observation.problem is None and observation.gradients is None:
         loaded.without_gradient()
@@ -125,13 +128,19 @@ def identify(loaded: LoadedCandidate) -> Identity:
             conforms.append(name)
     if not trials:
         return Identity((), (), None, problem)
-    broken: dict[str, tuple[str, str]] = {}
+    broken: dict[str, LawResult] = {}
+    not_judged: dict[str, str] = {}
     for name in tuple(conforms):
         how = JUDGED["quick" if conforms[0] == name else "brief"]
-        violated = _first_violation(loaded, PROFILES[name], how, [id for id, _ in broken.values()])
-        if violated is not None:
+        found = _judge(loaded, PROFILES[name], how, [law.id for law in broken.values()])
+        if found and found[0].verdict.is_failure:
             conforms.remove(name)
-            broken[name] = violated
+            broken[name] = found[0]
+            continue
+        reasons = ["its gradient, for it gives none"] * (promises_gradient and not loaded.job.candidate.gradient)
+        reasons += [f"{law.id}: {law.message}" for law in found]
+        if reasons:
+            not_judged[name] = "; ".join(reasons)
     wrong = () if broken and not conforms else _wrong_readings(trials, conforms)
     read_as = [*conforms, *(reading.profile for reading in wrong), *_LIKELY]
     shown_under = next((name for name in read_as if name in trials), next(iter(trials)))
@@ -142,14 +151,13 @@ def identify(loaded: LoadedCandidate) -> Identity:
         wrong,
         _shown(trials[shown_under][0]),
         apart=apart,
-        broken={name: f"{id}: {message}" for name, (id, message) in broken.items()},
+        broken={name: f"{law.id}: {law.message}" for name, law in broken.items()},
+        not_judged=not_judged,
     )
 
 
-def _first_violation(
-    loaded: LoadedCandidate, spec: LossSpec, how: Profile, suspected: Sequence[str]
-) -> tuple[str, str] | None:
-    """Judge the candidate under a profile. Return the first MUST law that it breaks, and how, or None.
+def _judge(loaded: LoadedCandidate, spec: LossSpec, how: Profile, suspected: Sequence[str]) -> tuple[LawResult, ...]:
+    """Judge the candidate under a profile. Return the first MUST law that it breaks, or all that could not be decided.
 
     The laws that it broke under other profiles, which are ``suspected``, come first.
     """
@@ -161,12 +169,15 @@ def _first_violation(
             look_around(trial, loaded.worker, tracers, _SEED)
         finally:
             tracers.close()
+    undecided = []
     for law in sorted(LAWS.values(), key=lambda law: law.id not in suspected):
         if law.level is Level.MUST:
             found = ask(law, trial, how, _SEED)
             if found.verdict.is_failure:
-                return law.id, found.message
-    return None
+                return (found,)
+            if found.verdict not in (Verdict.PASS, Verdict.SKIP, Verdict.ALLOWED):
+                undecided.append(found)
+    return tuple(undecided)
 
 
 def _asks_for_all(trial: Trial, spec: LossSpec) -> bool:
@@ -263,6 +274,8 @@ def describe(name: str, identity: Identity) -> str:
         first, *others = identity.conforms
         spec = PROFILES[first]
         lines.append(f"{name} computes {first}: {spec.formula}")
+        if first in identity.not_judged:
+            lines.append(f"    not judged: {identity.not_judged[first]}")
         if others:
             lines.append(f"    on every case tried it is also {', '.join(others)}")
         lines += [f"    {first} {reason}" for reason in identity.apart]

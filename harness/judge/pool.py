@@ -98,8 +98,17 @@ class Pool(Generic[T, R]):
             every = list(dict.fromkeys([*own, *others]))
             self._others[law.id] = frozenset(every) - frozenset(own)
             chosen = _spread(every, self._budget(law)) if law.calls_again else every
-            self._cases[law.id] = list(dict.fromkeys([*chosen, *group.regions, *group.beyond]))
+            every = [*chosen, *self._in_missing_dtypes(law, chosen), *group.regions, *group.beyond]
+            self._cases[law.id] = list(dict.fromkeys(every))
         return self._cases[law.id]
+
+    def _in_missing_dtypes(self, law: Law[T, R], chosen: list[R]) -> Iterator[R]:
+        """The first case in each dtype that none has: a law with few cases is asked in all dtypes of the trial too."""
+        had = {getattr(recipe, "dtype", None) for recipe in chosen}
+        for dtype in law.restrict(self._trial.space).get("dtype", ()) if chosen else ():
+            if dtype not in had:
+                changed: dict[str, Any] = {"dtype": dtype}
+                yield from self._focused(law, [replace(chosen[0], **changed)])
 
     def _of_others(self, group: _Group[T, R]) -> list[R]:
         """The cases of all other groups that are in the focus of this one."""

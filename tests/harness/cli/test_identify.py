@@ -36,3 +36,10 @@ def test_identify_what_is_no_loss(run: Run, tmp_path: Path) -> None:
     ran = run("identify", "odd.py:loss")
     assert (ran.code, ran.err) == (3, "")
     assert ran.out == "odd.py:loss could not be identified: it raised ValueError: no loss today\n"
+
+
+def test_identify_of_what_was_judged_in_part_is_open(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["identify", f"{CANDIDATES / 'misbehaving.py'}:returns_float", "--in-process"]) == 3
+    assert "    not judged: its gradient, for it gives none" in capsys.readouterr().out.splitlines()
+    assert main(["identify", f"{CANDIDATES / 'misbehaving.py'}:returns_float", "--in-process", "--no-gradient"]) == 0
+    assert "not judged" not in capsys.readouterr().out

@@ -91,6 +91,25 @@ def test_what_the_judge_fails_is_not_what_it_computes(tmp_path: Path) -> None:
     assert "computes" not in told
 
 
+REFUSES_LARGE_LOGITS = """
+import torch.nn.functional as F
+
+def loss(logits, labels):
+    if logits.numel() and logits.abs().amax() > 5000:
+        raise NotImplementedError("logits beyond 5000")
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+"""
+
+
+def test_what_could_not_be_judged_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(REFUSES_LARGE_LOGITS)
+    found = identified("mine.py:loss")
+    assert found.conforms[0] == "hf.causal_lm"
+    assert "STABLE-1: refused" in found.not_judged["hf.causal_lm"]
+    assert "    not judged: " in describe("x", found)
+    assert "logits beyond 5000" in describe("x", found)
+
+
 def test_two_bugs_at_once() -> None:
     found = identified("wrong_two_at_once.py:double_shift_over_all")
     (reading,) = found.wrong
@@ -107,7 +126,9 @@ def test_what_would_tell_those_that_coincide_apart() -> None:
 
 
 def test_a_metric_is_read_by_its_values() -> None:
-    assert "hf.causal_lm" in identified("misbehaving.py:returns_float").conforms
+    found = identified("misbehaving.py:returns_float")
+    assert "hf.causal_lm" in found.conforms
+    assert found.not_judged["hf.causal_lm"] == "its gradient, for it gives none"
 
 
 @pytest.mark.representatives(1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from shiftproof.harness.candidates.loss import Trial
 from shiftproof.harness.cases.recipe import Recipe, Regime, Stride
 from shiftproof.harness.judge.pool import Pool
 from shiftproof.harness.judge.profile import PROFILES, Profile
@@ -112,3 +113,13 @@ def test_a_brief_run_has_no_large_cases(bench: Bench, pool: Pool) -> None:
 def test_however_small_the_run_no_law_is_without_a_case(bench: Bench) -> None:
     tiny = Pool(LAWS, bench.right, Profile("tiny", 0.001), 0)
     assert {law.id for law in asked(bench) if not tiny.of(law) or not tiny.of(law, by_hand=True)} == set()
+
+
+def test_however_small_the_run_a_law_is_asked_in_each_dtype(bench: Bench) -> None:
+    of = bench.right
+    trial = Trial(of.candidate, of.spec, of.binding, of.caller, dtypes=("float32", "bfloat16"), device="cpu")
+    tiny = Pool(LAWS, trial, Profile("tiny", 0.001), 0)
+    laws = [law for law in LAWS.values() if law.skip_reason(trial) is None]
+    assert {law.id for law in laws if {recipe.dtype for recipe in tiny.of(law)} != {"float32", "bfloat16"}} == set()
+    for law in laws:
+        assert [recipe for recipe in tiny.of(law) if adapt_to(law, trial, recipe) != recipe] == [], law.id
