@@ -344,11 +344,14 @@ def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
 
 def no_model(spec: LossSpec) -> str | None:
     """The reason why a spec is not for a model with one array of logits, or None."""
-    if spec.logits != ("logits",) or spec.labels != ("labels",) or spec.terms[0].heads is not Heads.ONE:
+    term = spec.terms[0]
+    if spec.logits != ("logits",) or spec.labels != ("labels",) or term.heads not in (Heads.ONE, Heads.CODEBOOKS):
         return f"it reads {', '.join((*spec.logits, *spec.labels))}"
-    if spec.layouts:
+    if spec.layouts and term.heads is Heads.ONE:
         return "it takes flattened logits and labels"
-    if spec.terms[0].shifted_by is ShiftedBy.DATA:
+    if term.codebook_weights is True or term.ignores_bos or term.stops_at_eos:
+        return "it reads weights of codebooks or ids of special tokens, which a model has in its configuration"
+    if term.shifted_by is ShiftedBy.DATA:
         return "its labels are already shifted, but the labels of a model are the tokens themselves"
     return None
 

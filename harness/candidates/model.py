@@ -10,18 +10,20 @@ from torch import Tensor
 
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
-from shiftproof.reference.spec import LossSpec
+from shiftproof.reference.spec import Heads, LossSpec
 
+from ..bounds.compare import same_value
 from ..bounds.derive import Bounds
 from ..cases.build import Case
 from ..cases.recipe import Ids, Mask, Recipe, Regime, Stride
 from ..cases.space import Space
 from ..results import Verdict
 from ..worker.exchange import Outcome, Returned, Unusable
-from .arguments import Binding
+from .arguments import Binding, lay_out
 from .declaration import Candidate, UsageError
 from .head import moved_value, read_head
 from .loss import Caller, Observation, Problem, Trial, answered, problem_of
+from .model_layout import MOST_CODEBOOKS, ModelLayout, find_layouts
 from .variant import ORDINARY, PLAIN, Asked, Manner, Variant
 
 _ASKED = {
@@ -40,6 +42,7 @@ _NOT_READ = (
 _NUDGE = 0.01  # the step of the parameters: large enough to show in fp32, and small enough that the loss bends little
 
 _ROWS = (1, 2, 3, 4)
+_FIRST_ROWS = 2
 _LENGTHS = (2, 3, 4, 5, 6, 7, 9, 12)
 
 
@@ -86,12 +89,17 @@ class ModelTrial(Trial):
     """A model, its spec and a worker that runs it.
 
     A case gives the model ``input_ids`` and ``labels``. The right answer is computed from the logits that the model
-    returns. Every recipe has the model's own classes, extra logits and dtype. A first call finds the first two.
+    returns. Every recipe has the model's own classes, codebooks, extra logits and dtype. First calls find them.
+
+    A spec with codebooks whose inputs are shifted is for a decoder that sees at t the frames before t. If it does not
+    make its inputs from the labels, it is given the labels shifted right.
 
     Attributes:
+        layout: how a model with codebooks takes and gives its arrays. None for other models.
         classes: V of its logits.
         extra: the number of rows of logits before the rows of the labels.
         route: where the gradient is read.
+        answers: whether it gave a loss and logits of a fitting shape when it was first called.
         shows_loss_alone: whether it returns no logits in train mode, but only a loss. Then those of eval mode are read.
 
     Raises:
@@ -118,10 +126,12 @@ class ModelTrial(Trial):
         self.classes, self.extra = 2, 0
         self.route = Route.RETURNED
         self.shows_loss_alone = False
+        self.layout: ModelLayout | None = None
+        if spec.terms[0].heads is Heads.CODEBOOKS:
+            self._find_layout()
         first = self._measure()
+        self.answers = first is not None
         if first is not None:
-            _, length, self.classes = first.outputs["logits"].shape
-            self.extra = length - _first_recipe(self.classes).length
             if candidate.gradient and first.requires_grad and not _is_given(first.output_gradients.get("logits")):
                 self.route = self._find_route()
             if self.route is Route.NOWHERE:
@@ -135,30 +145,91 @@ class ModelTrial(Trial):
             )
         self.space = self._own(self.space)
 
+    def _find_layout(self) -> None:
+        """Find the layout of a model with codebooks, and judge it under the spec in that layout."""
+        plain = self.spec
+        refused: list[str] = []
+
+        def ask(layout: ModelLayout, length: int) -> Tensor | None:
+            self._take(layout, plain)
+            case = super(ModelTrial, self).case(replace(self._first_recipe(), rows=1, length=length))
+            outcome = answered(self._call(Asked(case)), self.candidate.name)
+            if isinstance(outcome, Returned):
+                return outcome.outputs["logits"]
+            refused.append(f"for tokens of {layout.codebooks} codebooks as {layout.tokens} it {outcome.describe()}")
+            return None
+
+        found = find_layouts(plain, ask)
+        if not found:
+            raise UsageError(
+                f"{self.candidate.name} gives no loss and logits for tokens and labels of 2 to {MOST_CODEBOOKS} "
+                f"codebooks; {plain.name} is for models that do{': ' if refused else ''}{''.join(refused[:1])}"
+            )
+        for layout in (*found, found[0]):  # the first one, if the model is right in none
+            self._take(layout, plain)
+            if self._measure() is not None and self._is_right():
+                return
+
+    def _is_right(self) -> bool:
+        """Whether the loss is right on one case, and no earlier row of logits sees the last frame."""
+        case = self.case(replace(self._first_recipe(), length=5, ids=Ids.SEEDED))
+        seen = self.answer(Asked(case))
+        if seen.problem is not None or seen.value is None or seen.case.oracle.value is None:
+            return False
+        if not same_value(seen.value, seen.case.oracle.value, self.bounds(seen).value):
+            return False
+        tokens, labels = (case.batch.tensor(name).clone() for name in ("input_ids", "labels"))
+        for last in (tokens[:, -1], labels[:, -1]):
+            last.copy_((last + 1) % self.classes)
+        other = self.variation(case, lambda batch: replace(batch, input_ids=tokens, labels=labels))
+        after = self.answer(Asked(other))
+        return after.problem is None and not bool(moved_rows(seen, after)[:, :-1].any())
+
+    def _take(self, layout: ModelLayout, spec: LossSpec) -> None:
+        laid_out = [("labels", layout.labels), ("logits", layout.logits or "b s k v")]
+        self.layout, self.spec = layout, replace(spec, layouts=tuple(laid_out))
+
+    def _first_recipe(self) -> Recipe:
+        codebooks = 1 if self.layout is None else self.layout.codebooks
+        first = Recipe(rows=_FIRST_ROWS, length=3, classes=self.classes, masks=(Mask.NONE,), ids=Ids.COUNTING)
+        return replace(first, codebooks=codebooks)
+
+    def _canonical(self, logits: Tensor, rows: int) -> Tensor:
+        """Bring logits of the model into [B, L, V] or [B, L, K, V]. Raises ValueError if that is not their layout."""
+        return logits if self.layout is None else self.layout.canonical_logits(logits, rows)
+
     def _find_route(self) -> Route:
         """Find where to read the gradient of a loss that does not flow through the returned logits."""
-        outcome = self._call(Asked(super().case(_first_recipe(self.classes))), watch=True)
+        outcome = self._call(Asked(super().case(self._first_recipe())), watch=True)
         watched = outcome.watched if isinstance(outcome, Returned) else {}
         if _is_given(watched.get("logits_gradient")):
             return Route.COPIED
         if _is_given(watched.get("hidden_gradient")) or _is_given(watched.get("weight_gradient")):
             return Route.HEAD
-        moves = self.nudge(super().case(_first_recipe(self.classes)))
+        moves = self.nudge(super().case(self._first_recipe()))
         return Route.PARAMETERS if isinstance(moves, Slopes) and moves.tells else Route.NOWHERE
 
     def _measure(self) -> Returned | None:
-        """Call the model on a small case. Return the outcome if it holds logits [B, L, V] with enough rows, or None."""
-        recipe = _first_recipe(self.classes)
+        """Call the model on a small case, and note its sizes. Return the outcome, or None without enough logits."""
+        recipe = self._first_recipe()
         outcome = answered(self._call(Asked(super().case(recipe))), self.candidate.name)
         if not isinstance(outcome, Returned):
             return None
-        shape = outcome.outputs["logits"].shape
-        return outcome if len(shape) == 3 and shape[0] == recipe.rows and shape[1] >= recipe.length else None
+        try:
+            shape = self._canonical(outcome.outputs["logits"], recipe.rows).shape
+        except ValueError:
+            return None
+        if len(shape) != (3 if self.layout is None else 4) or shape[0] != recipe.rows or shape[1] < recipe.length:
+            return None
+        self.classes, self.extra = shape[-1], shape[1] - recipe.length
+        return outcome
 
     def _own(self, space: Space) -> Space:
         """The part of a space that is for models."""
         left = {name: choices for name, choices in space.items() if name not in ("shift_labels", "regime")}
         own = {**self.sizes.restrict({"rows": _ROWS, "length": _LENGTHS}), "classes": (self.classes,)}
+        if self.layout is not None:
+            own["codebooks"] = (self.layout.codebooks,)
         return left | own | ({"extra": (self.extra,)} if "extra" in space else {})
 
     def skip_reason(self, law: str) -> str | None:
@@ -186,7 +257,8 @@ class ModelTrial(Trial):
             rows=min(recipe.rows, max(_ROWS)),
             length=min(recipe.length, max(_LENGTHS)),
         )
-        return replace(super().fit(own), classes=self.classes)
+        own = replace(super().fit(own), classes=self.classes)
+        return own if self.layout is None else replace(own, codebooks=self.layout.codebooks)
 
     def case(self, recipe: Recipe) -> Case:
         return super().case(self.fit(recipe))
@@ -218,7 +290,7 @@ class ModelTrial(Trial):
             return Observation(case, None)
         values = []
         for logits in nudged:
-            batch = replace(case.batch, logits=logits.float())
+            batch = replace(case.batch, logits=self._canonical(logits, case.recipe.rows).float())
             values.append(evaluate(build_pairing(case.spec, batch), batch).value)
         ahead, behind, half_ahead, half_behind = (float("nan") if value is None else value for value in values)
         rough, fine = (ahead - behind) / (2 * _NUDGE), (half_ahead - half_behind) / _NUDGE
@@ -249,30 +321,50 @@ class ModelTrial(Trial):
             found = self._answer(Asked(case), watch=True)
             off = found.off
             if self.route is Route.COPIED and found.problem is None:
-                logits = found.case.batch.tensor("logits")
+                logits = lay_out(self.spec, "logits", found.case.batch.tensor("logits"))
         if wrong := self._wrong_logits(case, logits):
             return Observation(case, wrong)
+        logits = self._canonical(logits, case.recipe.rows)
         batch = replace(case.batch, logits=logits.float())
         pairing = build_pairing(case.spec, batch)
         own = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))
         seen = self._read(own, outcome, {})
         if seen.problem is not None:
             return seen
-        head = read_head(outcome.watched, logits)
+        head = read_head(outcome.watched, logits) if self.layout is None else None
         if head is not None and self.route is Route.HEAD:
             off = head.rounding
-        gradients = None if gradient is None or not self.candidate.gradient else {"logits": gradient.double()}
+        gradients = None
+        if gradient is not None and self.candidate.gradient:
+            gradients = {"logits": self._canonical(gradient, case.recipe.rows).double()}
         return replace(seen, gradients=gradients, head=head, off=off)
 
     def _call(self, asked: Asked, watch: bool = False, nudge: float = 0.0) -> Outcome:
         call = self.call_of(asked, ())
+        if self.layout is not None:
+            name = self.binding.names["input_ids"]
+            call = replace(call, tensors={**call.tensors, name: self._tokens(asked.case)})
+            if asked.other is not None:
+                call = replace(call, other={**call.other, name: self._tokens(asked.other)})
         apart = asked.manner.train_mode is True and self.shows_loss_alone
         call = replace(call, outputs=("logits",), outputs_apart=apart, watch=watch, nudge=nudge)
         return self.send(call, asked.case.recipe)
 
+    def _tokens(self, case: Case) -> Tensor:
+        """The tokens of a model with codebooks. A decoder of shifted inputs sees its labels, shifted right."""
+        assert self.layout is not None
+        tokens, labels = case.batch.tensor("input_ids"), case.batch.tensor("labels")
+        if self.shifts_inputs:
+            known = torch.where((labels >= 0) & (labels < self.classes), labels, tokens)
+            first = torch.full_like(known[:, :1], case.batch.bos_token_id or 0)
+            tokens = torch.cat((first, known[:, :-1]), 1)
+        return self.layout.lay_out_tokens(tokens)
+
     def _wrong_logits(self, case: Case, logits: Tensor) -> Problem | None:
-        rows, length = case.batch.tensor("labels").shape
-        expected = [rows, length + self.extra, self.classes]
+        rows, length, *codebooks = case.batch.tensor("labels").shape
+        expected = [rows, length + self.extra, *codebooks, self.classes]
+        if self.layout is not None:
+            expected = list(lay_out(self.spec, "logits", torch.empty(expected, device="meta")).shape)
         if list(logits.shape) == expected and logits.is_floating_point():
             return None
         dtype = str(logits.dtype).removeprefix("torch.")
@@ -286,12 +378,8 @@ def _is_given(gradient: Tensor | None) -> bool:
     return gradient is not None and bool(gradient.any())
 
 
-def _first_recipe(classes: int) -> Recipe:
-    return Recipe(rows=2, length=3, classes=classes, masks=(Mask.NONE,), ids=Ids.COUNTING)
-
-
 def moved_rows(before: Observation, after: Observation) -> Tensor:
-    """The rows of logits, bool [B, L], that differ between two observations by more than rounding."""
+    """The rows of logits, bool [B, L] or [B, L, K], that differ between two observations by more than rounding."""
     one, other = (seen.case.batch.tensor("logits").double() for seen in (before, after))
     scale = float(one[one.isfinite()].abs().amax()) if bool(one.isfinite().any()) else 1.0
     return torch.isclose(one, other, rtol=0.0, atol=_ROUNDING * max(scale, 1e-6), equal_nan=True).logical_not().any(-1)

@@ -52,18 +52,20 @@ def unmasked(recipe: Recipe) -> Recipe:
 
 
 def _positions(case: Case) -> Tensor:
-    """The position of each label [B, S]."""
+    """The position of each label, [B, S] or [B, S, K]."""
     labels = case.batch.tensor("labels")
-    return torch.arange(labels.shape[1]).expand_as(labels)
+    return torch.arange(labels.shape[1]).view(1, -1, *[1] * (labels.dim() - 2)).expand_as(labels)
 
 
 def _first_row(case: Case) -> Tensor:
-    """Where the first sequence stands, bool [B, S]."""
-    return (torch.arange(len(case.batch.tensor("labels"))) == 0)[:, None].expand_as(_positions(case))
+    """Where the first sequence stands, bool [B, S] or [B, S, K]."""
+    positions = _positions(case)
+    is_first = torch.arange(len(positions)) == 0
+    return is_first.view(-1, *[1] * (positions.dim() - 1)).expand_as(positions)
 
 
 def _other_tokens(case: Case, of: Iterable[str], where: Tensor) -> Batch:
-    """The batch with other tokens in the arrays ``of`` at ``where``, bool [B, S]."""
+    """The batch with other tokens in the arrays ``of`` at ``where``, bool as the labels."""
     other: dict[str, Any] = {}
     for name in of:
         tokens = case.batch.tensor(name)
@@ -72,7 +74,7 @@ def _other_tokens(case: Case, of: Iterable[str], where: Tensor) -> Batch:
 
 
 def _judge_moved(trial: Trial, after: Observation, still: Tensor, what: str) -> Judgement:
-    """Judge that the logits of the labels did not move where they should be ``still``, bool [B, S]."""
+    """Judge that the logits of the labels did not move where they should be ``still``, bool as the labels."""
     before = trained(trial, after.case.recipe)
     if isinstance(before, Judgement):
         return before
@@ -80,8 +82,9 @@ def _judge_moved(trial: Trial, after: Observation, still: Tensor, what: str) -> 
     found = moved_rows(before, after)[:, extra:] & still
     if not bool(found.any()):
         return PASS
-    row, position = found.nonzero()[0].tolist()
-    return failing(f"{what} {int(found.sum())} rows of logits that must not move; the first is [{row}, {position}]")
+    return failing(
+        f"{what} {int(found.sum())} rows of logits that must not move; the first is {found.nonzero()[0].tolist()}"
+    )
 
 
 def _from(case: Case) -> int:

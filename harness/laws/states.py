@@ -12,7 +12,7 @@ from shiftproof.reference.spec import Compute
 
 from ..bounds.derive import Bounds, derive_bounds
 from ..candidates.loss import Observation, Trial
-from ..candidates.model import ModelTrial
+from ..candidates.model import ModelTrial, Route
 from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
 from ..results import Verdict
@@ -150,7 +150,9 @@ def _compiled_by(backend: str) -> Variant:
     restrict=ordinary,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     skip_reason=lambda trial: (
-        None
+        "its gradient is read by watching its layers, which torch.compile does not let anybody do"
+        if isinstance(trial, ModelTrial) and trial.route in (Route.COPIED, Route.HEAD)
+        else None
         if trial.compiles("eager")
         else "it costs seconds: asked by --profile ci and deep, and if the candidate's own code asks about compiling"
     ),

@@ -5,6 +5,8 @@
 - If they do not, the tokens are the inputs. The logits at t must be scored on the label at t + 1.
 - A model that fails the second case, but meets the first apart from its inputs, is *unshifted*: its caller must shift.
   Its documentation decides whether that is a bug.
+- A model that takes no labels [B, S] may take those of codebooks. Its frames are shifted by its caller, and the logits
+  at t must be scored on frame t. Which weights its codebooks have is its own choice.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from ..laws.models import LABELS_CHANGED, unmasked
 from ..probe.read import Positions
 from ..results import LawResult, Level, NamedBug, Overall, Verdict, overall
 
+OF_CODEBOOKS = ("dia", "musicgen")
 CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
 _ALIGNED = replace(PROFILES[SEQ2SEQ], terms=(replace(PROFILES[SEQ2SEQ].terms[0], extra=Extra.PREFIX),))
 _OF_THE_LOSS = ("CONTRACT-1", "ALIGN-1", "ALIGN-2", "SELECT-1", "VALUE-1")
@@ -88,22 +91,15 @@ def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
         LoadFailure: if it cannot be loaded.
     """
     trial = _trial(loaded, PROFILES[PREFIXED])
+    if not trial.answers and (of_codebooks := _read_codebooks(loaded, seed, profile)):
+        return of_codebooks
     if labels_move_logits(trial):
         trial = _trial(loaded, PROFILES[SEQ2SEQ])
     elif not trial.extra:
         trial = _trial(loaded, PROFILES[CAUSAL])
     laws = _ask(trial, profile, seed, LAWS)
     verdict = overall(laws)
-    found = Reading(
-        spec=trial.spec.name,
-        verdict=verdict,
-        laws=laws,
-        bugs=(),
-        alignment=describe_alignment(trial),
-        extra=trial.extra,
-        causal="MODEL-1" not in trial.failed,
-        by_value=not trial.candidate.gradient,
-    )
+    found = _reading(trial, laws)
     if verdict is Overall.CONFORMS and trial.values_only:
         return replace(found, verdict=Overall.INCONCLUSIVE, doubt=f"its values are right, and {trial.values_only}")
     if verdict is not Overall.FAILS:
@@ -118,6 +114,39 @@ def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
     if not trial.shifts_inputs and {"ALIGN-1", "ALIGN-2", "VALUE-1"} & trial.failed:
         found = _if_unshifted(loaded, trial, found, profile, seed)
     return found
+
+
+def _reading(trial: ModelTrial, laws: tuple[LawResult, ...]) -> Reading:
+    return Reading(
+        spec=trial.spec.name,
+        verdict=overall(laws),
+        laws=laws,
+        bugs=(),
+        alignment=describe_alignment(trial),
+        extra=trial.extra,
+        causal="MODEL-1" not in trial.failed,
+        by_value=not trial.candidate.gradient,
+    )
+
+
+def _read_codebooks(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading | None:
+    """Read a model of codebooks under each profile of such models. Return None if it takes no codebooks."""
+    found = []
+    for name in OF_CODEBOOKS:
+        try:
+            trial = _trial(loaded, PROFILES[name])
+        except UsageError:
+            return None
+        laws = _ask(trial, profile, seed, LAWS)
+        reading = _reading(trial, laws)
+        if reading.verdict is Overall.CONFORMS:
+            return reading
+        found.append(replace(reading, bugs=_name(trial, laws)))
+        if not {"CONTRACT-1", "ALIGN-1", "MODEL-1", "MODEL-2"} & trial.failed:
+            doubt = "its pairs are right, and the weights of its codebooks are those of no profile"
+            found[-1] = replace(found[-1], verdict=Overall.INCONCLUSIVE, doubt=doubt)
+    # What needs the fewest bugs to explain it is the best explanation.
+    return min(found, key=lambda reading: (not reading.doubt, len(reading.bugs) or len(LAWS)))
 
 
 def labels_move_logits(trial: ModelTrial) -> bool:
@@ -210,19 +239,21 @@ def describe_alignment(trial: ModelTrial) -> str:
     found = _positions(trial, recipe)
     if found is None:
         return "not read"
-    whose = ", inputs shifted by the model" if trial.shifts_inputs else ""
+    shifter = "the model" if trial.layout is None else "its caller"
+    whose = f", inputs shifted by {shifter}" if trial.shifts_inputs else ""
     if not found:
         return "nothing is scored"
     steps, elsewhere = set(), False
     for (_, *site), places in found.items():
-        row, position, *_ = site
+        row, position, *codebook = site
         for place in places:
-            if place[0] == row:
+            if place[0] == row and list(place[2:]) == codebook:
                 steps.add(place[1] - (position - trial.extra))
             else:
                 elsewhere = True
     ks = " and ".join(f"k={step}" for step in sorted(steps))
-    return f"{ks}{', and on another row' if elsewhere else ''}{whose}"
+    other = "another row" if trial.layout is None else "another row or codebook"
+    return ", and ".join(filter(None, (ks, f"on {other}" if elsewhere else ""))) + whose
 
 
 def _positions(trial: ModelTrial, recipe: Recipe) -> Positions | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,11 +17,12 @@ import torch
 
 from ..tracebacks import exception_message
 from .config import VOCABULARY, tiny_config
-from .inputs import Side, is_known, sides
+from .inputs import Side, is_known, numbers_of_codebooks, sides
 from .weights import NotSharpened, sharpen, widen
 
 _SEED = 5
 _BATCH, _LENGTH = 4, 12
+_TEXT = 5  # tokens of an encoder's text
 
 
 class CannotBuild(Exception):
@@ -44,11 +46,18 @@ class TinyModel(torch.nn.Module):
         accepts_loss_kwargs: whether `transformers.Trainer` passes `num_items_in_batch` to this model.
         gives_logits: whether the output has `.logits` when labels are given. With a fused loss it does not.
         documentation: the forward's documentation of `labels`, and the sentences on shifts in the class's docstring.
+        codebooks: K, for a model of codebooks. Else 0.
+        tokens: the name of the argument that the token ids are: `input_ids`, or that of a decoder which does not make
+            its inputs from the labels.
     """
 
-    def __init__(self, inner: torch.nn.Module, side: Mapping[str, Side]) -> None:
+    def __init__(
+        self, inner: torch.nn.Module, side: Mapping[str, Side], codebooks: int = 0, tokens: str = "input_ids"
+    ) -> None:
         super().__init__()
         self.inner = inner
+        self.codebooks = codebooks
+        self.tokens = tokens
         self._side = dict(side)
         self._parameters_of_forward = inspect.signature(inner.forward).parameters
         self.side_inputs = tuple(side)
@@ -64,18 +73,21 @@ class TinyModel(torch.nn.Module):
         """Call the inner model. Return its output.
 
         Args:
-            input_ids: [B, S] int64.
-            labels: [B, S] int64. −100 is ignored.
+            input_ids: [B, S] int64, or of K codebooks as the inner model takes them.
+            labels: [B, S] int64, or of K codebooks as the inner model takes them. −100 is ignored.
             **rest: further arguments of the inner model. They replace arguments that would be added.
         """
         floats = next(self.inner.parameters())
-        arguments: dict[str, Any] = {name: side.rows(input_ids, floats.dtype) for name, side in self._side.items()}
+        per_row = self.codebooks if self.codebooks and input_ids.dim() == 2 else 1
+        arguments: dict[str, Any] = {
+            name: side.rows(input_ids[::per_row], floats.dtype) for name, side in self._side.items()
+        }
         accepted = self._parameters_of_forward
-        if self.reads_input_ids:
-            arguments["input_ids"] = input_ids
+        if self.reads_input_ids and self.tokens not in arguments:
+            arguments[self.tokens] = input_ids
         if labels is not None:
             arguments["labels"] = labels
-        elif "decoder_input_ids" in accepted:
+        elif "decoder_input_ids" in accepted and not self.codebooks:
             arguments["decoder_input_ids"] = input_ids
         if "use_cache" in accepted:
             arguments["use_cache"] = bool(getattr(self.inner.config, "use_cache", False))
@@ -98,6 +110,9 @@ def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel:
             return _tried(model)
         except _Refused as refused:
             refusals.setdefault(str(refused), f"with {', '.join(side)}: " if side else "")
+    for model in _of_codebooks(inner):
+        with contextlib.suppress(_Refused):
+            return _tried_codebooks(model)
     reasons = [f"{way}{reason}" for reason, way in refusals.items()]
     shape = re.search(r"of shape `?(\([^()]*\))", documentation(model_class))
     if shape is not None and shape.group(1).count(",") != 1:
@@ -155,6 +170,17 @@ def _ways(inner: torch.nn.Module) -> Iterator[dict[str, Side]]:
             yield from sides(names, inner.config)
 
 
+def _of_codebooks(inner: torch.nn.Module) -> Iterator[TinyModel]:
+    """Yield the ways to take a model for one of codebooks. A decoder beside an encoder gets text for that."""
+    accepted = inspect.signature(inner.forward).parameters
+    side, tokens = {}, "input_ids"
+    if "decoder_input_ids" in accepted:
+        side, tokens = {"input_ids": Side((_TEXT,), below=VOCABULARY)}, "decoder_input_ids"
+    if tokens in accepted:
+        for codebooks in numbers_of_codebooks(inner.config):
+            yield TinyModel(inner, side, codebooks, tokens)
+
+
 def _tried(model: TinyModel) -> TinyModel:
     """Call the model once and sharpen its logits. Return the model.
 
@@ -191,6 +217,37 @@ def _tried(model: TinyModel) -> TinyModel:
     except NotSharpened as error:
         raise CannotBuild(str(error)) from error
     return model
+
+
+def _tried_codebooks(model: TinyModel) -> TinyModel:
+    """As :func:`_tried`, with tokens and labels of codebooks in some layout."""
+    generator = torch.Generator().manual_seed(_SEED)
+    frames = torch.randint(VOCABULARY, (_BATCH, model.codebooks, _LENGTH), generator=generator)
+    layouts = (frames.transpose(1, 2).contiguous(), frames.flatten(0, 1), frames)
+    for ids, labels in itertools.product(layouts, layouts):
+        try:
+            with torch.no_grad():
+                output = model(ids, labels)
+        except Exception:
+            continue
+        logits = getattr(output, "logits", None)
+        if getattr(output, "loss", None) is None or logits is None:
+            continue
+        classes = logits.numel() // frames.numel()
+        if logits.numel() != frames.numel() * classes or logits.shape[-1] not in (classes, classes * model.codebooks):
+            continue
+        model.vocab_size = classes
+
+        def answer(ids: torch.Tensor = ids, labels: torch.Tensor = labels, classes: int = classes) -> torch.Tensor:
+            return model(ids, labels).logits.reshape(-1, classes)  # type: ignore[no-any-return]
+
+        try:
+            with torch.no_grad():
+                sharpen(model.inner, answer)
+        except NotSharpened as error:
+            raise CannotBuild(str(error)) from error
+        return model
+    raise _Refused("tokens and labels of codebooks give no loss and logits")
 
 
 def _without_labels(model: TinyModel, ids: torch.Tensor) -> str:

@@ -26,8 +26,8 @@ class Side:
     """Use int64 ones instead of drawn numbers: a mask that hides nothing."""
 
     def rows(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Make [B, *shape] for token ids [B, S]. Row r depends only on r. `dtype` is the dtype of floats."""
-        batch, length = ids.shape
+        """Make [B, *shape] for token ids [B, S] or [B, S, K]. Row r depends only on r. `dtype`: of floats."""
+        batch, length = ids.shape[:2]
         shape = tuple(length if size < 0 else size for size in self.shape)
         if self.ones:
             return torch.ones((batch, *shape), dtype=torch.int64, device=ids.device)
@@ -48,6 +48,13 @@ def sides(names: list[str], config: Any) -> Iterator[dict[str, Side]]:
 def is_known(name: str) -> bool:
     """Whether there is a rule for a parameter of this name."""
     return name in _KNOWN
+
+
+def numbers_of_codebooks(config: Any) -> list[int]:
+    """The numbers in a configuration and its parts that may be that of codebooks."""
+    names = ("num_codebooks", "num_channels", "num_quantizers", "num_code_groups")
+    found = [value for name, value in _flat(config) if name in names and isinstance(value, int)]
+    return [value for value in dict.fromkeys(found) if value > 1]
 
 
 class _Sizes:

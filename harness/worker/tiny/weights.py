@@ -38,15 +38,17 @@ def sharpen(model: torch.nn.Module, logits: Callable[[], torch.Tensor]) -> None:
         NotSharpened: the logits are not finite, or their spread does not follow the weight.
     """
     spread = _spread(logits())
-    for head in _heads(model, logits().shape[-1]):
+    for heads in _heads(model, logits().shape[-1]):
         for _ in range(8):
             if abs(spread / SPREAD - 1) < 1 / 3:
                 return
             factor = min(max(SPREAD / spread, 0.01), 100.0)
-            head.mul_(factor)
+            for head in heads:
+                head.mul_(factor)
             before, spread = spread, _spread(logits())
             if abs(spread / before - 1) < 0.01:  # another layer makes the logits
-                head.div_(factor)
+                for head in heads:
+                    head.div_(factor)
                 break
     raise NotSharpened(f"its logits keep a spread of {spread:.3g} over the classes, whatever its output layer")
 
@@ -60,8 +62,21 @@ def _spread(logits: torch.Tensor) -> float:
     return spread
 
 
-def _heads(model: torch.nn.Module, classes: int) -> list[torch.Tensor]:
-    """The weights that may make the logits: of the layer that the model names, then of others with V outputs."""
+def _heads(model: torch.nn.Module, classes: int) -> list[list[torch.Tensor]]:
+    """The weights that may make the logits: of the layer that the model names, then of others with V outputs.
+
+    The layers of a list make logits together. Last come layers with several times V outputs.
+    """
     named: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    weights = [getattr(layer, "weight", None) for layer in [named, *reversed(list(model.modules()))]]
-    return [weight for weight in weights if isinstance(weight, torch.Tensor) and weight.shape[:1] == (classes,)]
+    layers = [named, *reversed(list(model.modules()))]
+    groups = [list(each) for each in layers if isinstance(each, torch.nn.ModuleList)] + [[each] for each in layers]
+    exact, wide = [], []
+    for group in groups:
+        weights = [each.weight for each in group if isinstance(getattr(each, "weight", None), torch.Tensor)]
+        if not weights or len(weights) < len(group):
+            continue
+        if all(weight.shape[:1] == (classes,) for weight in weights):
+            exact.append(weights)
+        elif weights[0].dim() == 2 and len(weights) == 1 and not len(weights[0]) % classes:
+            wide.append(weights)
+    return exact + wide

@@ -63,6 +63,34 @@ def test_wrong_models(name: str, spec: str, alignment: str, bugs: list[str]) -> 
     assert found.causal == (name != "SeesAhead")
 
 
+@pytest.mark.parametrize(
+    ("name", "spec", "alignment", "bugs"),
+    [
+        ("Delayed", "musicgen", "k=0, inputs shifted by its caller", []),
+        ("Wide", "dia", "k=0, inputs shifted by its caller", []),
+        ("Shifted", "musicgen", "k=1, inputs shifted by its caller", ["aligned-shift"]),
+        (
+            "NextCodebook",
+            "musicgen",
+            "on another row or codebook, inputs shifted by its caller",
+            ["codebook-axis-shift"],
+        ),
+    ],
+)
+def test_models_of_codebooks(name: str, spec: str, alignment: str, bugs: list[str]) -> None:
+    found = read(name, "audio_models")
+    assert found.spec == spec
+    assert found.verdict is (Overall.FAILS if bugs else Overall.CONFORMS)
+    assert [bug.mutant for bug in found.bugs] == bugs
+    assert found.alignment == alignment
+
+
+def test_codebooks_may_have_any_weights() -> None:
+    found = read("Summed", "audio_models")
+    assert found.verdict is Overall.INCONCLUSIVE
+    assert found.doubt == "its pairs are right, and the weights of its codebooks are those of no profile"
+
+
 def test_whether_a_model_keeps_its_word_on_shifting() -> None:
     silent, promising = read("Unshifted"), read("UnshiftedAgainstItsWord")
     assert silent.unshifted

@@ -1,0 +1,100 @@
+"""Models of codebooks, judged against the logits that they make: right ones conform, wrong ones fail by their name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shiftproof.harness.candidates.declaration import Candidate, UsageError
+from shiftproof.harness.candidates.model import ModelTrial
+from shiftproof.harness.candidates.model_layout import ModelLayout
+from shiftproof.harness.cases.recipe import Recipe
+from shiftproof.harness.diagnosis.evidence import gather
+from shiftproof.harness.diagnosis.name import name_bugs
+from shiftproof.harness.judge.ask import ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import Profile
+from shiftproof.harness.laws import LAWS
+from shiftproof.harness.results import Overall, overall
+from shiftproof.reference.profiles import PROFILES
+
+CANDIDATES = Path(__file__).parents[2] / "candidates"
+BRIEF = Profile("brief", 0.06)
+
+
+@contextmanager
+def trial_of(name: str, spec: str, module: str = "audio_models") -> Iterator[ModelTrial]:
+    candidate = Candidate(name, f"{CANDIDATES / module}.py:{name}", spec)
+    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
+    try:
+        trial = loaded.of_loss(PROFILES[spec])
+        assert isinstance(trial, ModelTrial)
+        yield trial
+    finally:
+        loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "layout"),
+    [
+        ("Delayed", "musicgen", ModelLayout(3, "(b k) s", "b s k", "(b k) s v")),
+        ("Flat", "dia", ModelLayout(3, "(b k) s", "(b k) s", "(b k) s v")),
+        ("Wide", "dia", ModelLayout(3, "b s k", "b s k", "b s (k v)")),
+    ],
+)
+def test_a_right_model_conforms_in_its_own_layout(name: str, spec: str, layout: ModelLayout) -> None:
+    with trial_of(name, spec) as trial:
+        assert trial.layout == layout
+        results = [ask(law, trial, BRIEF, seed=0) for law in LAWS.values()]
+    assert {result.id for result in results if result.verdict.is_failure} == set()
+    assert overall(tuple(results)) is Overall.CONFORMS
+    asked = {result.id for result in results if result.cases}
+    assert asked >= {"ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "MODEL-1", "MODEL-2", "STATE-1", "STATE-5"}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "law", "called"),
+    [
+        ("Shifted", "musicgen", "ALIGN-1", "aligned-shift"),
+        ("NextCodebook", "musicgen", "ALIGN-1", "codebook-axis-shift"),
+        ("CountsTheFirst", "musicgen", "REDUCE-1", ""),
+        ("Summed", "musicgen", "REDUCE-1", ""),
+        ("SeesItsFrame", "musicgen", "MODEL-1", "sees-its-target"),
+        ("CutGradient", "musicgen", "GRAD-1", "detached-part"),
+        ("FlatNextCodebook", "dia", "ALIGN-1", "codebook-axis-shift"),
+        ("FlatUncounted", "dia", "REDUCE-1", "count-ignored"),
+    ],
+)
+def test_a_wrong_model_fails_by_its_name(name: str, spec: str, law: str, called: str) -> None:
+    with trial_of(name, spec) as trial:
+        results = tuple(ask(each, trial, BRIEF, seed=0) for each in LAWS.values())
+        bugs = name_bugs(results, trial, *gather(trial))
+    assert law in {result.id for result in results if result.verdict.is_failure}
+    assert not called or called in {name for bug in bugs for name in (bug.mutant, *bug.also)}
+
+
+def test_a_decoder_is_given_the_frames_before_its_own() -> None:
+    with trial_of("Flat", "dia") as trial:
+        seen = trial.observe_cached(Recipe(rows=2, length=4))
+        assert seen.case.batch.tensor("logits").shape == (2, 4, 3, 23)
+        tokens = trial._tokens(seen.case).view(2, 3, 4)
+        labels = seen.case.batch.tensor("labels").transpose(1, 2)
+        kept = (labels >= 0)[:, :, :-1]
+        assert bool((tokens[:, :, 1:] == labels[:, :, :-1])[kept].all())
+        assert bool(kept.any())
+
+
+def test_a_model_that_takes_no_codebooks_is_told_so() -> None:
+    told = "gives no loss and logits for tokens and labels of 2 to 32 codebooks; musicgen is for models that do"
+    with pytest.raises(UsageError, match=told), trial_of("Right", "musicgen", "models"):
+        pass
+
+
+def test_a_spec_with_more_than_a_model_is_given_is_refused() -> None:
+    for spec in ("parler", "moss_ttsd"):
+        told = "which a model has in its configuration"
+        with pytest.raises(UsageError, match=told), trial_of("Flat", spec):
+            pass
