@@ -130,6 +130,11 @@ ARGUMENTS: dict[str, Argument] = {
         Argument("segment_ids", "[B, S], int64, one id per packed document, 0 for padding", _tensor("segment_ids")),
         Argument("cu_seqlens", "[documents + 1], int32, over the flattened B·S tokens", _tensor("cu_seqlens")),
         Argument("input_ids", "shaped as labels, int64, the tokens before any label was ignored", _tensor("input_ids")),
+        Argument(
+            "audio_input_ids",
+            "shaped as audio_labels, int64, the tokens before any label was ignored; −1 where a model has no frame",
+            _tensor("audio_input_ids"),
+        ),
         Argument("attention_mask", "[B, S], int64, 0 at padding", _tensor("attention_mask")),
         Argument(
             "num_items_in_batch",
@@ -198,6 +203,9 @@ class Offer:
 
 TO_MODELS = ("input_ids", "labels", "num_items_in_batch", "shift_labels")
 """The arguments that a model is given. Its other arguments keep their defaults, unless it requires them."""
+
+OF_STREAMS = ("audio_labels", "audio_input_ids")
+"""The arguments that a model of text and codebooks is given too."""
 
 TO_LOSSES = Offer("a loss", ARGUMENTS.keys(), ALIASES, LOGITS + LABELS, ("logits", "labels"))
 
@@ -303,7 +311,8 @@ def _of_model(binding: Binding, accepts_any_keyword: bool) -> Binding:
     If the model takes ``**kwargs``, it also gets ``num_items_in_batch`` and ``shift_labels`` there, because trainers
     pass them that way.
     """
-    names = {name: its for name, its in binding.names.items() if name in TO_MODELS or name in binding.required}
+    given = {*TO_MODELS, *OF_STREAMS, *binding.required}
+    names = {name: its for name, its in binding.names.items() if name in given}
     if accepts_any_keyword:
         names |= {name: name for name in TO_MODELS if name not in names}
     withheld = {name: its for name, its in binding.names.items() if name not in names}
@@ -323,7 +332,7 @@ def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
         )
     if binding.is_linear and (reason := no_linear(spec)):
         return f"{target} multiplies {HIDDEN} with {WEIGHT}, but {spec.name} has no such logits: {reason}"
-    if binding.is_model and (reason := no_model(spec)):
+    if binding.is_model and (reason := no_model(spec, binding)):
         return f"{target} is a model that makes its logits from input_ids, but {spec.name} is not for models: {reason}"
     theirs = {name for name in (*LOGITS, *LABELS) if name in binding.required}
     reads = [*spec.logits, *spec.labels]
@@ -332,7 +341,7 @@ def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
             f"{target} requires {name}, but {spec.name} does not have it: it reads {', '.join(reads)}; "
             "give a spec that has it, or rename"
         )
-    if len(spec.logits) > 1 or "logits" not in reads:
+    if not binding.is_model and (len(spec.logits) > 1 or "logits" not in reads):
         for name in reads:
             if not binding.takes(name):
                 return (
@@ -342,9 +351,11 @@ def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
     return None
 
 
-def no_model(spec: LossSpec) -> str | None:
-    """The reason why a spec is not for a model with one array of logits, or None."""
+def no_model(spec: LossSpec, binding: Binding) -> str | None:
+    """The reason why a spec is not for a model with these arguments, or None."""
     term = spec.terms[0]
+    if len(spec.logits) > 1:
+        return _no_model_of_streams(spec, binding)
     if spec.logits != ("logits",) or spec.labels != ("labels",) or term.heads not in (Heads.ONE, Heads.CODEBOOKS):
         return f"it reads {', '.join((*spec.logits, *spec.labels))}"
     if spec.layouts and term.heads is Heads.ONE:
@@ -354,6 +365,16 @@ def no_model(spec: LossSpec) -> str | None:
     if term.shifted_by is ShiftedBy.DATA:
         return "its labels are already shifted, but the labels of a model are the tokens themselves"
     return None
+
+
+def _no_model_of_streams(spec: LossSpec, binding: Binding) -> str | None:
+    """The reason why a spec of several streams is not for a model of text and codebooks side by side, or None."""
+    if spec.logits != ("logits", "audio_logits") or spec.labels != ("labels", "audio_labels") or spec.layouts:
+        return f"it reads {', '.join((*spec.logits, *spec.labels))}"
+    if any(term.shifted_by is not ShiftedBy.LOSS for term in spec.terms):
+        return "the labels of such a model are the tokens themselves, and its loss shifts them"
+    missing = [name for name in OF_STREAMS if not binding.takes(name)]
+    return f"it has two streams, and the model takes no {' and no '.join(missing)}" if missing else None
 
 
 def no_trainer(spec: LossSpec) -> str | None:

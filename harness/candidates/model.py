@@ -19,7 +19,7 @@ from ..cases.recipe import Ids, Mask, Recipe, Regime, Stride
 from ..cases.space import Space
 from ..results import Verdict
 from ..worker.exchange import Outcome, Returned, Unusable
-from .arguments import Binding, lay_out
+from .arguments import Binding
 from .declaration import Candidate, UsageError
 from .head import moved_value, read_head
 from .loss import Caller, Observation, Problem, Trial, answered, problem_of
@@ -132,7 +132,7 @@ class ModelTrial(Trial):
         first = self._measure()
         self.answers = first is not None
         if first is not None:
-            if candidate.gradient and first.requires_grad and not _is_given(first.output_gradients.get("logits")):
+            if candidate.gradient and first.requires_grad and not self._shows_gradient(first):
                 self.route = self._find_route()
             if self.route is Route.NOWHERE:
                 self.values_only = _NOT_READ
@@ -144,6 +144,10 @@ class ModelTrial(Trial):
                 "allows none; judge it under a spec with a prefix, such as hf.prefix_lm"
             )
         self.space = self._own(self.space)
+
+    def _shows_gradient(self, first: Returned) -> bool:
+        """Whether the gradient of the loss reaches the returned logits."""
+        return any(map(_is_given, first.output_gradients.values()))
 
     def _find_layout(self) -> None:
         """Find the layout of a model with codebooks, and judge it under the spec in that layout."""
@@ -321,7 +325,8 @@ class ModelTrial(Trial):
             found = self._answer(Asked(case), watch=True)
             off = found.off
             if self.route is Route.COPIED and found.problem is None:
-                logits = lay_out(self.spec, "logits", found.case.batch.tensor("logits"))
+                watched = found.case.batch.tensor("logits")
+                logits = watched if self.layout is None else self.layout.lay_out_logits(watched)
         if wrong := self._wrong_logits(case, logits):
             return Observation(case, wrong)
         logits = self._canonical(logits, case.recipe.rows)
@@ -347,7 +352,7 @@ class ModelTrial(Trial):
             if asked.other is not None:
                 call = replace(call, other={**call.other, name: self._tokens(asked.other)})
         apart = asked.manner.train_mode is True and self.shows_loss_alone
-        call = replace(call, outputs=("logits",), outputs_apart=apart, watch=watch, nudge=nudge)
+        call = replace(call, outputs=self.spec.logits, outputs_apart=apart, watch=watch, nudge=nudge)
         return self.send(call, asked.case.recipe)
 
     def _tokens(self, case: Case) -> Tensor:
@@ -364,7 +369,7 @@ class ModelTrial(Trial):
         rows, length, *codebooks = case.batch.tensor("labels").shape
         expected = [rows, length + self.extra, *codebooks, self.classes]
         if self.layout is not None:
-            expected = list(lay_out(self.spec, "logits", torch.empty(expected, device="meta")).shape)
+            expected = list(self.layout.lay_out_logits(torch.empty(expected, device="meta")).shape)
         if list(logits.shape) == expected and logits.is_floating_point():
             return None
         dtype = str(logits.dtype).removeprefix("torch.")
@@ -378,9 +383,9 @@ def _is_given(gradient: Tensor | None) -> bool:
     return gradient is not None and bool(gradient.any())
 
 
-def moved_rows(before: Observation, after: Observation) -> Tensor:
+def moved_rows(before: Observation, after: Observation, name: str = "logits") -> Tensor:
     """The rows of logits, bool [B, L] or [B, L, K], that differ between two observations by more than rounding."""
-    one, other = (seen.case.batch.tensor("logits").double() for seen in (before, after))
+    one, other = (seen.case.batch.tensor(name).double() for seen in (before, after))
     scale = float(one[one.isfinite()].abs().amax()) if bool(one.isfinite().any()) else 1.0
     return torch.isclose(one, other, rtol=0.0, atol=_ROUNDING * max(scale, 1e-6), equal_nan=True).logical_not().any(-1)
 

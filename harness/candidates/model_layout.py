@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import einops
 from torch import Tensor
@@ -16,7 +16,8 @@ _LOGITS = ("b s k v", "b k s v", "(b k) s v", "b s (k v)", "(b s) k v")
 MOST_CODEBOOKS = 32
 """Numbers up to this are tried in turn."""
 
-_LENGTHS = (7, 5)  # of the sequences in a first call: one that is not the number of codebooks
+LENGTHS = (7, 5)
+"""Of the sequences in a first call: one that is not the number of codebooks."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class ModelLayout:
         """Bring tokens [B, S, K] into the layout of the model."""
         laid_out: Tensor = einops.rearrange(tokens, f"b s k -> {self.tokens}")
         return laid_out.contiguous()
+
+    def lay_out_logits(self, logits: Tensor) -> Tensor:
+        """Bring logits [B, L, K, V] into the layout of the model."""
+        laid_out: Tensor = einops.rearrange(logits, f"b s k v -> {self.logits}")
+        return laid_out
 
     def canonical_logits(self, logits: Tensor, rows: int) -> Tensor:
         """Bring logits of ``rows`` sequences from the layout of the model into [B, L, K, V].
@@ -53,19 +59,25 @@ def find_layouts(spec: LossSpec, ask: Callable[[ModelLayout, int], Tensor | None
     gives no loss. One sequence with fewer codebooks than the model has is never taken for several whole sequences. A
     model that takes a single row would take K codebooks for K sequences: it has none.
     """
-    if ask(ModelLayout(1, "(b k) s", "(b k) s", ""), _LENGTHS[0]) is not None:
+    if ask(ModelLayout(1, "(b k) s", "(b k) s", ""), LENGTHS[0]) is not None:
         return []
     for codebooks in range(2, MOST_CODEBOOKS + 1):
-        length = next(each for each in _LENGTHS if each != codebooks)
+        length = next(each for each in LENGTHS if each != codebooks)
         found = []
         for labels in dict.fromkeys((spec.layout_of("labels"), *_TOKENS)):
             for tokens in dict.fromkeys((labels, *_TOKENS)):
-                logits = ask(ModelLayout(codebooks, tokens, labels, ""), length)
-                ways = (ModelLayout(codebooks, tokens, labels, pattern) for pattern in _LOGITS)
-                found += [way for way in ways if logits is not None and _fits(way, logits, length)][:1]
+                way = ModelLayout(codebooks, tokens, labels, "")
+                logits = ask(way, length)
+                found += [] if logits is None else with_logits(way, logits, length)
         if found:
             return found
     return []
+
+
+def with_logits(layout: ModelLayout, logits: Tensor, length: int) -> list[ModelLayout]:
+    """``layout`` with the layout of the logits of one sequence. Empty if they have none."""
+    ways = (replace(layout, logits=pattern) for pattern in _LOGITS)
+    return [way for way in ways if _fits(way, logits, length)][:1]
 
 
 def _fits(layout: ModelLayout, logits: Tensor, length: int) -> bool:

@@ -129,7 +129,7 @@ def _batch_and_pairs(spec: LossSpec, recipe: Recipe) -> tuple[Batch, list[list[P
         shift_labels = _ignore(term, ids, _shifted_mask(recipe, hidden)).to(kind)
         unmasked = torch.roll(ids, 1, dims=1) if recipe.length else ids
     inputs = unmasked if term.shifted_by is ShiftedBy.LOSS else _previous_tokens(unmasked)
-    audio = None
+    audio = ids_of_audio = None
     if "audio_labels" in spec.labels:
         ids_of_audio, hidden_of_audio = (make(spec, "audio_labels", recipe) for make in (label_ids, _hidden))
         audio = _mark(spec, "audio_labels", ids_of_audio, hidden_of_audio, recipe).to(kind)
@@ -143,6 +143,7 @@ def _batch_and_pairs(spec: LossSpec, recipe: Recipe) -> tuple[Batch, list[list[P
         position_ids=positions,
         segment_ids=segments.masked_fill(padding, 0),
         cu_seqlens=cu_seqlens,
+        audio_input_ids=ids_of_audio,
         input_ids=inputs.masked_fill(padding if inputs.dim() == 2 else padding[..., None], pad),
         attention_mask=(~padding).long(),
         codebook_weights=_weights(recipe, 7, _codebooks(spec, recipe)) if _weighs_codebooks(spec) else None,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from shiftproof.reference.oracle import evaluate
-from shiftproof.reference.spec import LossSpec
+from shiftproof.reference.spec import Heads, LossSpec
 
 from ..bounds.compare import same_value
 from ..bounds.derive import derive_bounds
@@ -57,7 +57,8 @@ def _name_bugs_of_loss(
     """Name the bug by the pairs, else by the score, else by a symptom, else by the pairs in the state that shows it."""
     laws = tuple(laws)
     if "VALUE-1" not in trial.failed and any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence)):
-        return (symptom("detached-part", "the value is right, but pairs have no gradient"),)
+        which = _without_gradient(evidence, trial.spec) or "pairs have no gradient"
+        return (symptom("detached-part", f"the value is right, but {which}"),)
     if scaled := name_by_leaves(trial, evidence) or name_by_gradient(trial, evidence):
         return scaled
     named = name_by_pairs(evidence, trial.spec, trial.dtypes[0], counterexample(laws, trial))
@@ -277,6 +278,29 @@ def _hides_nan(observed: Observation) -> bool:
 def _misses_gradients(each: Evidence) -> bool:
     """Return whether pairs have no gradient on this case."""
     return not predict(each.case.pairing).keys() <= each.scored.keys()
+
+
+def _without_gradient(evidence: list[Evidence], spec: LossSpec) -> str:
+    """Say which term, or which codebook or head of it, has no gradient on any case. "" if that is not all."""
+    found: dict[tuple[int, int | None], set[bool]] = {}
+    for each in evidence:
+        for pair in each.case.pairing.pairs:
+            site = site_of(each.case.pairing, pair)
+            codebook = site[3] if len(site) > 3 else None
+            if pair.weight:
+                found.setdefault((pair.term, codebook), set()).add(site in each.scored)
+    missing = [key for key, has in found.items() if has == {False}]
+    if not missing or len(missing) == len(found) or any(len(has) > 1 for has in found.values()):
+        return ""
+    several = len(spec.terms) > 1
+    terms = {term for term, _ in missing}
+    whole = [term for term in terms if all(key in missing for key in found if key[0] == term)]
+    parts = [spec.terms[term].name for term in whole]
+    for term, codebook in missing:
+        if term not in whole:
+            kind = "head" if spec.terms[term].heads is Heads.AHEAD else "codebook"
+            parts.append(f"{kind} {codebook}" + (f" of {spec.terms[term].name}" if several else ""))
+    return f"{' and '.join(parts)} {'has' if len(parts) == 1 else 'have'} no gradient"
 
 
 def _adds_nothing(each: Evidence) -> bool:

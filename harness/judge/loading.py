@@ -15,6 +15,7 @@ from ..candidates.arguments import TO_LOSSES, Binding, Offer, UnknownArgument, b
 from ..candidates.declaration import DTYPES_TOGETHER, Candidate, UsageError
 from ..candidates.loss import Trial
 from ..candidates.model import ModelTrial
+from ..candidates.model_streams import StreamsTrial
 from ..candidates.trainer import TrainerTrial
 from ..candidates.trainer_arguments import TO_TRAINERS, trains
 from ..isolation.client import Worker
@@ -173,7 +174,8 @@ class LoadedCandidate:
         binding = self.binding
         if message := misfit(self.describe().target, binding, spec):
             raise UsageError(message)
-        kind = TrainerTrial if binding.is_trainer else ModelTrial if binding.is_model else Trial
+        of_model = StreamsTrial if len(spec.logits) > 1 else ModelTrial
+        kind = TrainerTrial if binding.is_trainer else of_model if binding.is_model else Trial
         # Models and trainers take no logits. Their weights are float32, and without --dtype nobody asked for others.
         wanted = dtypes or self.job.dtypes
         dtypes = wanted if kind is Trial or self.job.candidate.dtypes else ("float32",)

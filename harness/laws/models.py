@@ -13,11 +13,12 @@ from shiftproof.reference.batch import Batch
 from shiftproof.reference.spec import ShiftedBy
 
 from ..bounds.compare import compare_tensors
+from ..candidates.arguments import OF_STREAMS
 from ..candidates.head import head_gradients
 from ..candidates.loss import Observation, Trial
 from ..candidates.model import ModelTrial, Route, Slopes, moved_rows
 from ..candidates.variant import Manner, Variant
-from ..cases.build import Case
+from ..cases.build import Case, classes_of
 from ..cases.linear import HIDDEN, WEIGHT
 from ..cases.recipe import Count, Mask, Recipe, ShiftLabels
 from ..cases.space import Space
@@ -52,39 +53,51 @@ def unmasked(recipe: Recipe) -> Recipe:
 
 
 def _positions(case: Case) -> Tensor:
-    """The position of each label, [B, S] or [B, S, K]."""
-    labels = case.batch.tensor("labels")
-    return torch.arange(labels.shape[1]).view(1, -1, *[1] * (labels.dim() - 2)).expand_as(labels)
+    """The position of each label [B, S]."""
+    rows, length = case.batch.tensor("labels").shape[:2]
+    return torch.arange(length).expand(rows, length)
 
 
 def _first_row(case: Case) -> Tensor:
-    """Where the first sequence stands, bool [B, S] or [B, S, K]."""
+    """Where the first sequence stands, bool [B, S]."""
     positions = _positions(case)
-    is_first = torch.arange(len(positions)) == 0
-    return is_first.view(-1, *[1] * (positions.dim() - 1)).expand_as(positions)
+    return (torch.arange(len(positions)) == 0)[:, None].expand_as(positions)
+
+
+def _at(places: Tensor, like: Tensor) -> Tensor:
+    """``places`` [B, S] for each codebook, if the array ``like`` has any."""
+    return places.view(*places.shape, *[1] * (like.dim() - 2)).expand_as(like)
+
+
+def _tokens_of(case: Case) -> tuple[str, ...]:
+    """The arrays of tokens that a model sees."""
+    return ("input_ids", *OF_STREAMS[1:]) if len(case.spec.logits) > 1 else ("input_ids",)
 
 
 def _other_tokens(case: Case, of: Iterable[str], where: Tensor) -> Batch:
-    """The batch with other tokens in the arrays ``of`` at ``where``, bool as the labels."""
+    """The batch with other tokens in the arrays ``of`` at ``where``, bool [B, S]."""
     other: dict[str, Any] = {}
     for name in of:
         tokens = case.batch.tensor(name)
-        other[name] = torch.where(where & (tokens >= 0), (tokens + 1) % case.recipe.classes, tokens)
+        classes = classes_of(case.spec, "audio_labels" if name in OF_STREAMS else "labels", case.recipe)
+        other[name] = torch.where(_at(where, tokens) & (tokens >= 0), (tokens + 1) % classes, tokens)
     return replace(case.batch, **other)
 
 
 def _judge_moved(trial: Trial, after: Observation, still: Tensor, what: str) -> Judgement:
-    """Judge that the logits of the labels did not move where they should be ``still``, bool as the labels."""
+    """Judge that the logits of the labels did not move where they should be ``still``, bool [B, S]."""
     before = trained(trial, after.case.recipe)
     if isinstance(before, Judgement):
         return before
-    extra = before.case.batch.tensor("logits").shape[1] - still.shape[1]
-    found = moved_rows(before, after)[:, extra:] & still
-    if not bool(found.any()):
-        return PASS
-    return failing(
-        f"{what} {int(found.sum())} rows of logits that must not move; the first is {found.nonzero()[0].tolist()}"
-    )
+    for name in after.case.spec.logits:
+        extra = before.case.batch.tensor(name).shape[1] - still.shape[1]
+        moved = moved_rows(before, after, name)[:, extra:]
+        found = moved & _at(still, moved)
+        if bool(found.any()):
+            of = name.removesuffix("logits").replace("_", " ")
+            first = found.nonzero()[0].tolist()
+            return failing(f"{what} {int(found.sum())} rows of {of}logits that must not move; the first is {first}")
+    return PASS
 
 
 def _from(case: Case) -> int:
@@ -93,8 +106,8 @@ def _from(case: Case) -> int:
 
 def _later_changed(case: Case) -> Batch:
     # The row of a decoder that shifts its labels sees at t the labels before t.
-    of = "labels" if case.spec.terms[0].shifted_by is ShiftedBy.INPUTS else "input_ids"
-    return _other_tokens(case, (of,), _positions(case) >= _from(case))
+    of = ("labels",) if case.spec.terms[0].shifted_by is ShiftedBy.INPUTS else _tokens_of(case)
+    return _other_tokens(case, of, _positions(case) >= _from(case))
 
 
 @law(
@@ -125,14 +138,16 @@ def causal(trial: Trial, after: Observation) -> Judgement:
 @on(
     Variant(
         "first sequence changed",
-        change=lambda case: _other_tokens(case, ("input_ids", "labels"), _first_row(case)),
+        change=lambda case: _other_tokens(case, (*_tokens_of(case), *case.spec.labels), _first_row(case)),
     )
 )
 def rows_apart(trial: Trial, after: Observation) -> Judgement:
     return _judge_moved(trial, after, ~_first_row(after.case), "other tokens in the first sequence move")
 
 
-LABELS_CHANGED = Variant("labels changed", change=lambda case: _other_tokens(case, ("labels",), _positions(case) >= 0))
+LABELS_CHANGED = Variant(
+    "labels changed", change=lambda case: _other_tokens(case, case.spec.labels, _positions(case) >= 0)
+)
 
 
 @law(

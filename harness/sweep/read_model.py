@@ -36,6 +36,7 @@ from ..laws.models import LABELS_CHANGED, unmasked
 from ..probe.read import Positions
 from ..results import LawResult, Level, NamedBug, Overall, Verdict, overall
 
+OF_STREAMS = ("higgs.hf",)
 OF_CODEBOOKS = ("dia", "musicgen")
 CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
 _ALIGNED = replace(PROFILES[SEQ2SEQ], terms=(replace(PROFILES[SEQ2SEQ].terms[0], extra=Extra.PREFIX),))
@@ -90,8 +91,10 @@ def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
         UsageError: if it takes an argument that no model gets, or returns logits of a shape that no model has.
         LoadFailure: if it cannot be loaded.
     """
+    if of_streams := _read_under(OF_STREAMS, loaded, seed, profile):
+        return of_streams
     trial = _trial(loaded, PROFILES[PREFIXED])
-    if not trial.answers and (of_codebooks := _read_codebooks(loaded, seed, profile)):
+    if not trial.answers and (of_codebooks := _read_under(OF_CODEBOOKS, loaded, seed, profile)):
         return of_codebooks
     if labels_move_logits(trial):
         trial = _trial(loaded, PROFILES[SEQ2SEQ])
@@ -129,10 +132,10 @@ def _reading(trial: ModelTrial, laws: tuple[LawResult, ...]) -> Reading:
     )
 
 
-def _read_codebooks(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading | None:
-    """Read a model of codebooks under each profile of such models. Return None if it takes no codebooks."""
+def _read_under(specs: Iterable[str], loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading | None:
+    """Read a model of codebooks under each of these profiles. Return None if it does not take what they have."""
     found = []
-    for name in OF_CODEBOOKS:
+    for name in specs:
         try:
             trial = _trial(loaded, PROFILES[name])
         except UsageError:
@@ -252,7 +255,8 @@ def describe_alignment(trial: ModelTrial) -> str:
             else:
                 elsewhere = True
     ks = " and ".join(f"k={step}" for step in sorted(steps))
-    other = "another row" if trial.layout is None else "another row or codebook"
+    has_books = trial.layout is not None or len(trial.spec.logits) > 1
+    other = "another row or codebook" if has_books else "another row"
     return ", and ".join(filter(None, (ks, f"on {other}" if elsewhere else ""))) + whose
 
 

@@ -18,10 +18,12 @@ import torch
 from ..tracebacks import exception_message
 from .config import VOCABULARY, tiny_config
 from .inputs import Side, is_known, numbers_of_codebooks, sides
+from .streams import TinyStreams, sharpened, takes_streams
 from .weights import NotSharpened, sharpen, widen
 
 _SEED = 5
 _BATCH, _LENGTH = 4, 12
+_HEADS = ("use_text_head",)  # of a stream whose labels are dropped without one
 _TEXT = 5  # tokens of an encoder's text
 
 
@@ -96,13 +98,18 @@ class TinyModel(torch.nn.Module):
         return self.inner(**{**arguments, **rest})
 
 
-def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel:
+def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | TinyStreams:
     """Build a tiny model of this class: float32, on the CPU, in eval mode, with the same weights each time.
 
     Raises:
         CannotBuild: any step fails. The message is the reason.
     """
     inner = _instance(model_class)
+    if takes_streams(model_class):
+        try:
+            return sharpened(TinyStreams(inner, documentation(model_class), accepts_loss_kwargs(inner)))
+        except Exception as error:
+            raise CannotBuild(f"with text and frames of codebooks: {_told(error)}") from error
     refusals: dict[str, str] = {}
     for side in _ways(inner):
         model = TinyModel(inner, side)
@@ -147,7 +154,8 @@ def _made(model_class: type, config: Any) -> torch.nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
-            return model_class(config).float().eval()  # type: ignore[no-any-return]
+            heads = {name: True for name in _HEADS if name in inspect.signature(model_class).parameters}
+            return model_class(config, **heads).float().eval()  # type: ignore[no-any-return]
     except AttributeError:
         for part in vars(config).values():
             if hasattr(part, "to_dict"):

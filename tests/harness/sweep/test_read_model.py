@@ -85,6 +85,18 @@ def test_models_of_codebooks(name: str, spec: str, alignment: str, bugs: list[st
     assert found.alignment == alignment
 
 
+@pytest.mark.parametrize(
+    ("name", "alignment", "bugs"),
+    [("Right", "k=1", []), ("AudioTwice", "k=1 and k=2", ["double-shift"])],
+)
+def test_models_of_text_and_codebooks(name: str, alignment: str, bugs: list[str]) -> None:
+    found = read(name, "stream_models")
+    assert found.spec == "higgs.hf"
+    assert found.verdict is (Overall.FAILS if bugs else Overall.CONFORMS)
+    assert [bug.mutant for bug in found.bugs] == bugs
+    assert found.alignment == alignment
+
+
 def test_codebooks_may_have_any_weights() -> None:
     found = read("Summed", "audio_models")
     assert found.verdict is Overall.INCONCLUSIVE

@@ -1,0 +1,110 @@
+"""A tiny model of text and frames of codebooks, such as Higgs audio's, as a model with two streams side by side."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from .config import VOCABULARY
+from .weights import sharpen
+
+_BATCH, _LENGTH = 2, 12
+_SEED = 5
+_SPECIAL = ("audio_token_id", "audio_delay_token_id")  # where input_ids hold one of these, a frame stands
+
+
+class TinyStreams(torch.nn.Module):
+    """A model whose frames are aligned with its text. The inner model takes frames alone, packed to the left.
+
+    Attributes:
+        inner: the model itself.
+        codebooks: K.
+        vocab_size, audio_vocab_size: V of the text and of a codebook.
+        documentation, accepts_loss_kwargs: as of a model without frames.
+    """
+
+    def __init__(self, inner: torch.nn.Module, documentation: str, accepts_loss_kwargs: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        config: Any = inner.config
+        self.codebooks = int(config.num_codebooks)
+        self.vocab_size, self.audio_vocab_size = VOCABULARY, int(config.codebook_size)
+        self.documentation, self.accepts_loss_kwargs = documentation, accepts_loss_kwargs
+        self._special = [int(getattr(config, name)) for name in _SPECIAL if hasattr(config, name)]
+        self._takes = inspect.signature(inner.forward).parameters
+        layers = (each for each in inner.modules() if isinstance(each, torch.nn.Linear))
+        (self._text_head,) = [each for each in layers if each.out_features == self.vocab_size]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        audio_input_ids: torch.Tensor | None = None,
+        audio_labels: torch.Tensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+    ) -> Any:
+        """Call the inner model. Return its loss and the logits of both streams, [B, S, V] and [B, S, K·V].
+
+        Args:
+            input_ids: [B, S] int64.
+            labels: [B, S] int64. −100 is ignored.
+            audio_input_ids: [B, S, K] int64, −1 where a position holds no frame.
+            audio_labels: [B, S, K] int64. −100 is ignored.
+            num_items_in_batch: as the inner model takes it.
+        """
+        rest: dict[str, Any] = {"use_cache": False} if "use_cache" in self._takes else {}
+        if num_items_in_batch is not None:
+            rest["num_items_in_batch"] = num_items_in_batch
+        text = input_ids
+        for special in self._special:
+            text = text.masked_fill(text == special, 0)
+        if audio_input_ids is not None:
+            here = (audio_input_ids >= 0).all(-1)
+            text = text.masked_fill(here, self._special[0])
+            frames, mask = _packed(audio_input_ids.clamp(min=0), here)
+            rest |= {"audio_input_ids": frames, "audio_input_ids_mask": mask}
+            if audio_labels is not None:
+                rest["audio_labels"] = _packed(audio_labels, here)[0]
+        seen: list[torch.Tensor] = []
+        listening = self._text_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            output = self.inner(input_ids=text, labels=labels, return_dict=True, **rest)
+        finally:
+            listening.remove()
+        return SimpleNamespace(loss=output.loss, logits=seen[-1] if seen else None, audio_logits=output.logits)
+
+
+def _packed(arrays: torch.Tensor, here: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move the frames of each sequence to the left. Return them [B, T, K], and which are real [B, T]."""
+    order = torch.argsort((~here).long(), dim=1, stable=True)
+    most = max(int(here.sum(1).max()), 1)
+    moved = arrays.gather(1, order[..., None].expand_as(arrays))
+    return moved[:, :most], here.gather(1, order)[:, :most]
+
+
+def takes_streams(model_class: type[torch.nn.Module]) -> bool:
+    """Whether a model takes text and frames of codebooks, each with labels."""
+    return {"input_ids", "labels", "audio_input_ids", "audio_labels"} <= inspect.signature(
+        model_class.forward
+    ).parameters.keys()
+
+
+def sharpened(model: TinyStreams) -> TinyStreams:
+    """Sharpen the logits of both streams. Return the model.
+
+    Raises:
+        NotSharpened: the logits of a stream cannot be brought to their spread.
+        Exception: the model cannot be called.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    ids = torch.randint(model.vocab_size, (_BATCH, _LENGTH), generator=generator)
+    frames = torch.randint(model.audio_vocab_size, (_BATCH, _LENGTH, model.codebooks), generator=generator)
+    frames[0, : _LENGTH // 2] = -1
+    with torch.no_grad():
+        sharpen(model.inner, lambda: model(ids, ids, frames, frames).logits)
+        shape = model.codebooks, model.audio_vocab_size
+        sharpen(model.inner, lambda: model(ids, ids, frames, frames).audio_logits.unflatten(-1, shape))
+    return model

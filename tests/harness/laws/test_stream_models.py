@@ -1,0 +1,70 @@
+"""Models of text and codebooks, judged against the logits that they make."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shiftproof.harness.candidates.declaration import UsageError
+from shiftproof.harness.candidates.model_streams import StreamsTrial
+from shiftproof.harness.cases.recipe import Mask, Recipe
+from shiftproof.harness.diagnosis.evidence import gather
+from shiftproof.harness.diagnosis.name import name_bugs
+from shiftproof.harness.judge.ask import ask
+from shiftproof.harness.laws import LAWS
+from shiftproof.harness.results import LawResult, Overall, overall
+
+from .test_audio_models import BRIEF, trial_of
+
+
+def heard(name: str) -> tuple[tuple[LawResult, ...], dict[str, str]]:
+    with trial_of(name, "higgs.hf", "stream_models") as trial:
+        results = tuple(ask(law, trial, BRIEF, seed=0) for law in LAWS.values())
+        bugs = name_bugs(results, trial, *gather(trial)) if trial.failed else ()
+    return results, {called: bug.detail for bug in bugs for called in (bug.mutant, *bug.also)}
+
+
+def test_a_right_model_conforms() -> None:
+    results, _ = heard("Right")
+    assert {result.id for result in results if result.verdict.is_failure} == set()
+    assert overall(results) is Overall.CONFORMS
+    asked = {result.id for result in results if result.cases}
+    assert asked >= {"ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "MODEL-1", "MODEL-2", "MODEL-3", "STATE-5"}
+    assert "COUNT-1" in asked
+
+
+@pytest.mark.parametrize(
+    ("name", "law", "called", "detail"),
+    [
+        ("TextTwice", "ALIGN-1", "double-shift", "in text"),
+        ("AudioTwice", "ALIGN-1", "double-shift", "in audio"),
+        ("NextCodebook", "ALIGN-1", "codebook-axis-shift", "+1, round"),
+        ("CountsText", "REDUCE-1", "term-denominator", ""),
+        ("SeesItsTarget", "MODEL-1", "sees-its-target", "MODEL-1 fails"),
+        ("CutGradient", "GRAD-1", "detached-part", "codebook 1 of audio has no gradient"),
+        ("CutText", "GRAD-1", "detached-part", "text has no gradient"),
+    ],
+)
+def test_a_wrong_model_fails_by_its_name(name: str, law: str, called: str, detail: str) -> None:
+    results, names = heard(name)
+    assert law in {result.id for result in results if result.verdict.is_failure}
+    assert detail in names[called]
+
+
+def test_sequences_have_frames_in_different_places() -> None:
+    with trial_of("Right", "higgs.hf", "stream_models") as trial:
+        assert isinstance(trial, StreamsTrial)
+        assert trial.audio_layout.codebooks == 3
+        batch = trial.case(Recipe(rows=4, length=6, masks=(Mask.NONE,))).batch
+        tokens, labels = batch.tensor("audio_input_ids"), batch.tensor("audio_labels")
+        assert (tokens >= 0).all(-1).sum(1).tolist() == [6, 3, 0, 5]
+        assert torch.equal(tokens < 0, labels == -100)
+        shown = trial.observe_cached(Recipe(rows=4, length=6)).case.batch
+        assert shown.tensor("logits").shape == (4, 6, 29)
+        assert shown.tensor("audio_logits").shape == (4, 6, 3, 13)
+
+
+def test_a_model_without_frames_is_told_what_is_missing() -> None:
+    told = "it has two streams, and the model takes no audio_labels and no audio_input_ids"
+    with pytest.raises(UsageError, match=told), trial_of("Right", "higgs.hf", "models"):
+        pass
