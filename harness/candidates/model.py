@@ -277,6 +277,11 @@ class ModelTrial(Trial):
         """Give the model the case's tokens. The observation's case has the logits that the model made from them."""
         return self._answer(asked, watch=asked.records and self.route in (Route.COPIED, Route.HEAD))
 
+    def logits_of(self, case: Case) -> Tensor | None:
+        """The logits of one call, as the model returns them, of whatever shape. None if the call gives none."""
+        outcome = self._call(Asked(case))
+        return outcome.outputs["logits"] if isinstance(outcome, Returned) else None
+
     def watch(self, case: Case, grad_output: float = 1.0) -> Observation:
         """Observe the model on a case, and find its head too."""
         return self._answer(Asked(case, grad_output), watch=True)

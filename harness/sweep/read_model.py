@@ -42,6 +42,7 @@ CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
 _ALIGNED = replace(PROFILES[SEQ2SEQ], terms=(replace(PROFILES[SEQ2SEQ].terms[0], extra=Extra.PREFIX),))
 _OF_THE_LOSS = ("CONTRACT-1", "ALIGN-1", "ALIGN-2", "SELECT-1", "VALUE-1")
 
+_LENGTHS = (3, 4, 7)  # for which a model's rows of logits are counted
 _UNEXPLAINED = 0.01  # relative to the change of the loss; rounding explains less
 
 # A model whose documentation matches this claims that it shifts its labels itself.
@@ -100,6 +101,10 @@ def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
         trial = _trial(loaded, PROFILES[SEQ2SEQ])
     elif not trial.extra:
         trial = _trial(loaded, PROFILES[CAUSAL])
+    if rows := _rows_apart_from_labels(trial):
+        doubt = f"its rows of logits are not the positions of labels: {rows}; CTC and its like have no pairs"
+        empty = Reading(trial.spec.name, Overall.INCONCLUSIVE, (), (), "not read", extra=trial.extra)
+        return replace(empty, doubt=doubt)
     laws = _ask(trial, profile, seed, LAWS)
     verdict = overall(laws)
     found = _reading(trial, laws)
@@ -117,6 +122,18 @@ def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
     if not trial.shifts_inputs and {"ALIGN-1", "ALIGN-2", "VALUE-1"} & trial.failed:
         found = _if_unshifted(loaded, trial, found, profile, seed)
     return found
+
+
+def _rows_apart_from_labels(trial: ModelTrial) -> str:
+    """Say how many rows of logits there are for several lengths, if they do not grow with the labels. Else ""."""
+    rows = {}
+    for length in _LENGTHS if trial.answers else ():
+        seen = trial.logits_of(trial.case(Recipe(rows=1, length=length, masks=(Mask.NONE,))))
+        if seen is not None:
+            rows[length] = seen.shape[1]
+    if len({count - length for length, count in rows.items()}) <= 1:
+        return ""
+    return ", ".join(f"{count} for {length} labels" for length, count in rows.items())
 
 
 def _reading(trial: ModelTrial, laws: tuple[LawResult, ...]) -> Reading:

@@ -142,6 +142,19 @@ class Prefixed(Right):
         return super().loss(logits[:, 3:], labels, count)
 
 
+class OfSound(Right):
+    """Logits of ten frames of sound, which CTC aligns with labels of any length."""
+
+    def logits(self, input_ids):
+        return super().logits(torch.arange(10).expand(len(input_ids), 10))
+
+    def loss(self, logits, labels, count):
+        log_p = logits.log_softmax(-1).transpose(0, 1)
+        kept = labels.clamp(min=1)
+        lengths = [torch.full((len(labels),), size) for size in (10, labels.shape[1])]
+        return F.ctc_loss(log_p, kept, *lengths)
+
+
 class Seq2Seq(Right):
     """The labels, shifted right, are the decoder's inputs."""
 

@@ -125,6 +125,13 @@ def test_promises(text: str, said: bool | str) -> None:
     assert bool(promise_in(text)) == bool(said)
 
 
+def test_a_model_whose_logits_are_not_positions_of_labels_is_no_alarm() -> None:
+    found = read("OfSound")
+    assert found.verdict is Overall.INCONCLUSIVE
+    told = "10 for 3 labels, 10 for 4 labels, 10 for 7 labels; CTC and its like have no pairs"
+    assert found.doubt == f"its rows of logits are not the positions of labels: {told}"
+
+
 def test_a_model_whose_gradient_cannot_be_read_does_not_conform() -> None:
     found = read("OfAnother", "unread")
     assert found.verdict is Overall.INCONCLUSIVE
