@@ -17,6 +17,7 @@ import torch
 
 from ..tracebacks import exception_message
 from .config import VOCABULARY, tiny_config
+from .forward import parameters_of
 from .inputs import Side, is_known, numbers_of_codebooks, sides
 from .streams import TinyStreams, sharpened, takes_streams
 from .weights import NotSharpened, sharpen, widen
@@ -61,7 +62,7 @@ class TinyModel(torch.nn.Module):
         self.codebooks = codebooks
         self.tokens = tokens
         self._side = dict(side)
-        self._parameters_of_forward = inspect.signature(inner.forward).parameters
+        self._parameters_of_forward = parameters_of(type(inner))
         self.side_inputs = tuple(side)
         self.reads_input_ids = "input_ids" in self._parameters_of_forward
         config: Any = inner.config
@@ -166,7 +167,7 @@ def _made(model_class: type, config: Any) -> torch.nn.Module:
 
 def _ways(inner: torch.nn.Module) -> Iterator[dict[str, Side]]:
     """Yield the arguments to try: first only the required ones, then the main input too, then all with a rule."""
-    parameters = inspect.signature(inner.forward).parameters
+    parameters = parameters_of(type(inner))
     known = [name for name in parameters if is_known(name) and name != "attention_mask"]
     needed = [name for name in known if parameters[name].default is inspect.Parameter.empty]
     main = [getattr(inner, "main_input_name", "input_ids")]
@@ -180,7 +181,7 @@ def _ways(inner: torch.nn.Module) -> Iterator[dict[str, Side]]:
 
 def _of_codebooks(inner: torch.nn.Module) -> Iterator[TinyModel]:
     """Yield the ways to take a model for one of codebooks. A decoder beside an encoder gets text for that."""
-    accepted = inspect.signature(inner.forward).parameters
+    accepted = parameters_of(type(inner))
     side, tokens = {}, "input_ids"
     if "decoder_input_ids" in accepted:
         side, tokens = {"input_ids": Side((_TEXT,), below=VOCABULARY)}, "decoder_input_ids"
@@ -286,7 +287,7 @@ def accepts_loss_kwargs(model: torch.nn.Module) -> bool:
     declared = getattr(model, "accepts_loss_kwargs", None)
     if declared is not None:
         return bool(declared)
-    return any(each.kind is each.VAR_KEYWORD for each in inspect.signature(model.forward).parameters.values())
+    return any(each.kind is each.VAR_KEYWORD for each in parameters_of(type(model)).values())
 
 
 def documentation(model_class: type[torch.nn.Module]) -> str:

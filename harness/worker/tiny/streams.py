@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from .config import VOCABULARY
+from .forward import parameters_of
 from .weights import sharpen
 
 _BATCH, _LENGTH = 2, 12
@@ -34,7 +34,7 @@ class TinyStreams(torch.nn.Module):
         self.vocab_size, self.audio_vocab_size = VOCABULARY, int(config.codebook_size)
         self.documentation, self.accepts_loss_kwargs = documentation, accepts_loss_kwargs
         self._special = [int(getattr(config, name)) for name in _SPECIAL if hasattr(config, name)]
-        self._takes = inspect.signature(inner.forward).parameters
+        self._takes = parameters_of(type(inner))
         layers = (each for each in inner.modules() if isinstance(each, torch.nn.Linear))
         (self._text_head,) = [each for each in layers if each.out_features == self.vocab_size]
 
@@ -87,9 +87,7 @@ def _packed(arrays: torch.Tensor, here: torch.Tensor) -> tuple[torch.Tensor, tor
 
 def takes_streams(model_class: type[torch.nn.Module]) -> bool:
     """Whether a model takes text and frames of codebooks, each with labels."""
-    return {"input_ids", "labels", "audio_input_ids", "audio_labels"} <= inspect.signature(
-        model_class.forward
-    ).parameters.keys()
+    return {"input_ids", "labels", "audio_input_ids", "audio_labels"} <= parameters_of(model_class).keys()
 
 
 def sharpened(model: TinyStreams) -> TinyStreams:

@@ -1,0 +1,72 @@
+"""Speech and music models of transformers, built tiny: as they are, and with one bug each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.candidates.loss import Trial
+from shiftproof.harness.diagnosis.evidence import gather
+from shiftproof.harness.diagnosis.name import name_bugs
+from shiftproof.harness.judge.ask import ask
+from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
+from shiftproof.harness.judge.profile import PROFILES
+from shiftproof.harness.laws import LAWS
+from shiftproof.harness.results import LawResult, Overall, overall
+
+pytestmark = pytest.mark.peers
+
+WRONG = Path(__file__).with_name("wrong_audio.py")
+
+
+def judged(target: str, spec: str) -> tuple[tuple[LawResult, ...], dict[str, str]]:
+    """What the laws find, and the bugs' names with their details."""
+    pytest.importorskip("transformers", minversion="5")
+    loaded = LoadedCandidate(jobs_of([Candidate("it", target, spec)])[0], Options(deadline=60.0))
+    try:
+        trial = loaded.of_loss(loaded.job.spec)  # type: ignore[arg-type]
+        assert isinstance(trial, Trial)
+        results = tuple(ask(law, trial, PROFILES["brief"], seed=0) for law in LAWS.values())
+        bugs = name_bugs(results, trial, *gather(trial)) if trial.failed else ()
+    finally:
+        loaded.close()
+    return results, {called: bug.detail for bug in bugs for called in (bug.mutant, *bug.also)}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("HiggsAudioV2ForConditionalGeneration", "higgs.hf"),
+        ("MusicgenForCausalLM", "musicgen"),
+        ("MusicgenForConditionalGeneration", "musicgen"),
+        ("MusicgenMelodyForCausalLM", "musicgen"),
+        ("DiaForConditionalGeneration", "dia"),
+    ],
+)
+def test_a_model_conforms(name: str, spec: str) -> None:
+    results, _ = judged(f"transformers:{name}", spec)
+    assert {result.id for result in results if result.verdict.is_failure} == set()
+    assert overall(results) is Overall.CONFORMS
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "law", "called", "detail"),
+    [
+        ("HiggsAudioTwice", "higgs.hf", "ALIGN-1", "double-shift", "in audio"),
+        ("HiggsTextTwice", "higgs.hf", "ALIGN-1", "double-shift", "in text"),
+        ("HiggsNextCodebook", "higgs.hf", "ALIGN-1", "codebook-axis-shift", "+1, round"),
+        ("HiggsCountsText", "higgs.hf", "REDUCE-1", "term-denominator", ""),
+        ("HiggsCutCodebook", "higgs.hf", "GRAD-1", "detached-part", "codebook 0 of audio has no gradient"),
+        ("MusicgenTwice", "musicgen", "ALIGN-1", "aligned-shift", ""),
+        ("MusicgenNextCodebook", "musicgen", "ALIGN-1", "codebook-axis-shift", "+1, round"),
+        ("DiaTwice", "dia", "ALIGN-1", "aligned-shift", ""),
+        ("DiaNextCodebook", "dia", "ALIGN-1", "codebook-axis-shift", "+1, round"),
+        ("DiaCutCodebook", "dia", "GRAD-1", "detached-part", "codebook 0 has no gradient"),
+    ],
+)
+def test_a_wrong_twin_fails_by_its_name(name: str, spec: str, law: str, called: str, detail: str) -> None:
+    results, names = judged(f"{WRONG}:{name}", spec)
+    assert law in {result.id for result in results if result.verdict.is_failure}
+    assert detail in names[called]
