@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from shiftproof.harness.worker.tiny.build import CannotBuild, TinyModel, build_tiny
 from shiftproof.harness.worker.tiny.find import language_models
+from shiftproof.harness.worker.tiny.streams import TinyStreams
 
 
 class Config:
@@ -249,3 +250,118 @@ def test_controls_of_transformers(built: dict[str, TinyModel | str]) -> None:
     assert (llama.is_encoder_decoder, t5.is_encoder_decoder) == (False, True)
     assert llama.accepts_loss_kwargs
     assert "labels" in llama.documentation
+
+
+class BooksConfig(Config):
+    def __init__(self, vocab_size: int = 32000, hidden_size: int = 1024, num_codebooks: int = 3) -> None:
+        super().__init__(vocab_size, hidden_size)
+        self.num_codebooks = num_codebooks
+
+
+class Books(Model):
+    """Codebooks as rows, [B·K, S], each with a head."""
+
+    config_class = BooksConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.heads = torch.nn.ModuleList(
+            torch.nn.Linear(config.hidden_size, config.vocab_size) for _ in range(config.num_codebooks)
+        )
+
+    def get_output_embeddings(self) -> torch.nn.ModuleList:
+        return self.heads
+
+    def of_books(self, books: torch.Tensor, labels: torch.Tensor) -> Any:
+        """``books`` [B, K, S], ``labels`` [B, S, K]."""
+        hidden = self.embed(books).sum(1).cumsum(1)
+        logits = torch.stack([head(hidden) for head in self.heads], 1)
+        loss = F.cross_entropy(logits.permute(0, 3, 2, 1), labels)
+        return SimpleNamespace(loss=loss, logits=logits.flatten(0, 1))
+
+    def forward(self, input_ids: torch.Tensor, labels: Any = None) -> Any:
+        return self.of_books(input_ids.reshape(-1, self.config.num_codebooks, input_ids.shape[-1]), labels)
+
+
+class BooksOfText(Books):
+    """Its encoder reads text, and its decoder codebooks [B, S, K]."""
+
+    def forward(self, input_ids: torch.Tensor, decoder_input_ids: Any = None, labels: Any = None) -> Any:
+        assert input_ids.shape[0] == decoder_input_ids.shape[0]
+        return self.of_books(decoder_input_ids.transpose(1, 2), labels)
+
+
+def test_a_model_of_codebooks_has_telling_logits_in_each() -> None:
+    model = build_tiny(Books)
+    assert isinstance(model, TinyModel)
+    assert (model.codebooks, model.tokens) == (3, "input_ids")
+    books = torch.randint(model.vocab_size, (2, 3, 6), generator=torch.Generator().manual_seed(0))
+    logits = model(books.flatten(0, 1), books.transpose(1, 2)).logits
+    assert logits.shape == (6, 6, model.vocab_size)
+    assert all(0.5 < of_book.std(-1).mean() < 9 for of_book in logits)
+
+
+def test_a_decoder_of_codebooks_beside_an_encoder_gets_text_for_that() -> None:
+    model = build_tiny(BooksOfText)
+    assert isinstance(model, TinyModel)
+    assert (model.codebooks, model.tokens, model.side_inputs) == (3, "decoder_input_ids", ("input_ids",))
+
+
+class StreamsConfig(BooksConfig):
+    def __init__(self, vocab_size: int = 32000, hidden_size: int = 1024, codebook_size: int = 40) -> None:
+        super().__init__(vocab_size, hidden_size)
+        self.codebook_size, self.audio_token_id = codebook_size, 7
+
+
+class Streams(Model):
+    """Text and packed frames, as Higgs audio; the logits of the text are not returned."""
+
+    config_class = StreamsConfig
+
+    def __init__(self, config: Any, use_text_head: bool = False) -> None:
+        super().__init__(config)
+        assert use_text_head
+        size = config.num_codebooks * config.codebook_size
+        self.embed_frames = torch.nn.Embedding(size, config.hidden_size)
+        self.audio_head = torch.nn.Linear(config.hidden_size, size)
+
+
+class ReadsStreams(Streams):
+    def forward(
+        self,
+        input_ids: Any,
+        labels: Any = None,
+        audio_input_ids: Any = None,
+        audio_input_ids_mask: Any = None,
+        audio_labels: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        assert return_dict
+        here = input_ids == self.config.audio_token_id
+        assert int(here.sum()) == int(audio_input_ids_mask.sum())
+        books, size = self.config.num_codebooks, self.config.codebook_size
+        frames = self.embed_frames(audio_input_ids + torch.arange(books) * size).sum(2)[audio_input_ids_mask]
+        hidden = self.embed(input_ids).masked_scatter(here[..., None], frames).cumsum(1)
+        expanded = torch.full((*input_ids.shape, books), -100)
+        expanded[here] = audio_labels[audio_input_ids_mask]
+        audio = self.audio_head(hidden)
+        of_audio = F.cross_entropy(audio.unflatten(-1, (books, size)).permute(0, 3, 1, 2), expanded)
+        loss = F.cross_entropy(self.head(hidden).transpose(1, 2), labels) + of_audio
+        return SimpleNamespace(loss=loss, logits=audio, expanded=expanded)
+
+
+def test_a_model_of_text_and_frames_is_given_them_side_by_side() -> None:
+    model = build_tiny(ReadsStreams)
+    assert isinstance(model, TinyStreams)
+    assert (model.codebooks, model.vocab_size, model.audio_vocab_size) == (3, 99, 40)
+    ids = draw(2, 5, 99)
+    frames = torch.randint(40, (2, 5, 3), generator=torch.Generator().manual_seed(0))
+    frames[0, :2], frames[1] = -1, -1
+    seen = model(ids, ids, frames, frames.masked_fill(frames < 0, -100))
+    assert (seen.logits.shape, seen.audio_logits.shape) == ((2, 5, 99), (2, 5, 120))
+    other = frames.clone()
+    other[0, 4] = 0
+    moved = model(ids, ids, other, frames.masked_fill(frames < 0, -100)).audio_logits != seen.audio_logits
+    assert moved.any(-1).tolist() == [[False] * 4 + [True], [False] * 5]
+    assert 1.5 < seen.logits.std(-1).mean() < 4.5
+    assert 0.7 < seen.audio_logits.std(-1).mean() < 9
