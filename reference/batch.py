@@ -27,7 +27,7 @@ class Batch:
     - ``labels`` [B, S] or [B, S, K], integer; ``shift_labels``, the same already shifted by the caller
     - ``audio_logits`` [A, T, K, V] and ``audio_labels`` [A, T, K]: a second stream, with its own numbers of rows and
       positions
-    - ``audio_input_ids``, shaped as ``audio_labels``, integer
+    - ``audio_input_ids``, the tokens that ``audio_labels`` were made from, integer; no loss reads them
     - ``depth_logits`` [B, S, K − 1, V]: head j predicts codebook j + 1 of the same frame
     - ``mtp_logits`` [B, S, D, V]: head d predicts a token further ahead than head d − 1
     - ``loss_mask`` [B, S], bool or 0/1; ``token_weights`` [B, S], floating; both aligned with ``labels``
@@ -75,9 +75,6 @@ class Batch:
             expected = labels.shape if field.name in _LIKE_LABELS else labels.shape[:2]
             if value.shape != expected:
                 raise BatchError(f"{field.name} is {show(value)}; expected the labels' shape {list(expected)}")
-        if self.audio_input_ids is not None and self.audio_input_ids.shape != self.tensor("audio_labels").shape:
-            expected = self.tensor("audio_labels").shape
-            raise BatchError(f"audio_input_ids is {show(self.audio_input_ids)}; expected the shape {list(expected)}")
         for name in ("codebook_weights", "class_weights"):
             weights = getattr(self, name)
             if weights is not None and (weights.dim() != 1 or not weights.is_floating_point()):

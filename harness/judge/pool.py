@@ -98,8 +98,8 @@ class Pool(Generic[T, R]):
             every = list(dict.fromkeys([*own, *others]))
             self._others[law.id] = frozenset(every) - frozenset(own)
             chosen = _spread(every, self._budget(law)) if law.calls_again else every
-            every = [*chosen, *self._in_missing_dtypes(law, chosen), *group.regions, *group.beyond]
-            self._cases[law.id] = list(dict.fromkeys(every))
+            chosen = [*chosen, *self._in_missing_dtypes(law, chosen)]
+            self._cases[law.id] = list(dict.fromkeys([*chosen, *group.regions, *group.beyond]))
         return self._cases[law.id]
 
     def _in_missing_dtypes(self, law: Law[T, R], chosen: list[R]) -> Iterator[R]:
