@@ -368,7 +368,9 @@ def no_model(spec: LossSpec, binding: Binding) -> str | None:
 
 
 def _no_model_of_streams(spec: LossSpec, binding: Binding) -> str | None:
-    """The reason why a spec of several streams is not for a model of text and codebooks side by side, or None."""
+    """The reason why a spec of several logits is for no model with two streams or a depth decoder, or None."""
+    if spec.logits == ("logits", "depth_logits") and not spec.terms[0].codebook_weights:
+        return None
     if spec.logits != ("logits", "audio_logits") or spec.labels != ("labels", "audio_labels") or spec.layouts:
         return f"it reads {', '.join((*spec.logits, *spec.labels))}"
     if any(term.shifted_by is not ShiftedBy.LOSS for term in spec.terms):

@@ -29,7 +29,7 @@ from .variant import ORDINARY, PLAIN, Asked, Manner, Variant
 _ASKED = {
     *("CONTRACT-1", "CONTRACT-2", "ALIGN-1", "ALIGN-2", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "GRAD-2"),
     *("GRAD-3", "PURE-1", "PURE-2", "MODE-1", "EMPTY-2", "MODEL-1", "MODEL-2", "MODEL-3", "MODEL-4"),
-    *("MODEL-5", "MODEL-6", "MODEL-7", "PURE-4", "LAYOUT-3", "COUNT-1"),
+    *("MODEL-5", "MODEL-6", "MODEL-7", "MODEL-8", "MODEL-9", "PURE-4", "LAYOUT-3", "COUNT-1"),
     *("STATE-1", "STATE-3", "STATE-4", "STATE-5"),
 }
 """The laws that do not need to choose the logits."""

@@ -44,7 +44,7 @@ def name_bugs(
     laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
 ) -> tuple[NamedBug, ...]:
     """Return the bugs that explain the evidence: those of the loss, and those of a model's logits."""
-    seeing = (LAWS[id] for id in ("MODEL-1", "MODEL-2") if id in trial.failed)
+    seeing = (LAWS[id] for id in ("MODEL-1", "MODEL-8", "MODEL-2") if id in trial.failed)
     of_logits = tuple(symptom(law.points_to[0], f"{law.id} fails") for law in seeing)
     of_loss = _name_bugs_of_loss(laws, trial, evidence, silent)
     known = {bug.mutant for bug in of_loss}
@@ -56,7 +56,8 @@ def _name_bugs_of_loss(
 ) -> tuple[NamedBug, ...]:
     """Name the bug by the pairs, else by the score, else by a symptom, else by the pairs in the state that shows it."""
     laws = tuple(laws)
-    if "VALUE-1" not in trial.failed and any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence)):
+    misses = any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence))
+    if misses and _values_are_right(trial, evidence):
         which = _without_gradient(evidence, trial.spec) or "pairs have no gradient"
         return (symptom("detached-part", f"the value is right, but {which}"),)
     if scaled := name_by_leaves(trial, evidence) or name_by_gradient(trial, evidence):
@@ -132,7 +133,7 @@ def name_by_pairs(
 
 def name_by_leaves(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
     """Name a loss that multiplies the gradient of one leaf by a factor, and gives the others theirs."""
-    if not trial.is_linear or "VALUE-1" in trial.failed:
+    if not trial.is_linear or not _values_are_right(trial, evidence):
         return ()
     factors: dict[str, list[float]] = {}
     for each in evidence:
@@ -162,12 +163,25 @@ def name_by_gradient(trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, 
         for pair in each.case.pairing.pairs
         if pair.weight and site_of(each.case.pairing, pair) not in each.unsure
     ]
-    if "VALUE-1" in trial.failed or not factors or not all(map(_adds_nothing, evidence)):
+    if not factors or not all(map(_adds_nothing, evidence)) or not _values_are_right(trial, evidence):
         return ()
     near = WEIGHT_TOLERANCE[trial.dtypes[0]] * abs(factors[0])
     if max(factors) - min(factors) > 2 * near or abs(factors[0] - 1) <= near or not factors[0]:
         return ()
     return (symptom("gradient-scaled", f"the gradient is {factors[0]:.4g} times the right one"),)
+
+
+def _values_are_right(trial: Trial, evidence: list[Evidence]) -> bool:
+    """Return whether the loss has the right value on every case, whether or not VALUE-1 was asked."""
+    if "VALUE-1" in trial.failed:
+        return False
+    for each in evidence:
+        right = each.case.oracle.value
+        if each.seen is None or each.seen.value is None or right is None or not math.isfinite(right):
+            continue
+        if not same_value(each.seen.value, right, trial.bounds(each.seen).value):
+            return False
+    return True
 
 
 def _value_is_right(bug: NamedBug, trial: Trial, evidence: list[Evidence]) -> bool:

@@ -15,6 +15,7 @@ from ..candidates.arguments import TO_LOSSES, Binding, Offer, UnknownArgument, b
 from ..candidates.declaration import DTYPES_TOGETHER, Candidate, UsageError
 from ..candidates.loss import Trial
 from ..candidates.model import ModelTrial
+from ..candidates.model_depth import DepthTrial
 from ..candidates.model_streams import StreamsTrial
 from ..candidates.trainer import TrainerTrial
 from ..candidates.trainer_arguments import TO_TRAINERS, trains
@@ -174,7 +175,8 @@ class LoadedCandidate:
         binding = self.binding
         if message := misfit(self.describe().target, binding, spec):
             raise UsageError(message)
-        of_model = StreamsTrial if len(spec.logits) > 1 else ModelTrial
+        of_several = StreamsTrial if "audio_labels" in spec.labels else DepthTrial
+        of_model = of_several if len(spec.logits) > 1 else ModelTrial
         kind = TrainerTrial if binding.is_trainer else of_model if binding.is_model else Trial
         # Models and trainers take no logits. Their weights are float32, and without --dtype nobody asked for others.
         wanted = dtypes or self.job.dtypes

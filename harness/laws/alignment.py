@@ -12,6 +12,7 @@ import torch
 
 from shiftproof.reference.pairing import Pairing, Place
 from shiftproof.reference.score import map_logits
+from shiftproof.reference.spec import ShiftedBy
 
 from ..candidates.loss import Observation, Trial
 from ..cases.build import Case, classes_of
@@ -231,7 +232,7 @@ def _few_places(recipe: Recipe) -> Recipe:
         codebooks=codebooks,
         audio_classes=AudioClasses.MORE,
         audio_length=AudioLength.SAME,
-        classes=rows * (length + recipe.extra) * (2 * codebooks if codebooks > 1 else 1) + 4,
+        classes=rows * (length + recipe.extra) * 2 * codebooks + 4,  # two arrays of logits may share the labels
         ids=Ids.COUNTING,
         dtype="float32",
     )
@@ -249,7 +250,9 @@ def read_by_value(trial: Trial, recipe: Recipe) -> dict[Site, dict[Place, float]
     """
     case = trial.scored(recipe)
     # The tokens are the labels before any was ignored. A model's are not changed, since its logits would change too.
-    tokens = None if trial.makes_logits else case.batch.input_ids
+    # Those of a decoder's inputs stand elsewhere, and where they end a row, they say which labels count.
+    of_tokens = all(term.shifted_by is ShiftedBy.LOSS and not term.stops_at_eos for term in trial.spec.terms)
+    tokens = case.batch.input_ids if of_tokens and not trial.makes_logits else None
     stuck: list[Observation] = []
     found: dict[Site, dict[Place, float]] = {}
     for name in trial.spec.labels:

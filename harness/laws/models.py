@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.spec import ShiftedBy
+from shiftproof.reference.spec import Axis, LossSpec, ShiftedBy
 
 from ..bounds.compare import compare_tensors
 from ..candidates.arguments import OF_STREAMS
@@ -71,7 +71,7 @@ def _at(places: Tensor, like: Tensor) -> Tensor:
 
 def _tokens_of(case: Case) -> tuple[str, ...]:
     """The arrays of tokens that a model sees."""
-    return ("input_ids", *OF_STREAMS[1:]) if len(case.spec.logits) > 1 else ("input_ids",)
+    return ("input_ids", *OF_STREAMS[1:]) if "audio_labels" in case.spec.labels else ("input_ids",)
 
 
 def _other_tokens(case: Case, of: Iterable[str], where: Tensor) -> Batch:
@@ -84,20 +84,27 @@ def _other_tokens(case: Case, of: Iterable[str], where: Tensor) -> Batch:
     return replace(case.batch, **other)
 
 
-def _judge_moved(trial: Trial, after: Observation, still: Tensor, what: str) -> Judgement:
-    """Judge that the logits of the labels did not move where they should be ``still``, bool [B, S]."""
+def _judge_moved(
+    trial: Trial, after: Observation, still: Tensor, what: str, names: Iterable[str] | None = None
+) -> Judgement:
+    """Judge that the logits of the labels did not move where they should be ``still``, bool [B, S] or [B, S, K]."""
     before = trained(trial, after.case.recipe)
     if isinstance(before, Judgement):
         return before
-    for name in after.case.spec.logits:
+    for name in after.case.spec.logits if names is None else names:
         extra = before.case.batch.tensor(name).shape[1] - still.shape[1]
         moved = moved_rows(before, after, name)[:, extra:]
-        found = moved & _at(still, moved)
+        found = moved & (_at(still, moved) if still.dim() == 2 else still)
         if bool(found.any()):
             of = name.removesuffix("logits").replace("_", " ")
             first = found.nonzero()[0].tolist()
             return failing(f"{what} {int(found.sum())} rows of {of}logits that must not move; the first is {first}")
     return PASS
+
+
+def _has_depth(spec: LossSpec) -> bool:
+    """Whether a depth decoder predicts the codebooks of a frame one after the other."""
+    return any(term.axis is Axis.CODEBOOK for term in spec.terms)
 
 
 def _from(case: Case) -> int:
@@ -107,6 +114,8 @@ def _from(case: Case) -> int:
 def _later_changed(case: Case) -> Batch:
     # The row of a decoder that shifts its labels sees at t the labels before t.
     of = ("labels",) if case.spec.terms[0].shifted_by is ShiftedBy.INPUTS else _tokens_of(case)
+    if _has_depth(case.spec):  # its decoder sees the labels of a frame
+        of = (*of, "labels")
     return _other_tokens(case, of, _positions(case) >= _from(case))
 
 
@@ -160,7 +169,69 @@ LABELS_CHANGED = Variant(
 )
 @on(LABELS_CHANGED)
 def labels_apart(trial: Trial, after: Observation) -> Judgement:
-    return _judge_moved(trial, after, _positions(after.case) >= 0, "other labels move")
+    # A depth decoder takes its inputs from the labels: MODEL-8 says which.
+    names = [term.logits for term in trial.spec.terms if term.axis is not Axis.CODEBOOK]
+    return _judge_moved(trial, after, _positions(after.case) >= 0, "other labels move", names)
+
+
+def _from_codebook(case: Case) -> int:
+    return 1 + case.recipe.seed % (case.recipe.codebooks - 1)
+
+
+def _later_codebooks_changed(case: Case) -> Batch:
+    """Other labels in the codebooks from one on, in every frame, and other tokens there in the last frame."""
+    at = _from_codebook(case)
+    labels, tokens = case.batch.tensor("labels").clone(), case.batch.tensor("input_ids").clone()
+    for codes in (labels[..., at:], tokens[:, -1, at:]):
+        codes.copy_(torch.where(codes >= 0, (codes + 1) % case.recipe.classes, codes))
+    return replace(case.batch, labels=labels, input_ids=tokens)
+
+
+@law(
+    "MODEL-8",
+    "within a frame, a codebook's logits depend on earlier codebooks alone",
+    source="a depth decoder that sees the code that it predicts copies it; CSM, Moshi and others feed it from labels",
+    budget=20,
+    adapt=unmasked,
+    skip_reason=lambda trial: (
+        needs_model(trial) or (None if _has_depth(trial.spec) else "the spec has no depth decoder")
+    ),
+    points_to=("sees-its-target",),
+)
+@on(Variant("later codebooks changed", change=_later_codebooks_changed))
+def causal_in_a_frame(trial: Trial, after: Observation) -> Judgement:
+    at = _from_codebook(after.case)  # head j predicts codebook j + 1, and sees those up to j
+    heads = torch.arange(after.case.recipe.codebooks - 1) < at
+    still = heads.expand(*_positions(after.case).shape, -1)
+    return _judge_moved(trial, after, still, f"other codebooks from {at} on move", ("depth_logits",))
+
+
+def _one_label_ignored(case: Case) -> Batch:
+    """The label of one codebook ignored, in one frame of each sequence whose labels are all there."""
+    labels = case.batch.tensor("labels").clone()
+    book = case.recipe.seed % case.recipe.codebooks
+    for row in range(len(labels)):
+        whole = (labels[row] >= 0).all(-1).nonzero()
+        if len(whole):
+            labels[row, int(whole[-1]), book] = -100
+    return replace(case.batch, labels=labels)
+
+
+@law(
+    "MODEL-9",
+    "a frame of which some codebooks are ignored is scored on the others",
+    source="a depth decoder that is fed from labels gets the ignored ones as tokens (CSM raises IndexError)",
+    budget=10,
+    level=Level.SHOULD,
+    adapt=unmasked,
+    depends_on=("CONTRACT-1", "VALUE-1"),
+    skip_reason=lambda trial: (
+        needs_model(trial) or (None if _has_depth(trial.spec) else "the spec has no depth decoder")
+    ),
+)
+@on(Variant("one label of a frame ignored", change=_one_label_ignored))
+def frame_with_a_hole(trial: Trial, observed: Observation) -> Judgement:
+    return judge_shown(trial, observed)
 
 
 def shifted(space: Space) -> Space:

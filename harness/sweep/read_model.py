@@ -37,6 +37,7 @@ from ..probe.read import Positions
 from ..results import LawResult, Level, NamedBug, Overall, Verdict, overall
 
 OF_STREAMS = ("higgs.hf",)
+WITH_DEPTH = ("csm",)
 OF_CODEBOOKS = ("dia", "musicgen")
 CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
 _ALIGNED = replace(PROFILES[SEQ2SEQ], terms=(replace(PROFILES[SEQ2SEQ].terms[0], extra=Extra.PREFIX),))
@@ -95,8 +96,9 @@ def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
     if of_streams := _read_under(OF_STREAMS, loaded, seed, profile):
         return of_streams
     trial = _trial(loaded, PROFILES[PREFIXED])
-    if not trial.answers and (of_codebooks := _read_under(OF_CODEBOOKS, loaded, seed, profile)):
-        return of_codebooks
+    for specs in () if trial.answers else (OF_CODEBOOKS, WITH_DEPTH):
+        if of_codebooks := _read_under(specs, loaded, seed, profile):
+            return of_codebooks
     if labels_move_logits(trial):
         trial = _trial(loaded, PROFILES[SEQ2SEQ])
     elif not trial.extra:
@@ -162,7 +164,7 @@ def _read_under(specs: Iterable[str], loaded: LoadedCandidate, seed: int, profil
         if reading.verdict is Overall.CONFORMS:
             return reading
         found.append(replace(reading, bugs=_name(trial, laws)))
-        if not {"CONTRACT-1", "ALIGN-1", "MODEL-1", "MODEL-2"} & trial.failed:
+        if not {"CONTRACT-1", "ALIGN-1", "MODEL-1", "MODEL-2", "MODEL-8"} & trial.failed:
             doubt = "its pairs are right, and the weights of its codebooks are those of no profile"
             found[-1] = replace(found[-1], verdict=Overall.INCONCLUSIVE, doubt=doubt)
     # What needs the fewest bugs to explain it is the best explanation.

@@ -19,9 +19,15 @@ def _has_saved_tensor_hooks() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
+def _default_device() -> str:
+    # torch.get_default_device makes a tensor there. Without that device it raises, and with it, it starts CUDA.
+    context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    return "cpu" if context is None else str(context.device)
+
+
 _READ: dict[str, Callable[[], Any]] = {
     "the default dtype": torch.get_default_dtype,
-    "the default device": lambda: str(torch.get_default_device()),
+    "the default device": _default_device,
     "grad mode": torch.is_grad_enabled,
     "inference mode": torch.is_inference_mode_enabled,
     "autocast": lambda: [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],

@@ -96,7 +96,10 @@ class TinyModel(torch.nn.Module):
             arguments["use_cache"] = bool(getattr(self.inner.config, "use_cache", False))
         if "return_dict" in accepted:
             arguments["return_dict"] = True
-        return self.inner(**{**arguments, **rest})
+        output = self.inner(**{**arguments, **rest})
+        if (depth := getattr(output, "depth_decoder_logits", None)) is not None:
+            output["depth_logits"] = depth
+        return output
 
 
 def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | TinyStreams:
@@ -242,6 +245,8 @@ def _tried_codebooks(model: TinyModel) -> TinyModel:
         logits = getattr(output, "logits", None)
         if getattr(output, "loss", None) is None or logits is None:
             continue
+        if getattr(output, "depth_logits", None) is not None and logits.shape[:2] == (_BATCH, _LENGTH):
+            return _with_depth(model, ids, labels)
         classes = logits.numel() // frames.numel()
         if logits.numel() != frames.numel() * classes or logits.shape[-1] not in (classes, classes * model.codebooks):
             continue
@@ -257,6 +262,18 @@ def _tried_codebooks(model: TinyModel) -> TinyModel:
             raise CannotBuild(str(error)) from error
         return model
     raise _Refused("tokens and labels of codebooks give no loss and logits")
+
+
+def _with_depth(model: TinyModel, ids: torch.Tensor, labels: torch.Tensor) -> TinyModel:
+    """Sharpen the logits of a backbone and of its depth decoder."""
+    try:
+        with torch.no_grad():
+            model.vocab_size = model(ids, labels).logits.shape[-1]
+            sharpen(model.inner, lambda: model(ids, labels).logits)
+            sharpen(model.inner, lambda: model(ids, labels).depth_logits)
+    except NotSharpened as error:
+        raise CannotBuild(str(error)) from error
+    return model
 
 
 def _without_labels(model: TinyModel, ids: torch.Tensor) -> str:

@@ -65,7 +65,7 @@ def _spread(logits: torch.Tensor) -> float:
 def _heads(model: torch.nn.Module, classes: int) -> list[list[torch.Tensor]]:
     """The weights that may make the logits: of the layer that the model names, then of others with V outputs.
 
-    The layers of a list make logits together. Last come layers with several times V outputs.
+    The layers of a list make logits together. Last come layers that make those of several codebooks.
     """
     named: Any = getattr(model, "get_output_embeddings", lambda: None)()
     layers = [named, *reversed(list(model.modules()))]
@@ -77,6 +77,11 @@ def _heads(model: torch.nn.Module, classes: int) -> list[list[torch.Tensor]]:
             continue
         if all(weight.shape[:1] == (classes,) for weight in weights):
             exact.append(weights)
-        elif weights[0].dim() == 2 and len(weights) == 1 and not len(weights[0]) % classes:
+        elif len(weights) == 1 and _makes_several(weights[0], classes):
             wide.append(weights)
     return exact + wide
+
+
+def _makes_several(weight: torch.Tensor, classes: int) -> bool:
+    """Whether a weight is [K·V, H] or [K, H, V]."""
+    return not len(weight) % classes if weight.dim() == 2 else weight.dim() == 3 and weight.shape[-1] == classes

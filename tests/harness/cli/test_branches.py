@@ -107,7 +107,8 @@ def test_a_door_that_a_size_opens(run: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "spec"), _table("FOUND").items())
 def test_every_door_that_can_be_opened_is(run: Run, name: str, spec: str) -> None:
-    assert run(*check(name, "--profile", "quick", "--dtype", "bfloat16", spec=spec)).code == 1
+    dtype = "float32" if name == "large_vocabulary" else "bfloat16"  # a cast to bfloat16 is no bug in bfloat16
+    assert run(*check(name, "--profile", "quick", "--dtype", dtype, spec=spec)).code == 1
 
 
 @pytest.mark.slow
