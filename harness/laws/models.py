@@ -179,12 +179,22 @@ def _from_codebook(case: Case) -> int:
 
 
 def _later_codebooks_changed(case: Case) -> Batch:
-    """Other labels in the codebooks from one on, in every frame, and other tokens there in the last frame."""
-    at = _from_codebook(case)
-    labels, tokens = case.batch.tensor("labels").clone(), case.batch.tensor("input_ids").clone()
-    for codes in (labels[..., at:], tokens[:, -1, at:]):
-        codes.copy_(torch.where(codes >= 0, (codes + 1) % case.recipe.classes, codes))
-    return replace(case.batch, labels=labels, input_ids=tokens)
+    """Other labels in the codebooks from one on, in every frame."""
+    labels = case.batch.tensor("labels").clone()
+    later = labels[..., _from_codebook(case) :]
+    later.copy_(torch.where(later >= 0, (later + 1) % case.recipe.classes, later))
+    return replace(case.batch, labels=labels)
+
+
+def _later_codebooks_of_the_last_changed(case: Case) -> Batch:
+    """Other tokens in the codebooks from one on, in the last frame, which no later frame sees."""
+    tokens = case.batch.tensor("input_ids").clone()
+    later = tokens[:, -1, _from_codebook(case) :]
+    later.copy_((later + 1) % case.recipe.classes)
+    return replace(case.batch, input_ids=tokens)
+
+
+_OF_THE_LAST = Variant("later codebooks of the last frame changed", change=_later_codebooks_of_the_last_changed)
 
 
 @law(
@@ -198,11 +208,13 @@ def _later_codebooks_changed(case: Case) -> Batch:
     ),
     points_to=("sees-its-target",),
 )
-@on(Variant("later codebooks changed", change=_later_codebooks_changed))
+@on(Variant("later codebooks changed", change=_later_codebooks_changed), _OF_THE_LAST)
 def causal_in_a_frame(trial: Trial, after: Observation) -> Judgement:
-    at = _from_codebook(after.case)  # head j predicts codebook j + 1, and sees those up to j
-    heads = torch.arange(after.case.recipe.codebooks - 1) < at
-    still = heads.expand(*_positions(after.case).shape, -1)
+    case = after.case
+    at = _from_codebook(case)  # head j predicts codebook j + 1, and sees those up to j
+    still = (torch.arange(case.recipe.codebooks - 1) < at).expand(*_positions(case).shape, -1)
+    if not torch.equal(case.batch.tensor("input_ids"), trial.case(case.recipe).batch.tensor("input_ids")):
+        still = still & (_positions(case) == case.recipe.length - 1)[..., None]
     return _judge_moved(trial, after, still, f"other codebooks from {at} on move", ("depth_logits",))
 
 

@@ -5,7 +5,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DiaForConditionalGeneration, HiggsAudioV2ForConditionalGeneration, MusicgenForCausalLM
+from transformers import (
+    CsmForConditionalGeneration,
+    DiaForConditionalGeneration,
+    HiggsAudioV2ForConditionalGeneration,
+    MusicgenForCausalLM,
+)
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 
@@ -59,6 +64,20 @@ class HiggsCutCodebook(HiggsAudioV2ForConditionalGeneration):
     def loss_function(self, logits: Tensor, labels: Tensor, vocab_size: int, **rest: Any) -> Tensor:
         is_first = vocab_size == self.config.codebook_size and logits.storage_offset() == 0
         return ForCausalLMLoss(logits.detach() if is_first else logits, labels, vocab_size, **rest)
+
+
+class CsmBackboneTwice(CsmForConditionalGeneration):
+    """The backbone's labels are shifted twice."""
+
+    def loss_function(self, logits: Tensor, labels: Tensor, vocab_size: int, **rest: Any) -> Tensor:
+        return ForCausalLMLoss(logits, _later(labels), vocab_size, **rest)
+
+
+class CsmUncounted(CsmForConditionalGeneration):
+    """The caller's count is dropped."""
+
+    def forward(self, *arguments: Any, num_items_in_batch: Any = None, **rest: Any) -> Any:
+        return super().forward(*arguments, **rest)
 
 
 class MusicgenTwice(MusicgenForCausalLM):
