@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
@@ -13,7 +14,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
@@ -143,9 +144,11 @@ def _load_file(path: str, cwd: str) -> ModuleType:
     if name in sys.modules:
         # A candidate in torch.py must not replace torch, which it probably imports.
         name = f"_shiftproof_candidate_{name}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if not file.endswith(".py"):
         raise LoadFailure("no such file", f"{file} is not a Python file: its name must end in .py")
+    spec = importlib.util.spec_from_file_location(name, file, loader=_FromSource(name, file))
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -154,6 +157,14 @@ def _load_file(path: str, cwd: str) -> ModuleType:
         sys.modules.pop(name, None)
         raise _import_failed(file, error) from error
     return module
+
+
+class _FromSource(importlib.machinery.SourceFileLoader):
+    """Compiles the source each time. Python takes bytecode for current if the source has the same second and size."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 def _load_module(name: str, cwd: str) -> ModuleType:

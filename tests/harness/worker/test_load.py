@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import time
@@ -15,6 +16,7 @@ from shiftproof.harness.isolation.client import Worker
 from shiftproof.harness.isolation.inprocess import InProcess
 from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker.exchange import Call, Returned
+from shiftproof.harness.worker.load import load
 from shiftproof.harness.worker.target import LoadFailure, Parameter, TargetDescription
 
 CANDIDATES = """
@@ -258,3 +260,13 @@ def test_what_an_environment_within_the_folder_has_installed_stays_imported(
     assert "imported_late" in sys.modules
     assert "beside_it" not in sys.modules
     del sys.modules["imported_late"]
+
+
+def test_a_file_that_was_edited_within_a_second_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "edited.py"
+    for number in (1, 2):
+        file.write_text(f"def loss(logits):\n    return {number}\n")
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+        assert load(f"{file}:loss", str(tmp_path), torch.device("cpu")).function(None) == number
+    assert not (tmp_path / "__pycache__").exists()
