@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from shiftproof.harness.cli.main import main
+from shiftproof.harness.diagnosis.identify import Identity
 
 from .command import CANDIDATES, Run
 
 
-@pytest.mark.representatives(2)
+@pytest.mark.representatives(1)
 @pytest.mark.parametrize(
     ("name", "found", "said"),
     [
@@ -38,8 +39,12 @@ def test_identify_what_is_no_loss(run: Run, tmp_path: Path) -> None:
     assert ran.out == "odd.py:loss could not be identified: it raised ValueError: no loss today\n"
 
 
-def test_identify_of_what_was_judged_in_part_is_open(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["identify", f"{CANDIDATES / 'misbehaving.py'}:returns_float", "--in-process"]) == 3
-    assert "    not judged: its gradient, for it gives none" in capsys.readouterr().out.splitlines()
-    assert main(["identify", f"{CANDIDATES / 'misbehaving.py'}:returns_float", "--in-process", "--no-gradient"]) == 0
-    assert "not judged" not in capsys.readouterr().out
+@pytest.mark.parametrize(("not_judged", "code"), [({"hf.causal_lm": "its gradient, for it gives none"}, 3), ({}, 0)])
+def test_identify_of_what_was_judged_in_part_is_open(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, not_judged: dict[str, str], code: int
+) -> None:
+    found = Identity(("hf.causal_lm",), (), None, not_judged=not_judged)
+    monkeypatch.setattr("shiftproof.harness.diagnosis.identify.identify", lambda loaded: found)
+    assert main(["identify", f"{CANDIDATES / 'misbehaving.py'}:returns_float", "--in-process"]) == code
+    said = "    not judged: its gradient, for it gives none" in capsys.readouterr().out.splitlines()
+    assert said == bool(not_judged)
