@@ -11,7 +11,7 @@ from transformers import (
     HiggsAudioV2ForConditionalGeneration,
     MusicgenForCausalLM,
 )
-from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss
 
 
 def _later(labels: Tensor) -> Tensor:
@@ -115,4 +115,4 @@ class DiaCutCodebook(DiaForConditionalGeneration):
     def loss_function(self, logits: Tensor, labels: Tensor, vocab_size: int, **rest: Any) -> Tensor:
         books = logits.view(-1, self.num_channels, *logits.shape[1:])
         cut = torch.cat((books[:, :1].detach(), books[:, 1:]), 1)
-        return F.cross_entropy(cut.reshape(-1, vocab_size), labels.reshape(-1))
+        return ForMaskedLMLoss(cut.flatten(0, 1), labels, vocab_size, **rest)
