@@ -66,7 +66,7 @@ class StreamsTrial(ModelTrial):
                 return outcome
         raise UsageError(
             f"{self.candidate.name} gives no loss and logits for frames of 2 to {MOST_CODEBOOKS} codebooks; "
-            f"{plain.name} is for models that do: {refused}"
+            f"{plain.name} is for models that do: {refused or 'their shapes do not fit'}"
         )
 
     def _first_recipe(self) -> Recipe:

@@ -161,12 +161,17 @@ def _read_under(specs: Iterable[str], loaded: LoadedCandidate, seed: int, profil
             return None
         laws = _ask(trial, profile, seed, LAWS)
         reading = _reading(trial, laws)
-        if reading.verdict is Overall.CONFORMS:
+        if reading.verdict is Overall.CONFORMS and trial.values_only:
+            doubt = f"its values are right, and {trial.values_only}"
+            return replace(reading, verdict=Overall.INCONCLUSIVE, doubt=doubt)
+        if reading.verdict is not Overall.FAILS:
             return reading
-        found.append(replace(reading, bugs=_name(trial, laws)))
-        if not {"CONTRACT-1", "ALIGN-1", "MODEL-1", "MODEL-2", "MODEL-8"} & trial.failed:
+        bugs = _name(trial, laws)
+        others = [law.id for law in reading.failed if law.id != "REDUCE-1" and not law.follows]
+        if not others and "REDUCE-1" in trial.failed and all(bug.mutant.startswith("codebook-") for bug in bugs):
             doubt = "its pairs are right, and the weights of its codebooks are those of no profile"
-            found[-1] = replace(found[-1], verdict=Overall.INCONCLUSIVE, doubt=doubt)
+            reading = replace(reading, verdict=Overall.INCONCLUSIVE, doubt=doubt)
+        found.append(replace(reading, bugs=bugs))
     # What needs the fewest bugs to explain it is the best explanation.
     return min(found, key=lambda reading: (not reading.doubt, len(reading.bugs) or len(LAWS)))
 

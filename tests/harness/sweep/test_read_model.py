@@ -103,6 +103,12 @@ def test_codebooks_may_have_any_weights() -> None:
     assert found.doubt == "its pairs are right, and the weights of its codebooks are those of no profile"
 
 
+def test_a_count_that_is_dropped_is_not_a_choice_of_weights() -> None:
+    found = read("FlatUncounted", "audio_models")
+    assert found.verdict is Overall.FAILS
+    assert [bug.mutant for bug in found.bugs] == ["count-ignored"]
+
+
 def test_whether_a_model_keeps_its_word_on_shifting() -> None:
     silent, promising = read("Unshifted"), read("UnshiftedAgainstItsWord")
     assert silent.unshifted
