@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.oracle import evaluate
-from shiftproof.reference.pairing import build_pairing
 
 from ..cases.build import Case
 from ..cases.kept import Kept, of_pairs
 from ..cases.recipe import Recipe
 from ..cases.space import Space
-from ..results import Verdict
 from ..worker.exchange import Returned
 from .declaration import UsageError
-from .loss import Observation, Problem, answered, problem_of
+from .loss import Observation, answered
 from .model import ModelTrial, Route
 from .model_layout import MOST_CODEBOOKS
 from .variant import Asked
@@ -86,29 +82,9 @@ class DepthTrial(ModelTrial):
         return case
 
     def _answer(self, asked: Asked, watch: bool) -> Observation:
-        case = asked.case
-        outcome = self._call(asked)
-        if not isinstance(outcome, Returned):
-            return Observation(case, problem_of(outcome))
-        found: dict[str, Any] | None = self._laid_back(case, outcome.outputs)
-        if found is None:
-            shapes = " and ".join(f"{name} {list(of.shape)}" for name, of in outcome.outputs.items())
-            expected = " and ".join(f"{name} {list(shape)}" for name, shape in case.pairing.shapes.items())
-            return Observation(case, Problem(Verdict.ERROR, "wrong shape", f"returned {shapes}; expected {expected}"))
-        batch = replace(case.batch, **{name: of.float() for name, of in found.items()})
-        pairing = build_pairing(case.spec, batch)
-        own = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))
-        seen = self._read(own, outcome, {})
-        given = outcome.output_gradients
-        if seen.problem is not None or not given or not self.candidate.gradient:
-            return seen
-        zeros = {name: torch.zeros_like(of) for name, of in outcome.outputs.items()}
-        gradients = self._laid_back(case, {**zeros, **given})
-        assert gradients is not None, "gradients have the shapes of their tensors"
-        return replace(seen, gradients={name: of.double() for name, of in gradients.items()})
+        return self._read_several(asked)
 
     def _laid_back(self, case: Case, arrays: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Bring the logits, or their gradients, into the shapes of the batch. None if they do not fit."""
         found = {}
         labels = case.batch.tensor("labels")
         scored = (labels[..., 1:] >= 0).any(-1)  # the frames of a packed depth decoder

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.oracle import evaluate
-from shiftproof.reference.pairing import build_pairing
 from shiftproof.reference.spec import LossSpec
 
 from ..cases.build import Case
 from ..cases.kept import Kept, of_pairs
 from ..cases.recipe import AudioLength, Recipe
 from ..cases.space import Space
-from ..results import Verdict
 from ..worker.exchange import Returned
 from .declaration import UsageError
-from .loss import Observation, Problem, answered, problem_of
+from .loss import Observation, answered
 from .model import ModelTrial, Route
 from .model_layout import LENGTHS, MOST_CODEBOOKS, ModelLayout, with_logits
 from .variant import Asked
@@ -95,37 +91,19 @@ class StreamsTrial(ModelTrial):
         return case
 
     def _answer(self, asked: Asked, watch: bool) -> Observation:
-        case = asked.case
-        outcome = self._call(asked)
-        if not isinstance(outcome, Returned):
-            return Observation(case, problem_of(outcome))
-        if wrong := self._wrong_streams(case, outcome.outputs):
-            return Observation(case, wrong)
-        logits: dict[str, Any] = {name: self._laid_back(case, name, of) for name, of in outcome.outputs.items()}
-        batch = replace(case.batch, **{name: of.float() for name, of in logits.items()})
-        pairing = build_pairing(case.spec, batch)
-        own = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))
-        seen = self._read(own, outcome, {})
-        given = outcome.output_gradients
-        if seen.problem is not None or not given or not self.candidate.gradient:
-            return seen
-        gradients = {name: self._laid_back(case, name, of).double() for name, of in given.items()}
-        zeros = {name: torch.zeros(of.shape, dtype=torch.float64) for name, of in logits.items()}
-        return replace(seen, gradients={**zeros, **gradients})
+        return self._read_several(asked)
 
-    def _laid_back(self, case: Case, name: str, logits: Tensor) -> Tensor:
-        return self.audio_layout.canonical_logits(logits, case.recipe.rows) if name != "logits" else logits
-
-    def _wrong_streams(self, case: Case, outputs: Mapping[str, Tensor]) -> Problem | None:
+    def _laid_back(self, case: Case, arrays: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        found = {}
         for name, shape in case.pairing.shapes.items():
-            found, expected = outputs[name], torch.empty(shape, device="meta")
+            array, expected = arrays[name], torch.empty(shape, device="meta")
             if name != "logits":
                 expected = self.audio_layout.lay_out_logits(expected)
-            if found.shape != expected.shape or not found.is_floating_point():
-                dtype = str(found.dtype).removeprefix("torch.")
-                message = f"returned {dtype} {name} {list(found.shape)}; expected floating {list(expected.shape)}"
-                return Problem(Verdict.ERROR, "wrong shape", message)
-        return None
+            if array.shape != expected.shape or not array.is_floating_point():
+                return None
+            is_text = name == "logits"
+            found[name] = array if is_text else self.audio_layout.canonical_logits(array, case.recipe.rows)
+        return found
 
 
 def _placed(spec: LossSpec, recipe: Recipe, batch: Batch) -> Batch:
