@@ -54,11 +54,12 @@ def lay_out(spec: LossSpec, name: str, value: Tensor) -> Tensor:
     """Return a tensor of a batch in the layout that ``spec`` gives to candidates."""
     if name in (*spec.logits, *spec.labels):
         return _rearrange(value, spec.axes_of(name), spec.layout_of(name))
-    if value.dim() >= 2 and name not in LOGITS + LABELS:  # it has the layout of the labels
-        pattern = spec.layout_of("labels")
-        if value.dim() < len(spec.axes_of("labels").split()):  # and has no codebooks
+    if value.dim() >= 2 and name not in LOGITS + LABELS:  # it has the layout of its labels
+        labels = "audio_labels" if name == "audio_input_ids" and "audio_labels" in spec.labels else "labels"
+        pattern = spec.layout_of(labels)
+        if value.dim() < len(spec.axes_of(labels).split()):  # and has no codebooks
             return _rearrange(value, "b s", "(b s)") if "(b s)" in pattern else value
-        return _rearrange(value, spec.axes_of("labels"), pattern)
+        return _rearrange(value, spec.axes_of(labels), pattern)
     return value
 
 
@@ -371,10 +372,14 @@ def _no_model_of_streams(spec: LossSpec, binding: Binding) -> str | None:
     """The reason why a spec of several logits is for no model with two streams or a depth decoder, or None."""
     if spec.logits == ("logits", "depth_logits") and not spec.terms[0].codebook_weights:
         return None
-    if spec.logits != ("logits", "audio_logits") or spec.labels != ("labels", "audio_labels") or spec.layouts:
+    if spec.logits != ("logits", "audio_logits") or spec.labels != ("labels", "audio_labels"):
         return f"it reads {', '.join((*spec.logits, *spec.labels))}"
-    if any(term.shifted_by is not ShiftedBy.LOSS for term in spec.terms):
-        return "the labels of such a model are the tokens themselves, and its loss shifts them"
+    if any(term.codebook_weights or term.token_weights for term in spec.terms):
+        return "it reads weights, which a model has in its configuration"
+    if spec.layout_of("audio_labels").startswith("k "):
+        return "its segments of audio are concatenated"
+    if spec.terms[0].shifted_by is not ShiftedBy.LOSS or spec.terms[1].shifted_by is ShiftedBy.DATA:
+        return "the labels of such a model are the tokens themselves, and its loss or its inputs are shifted"
     missing = [name for name in OF_STREAMS if not binding.takes(name)]
     return f"it has two streams, and the model takes no {' and no '.join(missing)}" if missing else None
 

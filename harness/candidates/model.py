@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +29,7 @@ from .variant import ORDINARY, PLAIN, Asked, Manner, Variant
 _ASKED = {
     *("CONTRACT-1", "CONTRACT-2", "ALIGN-1", "ALIGN-2", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "GRAD-2"),
     *("GRAD-3", "PURE-1", "PURE-2", "MODE-1", "EMPTY-2", "MODEL-1", "MODEL-2", "MODEL-3", "MODEL-4"),
-    *("MODEL-5", "MODEL-6", "MODEL-7", "MODEL-8", "MODEL-9", "PURE-4", "LAYOUT-3", "COUNT-1"),
+    *("MODEL-5", "MODEL-6", "MODEL-7", "MODEL-8", "MODEL-9", "MODEL-10", "PURE-4", "LAYOUT-3", "COUNT-1"),
     *("STATE-1", "STATE-3", "STATE-4", "STATE-5"),
 }
 """The laws that do not need to choose the logits."""
@@ -350,34 +348,6 @@ class ModelTrial(Trial):
         if gradient is not None and self.candidate.gradient:
             gradients = {"logits": self._canonical(gradient, case.recipe.rows).double()}
         return replace(seen, gradients=gradients, head=head, off=off)
-
-    def _read_several(self, asked: Asked) -> Observation:
-        """Call a model of several arrays of logits, and read its answer. :meth:`_laid_back` knows their shapes."""
-        case = asked.case
-        outcome = self._call(asked)
-        if not isinstance(outcome, Returned):
-            return Observation(case, problem_of(outcome))
-        found = self._laid_back(case, outcome.outputs)
-        if found is None:
-            shapes = " and ".join(f"{name} {list(of.shape)}" for name, of in outcome.outputs.items())
-            expected = " and ".join(f"{name} {list(shape)}" for name, shape in case.pairing.shapes.items())
-            return Observation(case, Problem(Verdict.ERROR, "wrong shape", f"returned {shapes}; expected {expected}"))
-        logits: dict[str, Any] = {name: of.float() for name, of in found.items()}
-        batch = replace(case.batch, **logits)
-        pairing = build_pairing(case.spec, batch)
-        own = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))
-        seen = self._read(own, outcome, {})
-        given = outcome.output_gradients
-        if seen.problem is not None or not given or not self.candidate.gradient:
-            return seen
-        zeros = {name: torch.zeros_like(of) for name, of in outcome.outputs.items()}
-        gradients = self._laid_back(case, {**zeros, **given})
-        assert gradients is not None, "gradients have the shapes of their tensors"
-        return replace(seen, gradients={name: of.double() for name, of in gradients.items()})
-
-    def _laid_back(self, case: Case, arrays: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Bring the logits, or their gradients, into the shapes of the batch. None if they do not fit."""
-        raise AssertionError("a model of one array of logits has a layout")
 
     def _call(self, asked: Asked, watch: bool = False, nudge: float = 0.0) -> Outcome:
         call = self.call_of(asked, ())

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 from shiftproof.reference.builders import BUILDERS, BuilderSpec
 from shiftproof.reference.profiles import PROFILES
-from shiftproof.reference.spec import Compute, LossSpec
+from shiftproof.reference.spec import Compute, LossSpec, ShiftedBy
 
 from ..candidates.arguments import TO_LOSSES, Binding, Offer, UnknownArgument, bind, misfit
 from ..candidates.declaration import DTYPES_TOGETHER, Candidate, UsageError
 from ..candidates.loss import Trial
 from ..candidates.model import ModelTrial
+from ..candidates.model_delayed import DelayedTrial
 from ..candidates.model_depth import DepthTrial
 from ..candidates.model_streams import StreamsTrial
 from ..candidates.trainer import TrainerTrial
@@ -175,8 +176,7 @@ class LoadedCandidate:
         binding = self.binding
         if message := misfit(self.describe().target, binding, spec):
             raise UsageError(message)
-        of_several = StreamsTrial if "audio_labels" in spec.labels else DepthTrial
-        of_model = of_several if len(spec.logits) > 1 else ModelTrial
+        of_model = _of_model(spec)
         kind = TrainerTrial if binding.is_trainer else of_model if binding.is_model else Trial
         # Models and trainers take no logits. Their weights are float32, and without --dtype nobody asked for others.
         wanted = dtypes or self.job.dtypes
@@ -228,6 +228,15 @@ class LoadedCandidate:
 
     def close(self) -> None:
         self.worker.close()
+
+
+def _of_model(spec: LossSpec) -> type[ModelTrial]:
+    """The kind of trial for a model under ``spec``."""
+    if len(spec.logits) == 1:
+        return ModelTrial
+    if "audio_labels" not in spec.labels:
+        return DepthTrial
+    return DelayedTrial if spec.terms[1].shifted_by is ShiftedBy.INPUTS else StreamsTrial
 
 
 def offer_to(described: TargetDescription, rename: Mapping[str, str]) -> Offer:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from shiftproof.reference.batch import Batch
-from shiftproof.reference.spec import Axis, LossSpec, ShiftedBy
+from shiftproof.reference.spec import Axis, LossSpec, LossTerm, ShiftedBy
 
 from ..bounds.compare import compare_tensors
 from ..candidates.arguments import OF_STREAMS
 from ..candidates.head import head_gradients
 from ..candidates.loss import Observation, Trial
 from ..candidates.model import ModelTrial, Route, Slopes, moved_rows
+from ..candidates.model_gaps import with_array
+from ..candidates.model_several import SeveralTrial
 from ..candidates.variant import Manner, Variant
 from ..cases.build import Case, classes_of
 from ..cases.linear import HIDDEN, WEIGHT
@@ -102,9 +104,18 @@ def _judge_moved(
     return PASS
 
 
-def _has_depth(spec: LossSpec) -> bool:
-    """Whether a depth decoder predicts the codebooks of a frame one after the other."""
-    return any(term.axis is Axis.CODEBOOK for term in spec.terms)
+def _of_depth(spec: LossSpec) -> LossTerm | None:
+    """The term of a depth decoder, which predicts the codebooks of a frame one after the other. None if there is none.
+
+    It takes the codebooks before from the labels: those of the same array as the backbone's, or those of a stream whose
+    frames in the inputs are the ones before.
+    """
+    several = spec.terms if len(spec.logits) > 1 else ()
+    return next((of for of in several if of.axis is Axis.CODEBOOK or of.shifted_by is ShiftedBy.INPUTS), None)
+
+
+def _needs_depth(trial: Trial) -> str | None:
+    return needs_model(trial) or (None if _of_depth(trial.spec) else "the spec has no depth decoder")
 
 
 def _from(case: Case) -> int:
@@ -114,8 +125,8 @@ def _from(case: Case) -> int:
 def _later_changed(case: Case) -> Batch:
     # The row of a decoder that shifts its labels sees at t the labels before t.
     of = ("labels",) if case.spec.terms[0].shifted_by is ShiftedBy.INPUTS else _tokens_of(case)
-    if _has_depth(case.spec):  # its decoder sees the labels of a frame
-        of = (*of, "labels")
+    if _of_depth(case.spec) is not None:  # its decoder sees the labels of a frame
+        of = (*of, *case.spec.labels)
     return _other_tokens(case, of, _positions(case) >= _from(case))
 
 
@@ -170,7 +181,7 @@ LABELS_CHANGED = Variant(
 @on(LABELS_CHANGED)
 def labels_apart(trial: Trial, after: Observation) -> Judgement:
     # A depth decoder takes its inputs from the labels: MODEL-8 says which.
-    names = [term.logits for term in trial.spec.terms if term.axis is not Axis.CODEBOOK]
+    names = [term.logits for term in trial.spec.terms if term != _of_depth(trial.spec)]
     return _judge_moved(trial, after, _positions(after.case) >= 0, "other labels move", names)
 
 
@@ -180,10 +191,12 @@ def _from_codebook(case: Case) -> int:
 
 def _later_codebooks_changed(case: Case) -> Batch:
     """Other labels in the codebooks from one on, in every frame."""
-    labels = case.batch.tensor("labels").clone()
+    term = _of_depth(case.spec)
+    assert term is not None, "the law is for a depth decoder"
+    labels, classes = case.batch.tensor(term.labels).clone(), classes_of(case.spec, term.labels, case.recipe)
     later = labels[..., _from_codebook(case) :]
-    later.copy_(torch.where(later >= 0, (later + 1) % case.recipe.classes, later))
-    return replace(case.batch, labels=labels)
+    later.copy_(torch.where((later >= 0) & (later < classes), (later + 1) % classes, later))
+    return with_array(case.batch, term.labels, labels)
 
 
 def _later_codebooks_of_the_last_changed(case: Case) -> Batch:
@@ -194,7 +207,11 @@ def _later_codebooks_of_the_last_changed(case: Case) -> Batch:
     return replace(case.batch, input_ids=tokens)
 
 
-_OF_THE_LAST = Variant("later codebooks of the last frame changed", change=_later_codebooks_of_the_last_changed)
+_OF_THE_LAST = Variant(
+    "later codebooks of the last frame changed",
+    change=_later_codebooks_of_the_last_changed,
+    wanted=lambda trial: any(term.axis is Axis.CODEBOOK for term in trial.spec.terms),
+)
 
 
 @law(
@@ -203,19 +220,19 @@ _OF_THE_LAST = Variant("later codebooks of the last frame changed", change=_late
     source="a depth decoder that sees the code that it predicts copies it; CSM, Moshi and others feed it from labels",
     budget=20,
     adapt=unmasked,
-    skip_reason=lambda trial: (
-        needs_model(trial) or (None if _has_depth(trial.spec) else "the spec has no depth decoder")
-    ),
+    skip_reason=_needs_depth,
     points_to=("sees-its-target",),
 )
 @on(Variant("later codebooks changed", change=_later_codebooks_changed), _OF_THE_LAST)
 def causal_in_a_frame(trial: Trial, after: Observation) -> Judgement:
-    case = after.case
-    at = _from_codebook(case)  # head j predicts codebook j + 1, and sees those up to j
-    still = (torch.arange(case.recipe.codebooks - 1) < at).expand(*_positions(case).shape, -1)
+    case, term = after.case, _of_depth(trial.spec)
+    assert term is not None, "the law is for a depth decoder"
+    at, shift = _from_codebook(case), term.shift if term.axis is Axis.CODEBOOK else 0
+    # Head j predicts codebook j + shift, and sees those before it.
+    still = (torch.arange(case.recipe.codebooks - shift) + shift <= at).expand(*_positions(case).shape, -1)
     if not torch.equal(case.batch.tensor("input_ids"), trial.case(case.recipe).batch.tensor("input_ids")):
         still = still & (_positions(case) == case.recipe.length - 1)[..., None]
-    return _judge_moved(trial, after, still, f"other codebooks from {at} on move", ("depth_logits",))
+    return _judge_moved(trial, after, still, f"other codebooks from {at} on move", (term.logits,))
 
 
 def _one_label_ignored(case: Case) -> Batch:
@@ -238,12 +255,32 @@ def _one_label_ignored(case: Case) -> Batch:
     adapt=unmasked,
     depends_on=("CONTRACT-1", "VALUE-1"),
     skip_reason=lambda trial: (
-        needs_model(trial) or (None if _has_depth(trial.spec) else "the spec has no depth decoder")
+        _needs_depth(trial)
+        or (None if any(term.axis is Axis.CODEBOOK for term in trial.spec.terms) else "MODEL-10 asks about its streams")
     ),
 )
 @on(Variant("one label of a frame ignored", change=_one_label_ignored))
 def frame_with_a_hole(trial: Trial, observed: Observation) -> Judgement:
     return judge_shown(trial, observed)
+
+
+@law(
+    "MODEL-10",
+    "the model answers where the labels of one stream are ignored, and where all are",
+    source="a depth decoder embeds labels (Moshi: IndexError for −100 in text_labels), or has no frame (CSM)",
+    budget=10,
+    calls_again=True,
+    adapt=unmasked,
+    skip_reason=lambda trial: None if isinstance(trial, SeveralTrial) else "it is no model of several arrays of logits",
+)
+def answers_without(trial: Trial, recipe: Recipe) -> Judgement:
+    assert isinstance(trial, SeveralTrial)
+    for gap in trial.gaps:
+        seen = trial.without(recipe, gap)
+        if seen.problem is not None:
+            refused = not_answered(seen)
+            return replace(refused, message=f"with {gap.name} ignored it {refused.message}")
+    return PASS
 
 
 def shifted(space: Space) -> Space:

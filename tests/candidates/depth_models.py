@@ -77,6 +77,15 @@ class NeedsWholeFrames(Right):
         return super().forward(input_ids, labels, num_items_in_batch)
 
 
+class NeedsAFrame(Right):
+    """Its decoder raises where no frame has labels for it, as CSM's does."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        if not bool((labels[..., 1:] >= 0).any()):
+            raise RuntimeError("cannot reshape tensor of 0 elements")
+        return super().forward(input_ids, labels, num_items_in_batch)
+
+
 class BackboneTwice(Right):
     """The backbone's labels are shifted twice."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -22,15 +21,14 @@ pytestmark = pytest.mark.peers
 WRONG = Path(__file__).with_name("wrong_audio.py")
 
 
-def judged(target: str, spec: str, asked: Iterable[str] = LAWS) -> tuple[tuple[LawResult, ...], dict[str, str]]:
-    """What the laws ``asked`` find, and the bugs' names with their details."""
+def judged(target: str, spec: str) -> tuple[tuple[LawResult, ...], dict[str, str]]:
+    """What the laws find, and the bugs' names with their details."""
     pytest.importorskip("transformers", minversion="5")
     loaded = LoadedCandidate(jobs_of([Candidate("it", target, spec)])[0], Options(deadline=60.0))
     try:
         trial = loaded.of_loss(loaded.job.spec)  # type: ignore[arg-type]
         assert isinstance(trial, Trial)
-        among = {id: LAWS[id] for id in asked}
-        results = tuple(ask(law, trial, PROFILES["brief"], seed=0, among=among) for law in among.values())
+        results = tuple(ask(law, trial, PROFILES["brief"], seed=0) for law in LAWS.values())
         bugs = name_bugs(results, trial, *gather(trial)) if trial.failed else ()
     finally:
         loaded.close()
@@ -53,32 +51,29 @@ def test_a_model_conforms(name: str, spec: str) -> None:
     assert overall(results) is Overall.CONFORMS
 
 
-def test_csms_depth_decoder_raises_without_a_frame() -> None:
-    results, _ = judged("transformers:CsmForConditionalGeneration", "csm")
-    assert {result.id for result in results if result.verdict.is_failure} == {"CONTRACT-1"}
-    (failed,) = [result for result in results if result.verdict.is_failure]
-    assert "cannot reshape tensor of 0 elements" in failed.message
-
-
 def test_csms_first_frame_sees_the_last_one() -> None:
-    """It is conditioned on the hidden state at index 0 − 1."""
-    asked = (
-        "ALIGN-1",
-        "SELECT-1",
-        "REDUCE-1",
-        "VALUE-1",
-        "GRAD-1",
-        "MODEL-1",
-        "MODEL-2",
-        "MODEL-3",
-        "MODEL-8",
-        "MODEL-9",
-    )
-    results, names = judged("transformers:CsmForConditionalGeneration", "csm", asked)
-    assert {result.id for result in results if result.verdict.is_failure} == {"MODEL-1", "MODEL-9"}
+    """It is conditioned on the hidden state at index 0 − 1. It also raises where labels are missing."""
+    results, names = judged("transformers:CsmForConditionalGeneration", "csm")
+    failed = {result.id: result for result in results if result.verdict.is_failure}
+    assert failed.keys() == {"MODEL-1", "MODEL-9", "MODEL-10"}
     assert set(names) == {"sees-its-target"}
-    (seen,) = [result for result in results if result.id == "MODEL-1"]
-    assert "rows of depth logits that must not move; the first is [0, 0, 0]" in seen.message
+    assert "rows of depth logits that must not move; the first is [0, 0, 0]" in failed["MODEL-1"].message
+    assert "cannot reshape tensor of 0 elements" in failed["MODEL-10"].message
+
+
+def test_moshi_with_eager_attention_sees_its_codes_and_drops_the_count() -> None:
+    results, names = judged("transformers:MoshiForConditionalGeneration", "moshi")
+    failed = {result.id: result for result in results if result.verdict.is_failure}
+    assert failed.keys() >= {"REDUCE-1", "MODEL-8", "MODEL-10"}
+    assert {"ALIGN-1", "SELECT-1", "MODEL-1", "MODEL-2", "MODEL-3"}.isdisjoint(failed)
+    assert names["count-ignored"] == "in text"
+    assert names["sees-its-target"] == "MODEL-8 fails"
+    assert failed["MODEL-10"].message.startswith("with the last label of text ignored it raised IndexError")
+
+
+def test_moshi_without_these_bugs_needs_labels_of_text() -> None:
+    results, _ = judged(f"{WRONG}:MoshiCounted", "moshi")
+    assert {result.id for result in results if result.verdict.is_failure} == {"MODEL-10"}
 
 
 @pytest.mark.parametrize(
@@ -96,11 +91,13 @@ def test_csms_first_frame_sees_the_last_one() -> None:
         ("DiaTwice", "dia", "ALIGN-1", "aligned-shift", ""),
         ("DiaNextCodebook", "dia", "ALIGN-1", "codebook-axis-shift", "+1, round"),
         ("DiaCutCodebook", "dia", "GRAD-1", "detached-part", "codebook 0 has no gradient"),
+        ("MoshiTextTwice", "moshi", "ALIGN-1", "double-shift", "in text"),
+        ("MoshiNextCodebook", "moshi", "ALIGN-1", "codebook-axis-shift", "+1, round"),
+        ("MoshiCountsText", "moshi", "REDUCE-1", "term-denominator", ""),
+        ("MoshiCutCodebook", "moshi", "GRAD-1", "detached-part", "codebook 1 of audio has no gradient"),
     ],
 )
 def test_a_wrong_twin_fails_by_its_name(name: str, spec: str, law: str, called: str, detail: str) -> None:
-    # CSM's own contract is broken where there is no frame, and then nothing else would be asked.
-    asked = [id for id in LAWS if spec != "csm" or not id.startswith(("CONTRACT", "PURE", "EMPTY"))]
-    results, names = judged(f"{WRONG}:{name}", spec, asked)
+    results, names = judged(f"{WRONG}:{name}", spec)
     assert law in {result.id for result in results if result.verdict.is_failure}
     assert detail in names[called]

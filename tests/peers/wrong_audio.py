@@ -9,9 +9,11 @@ from transformers import (
     CsmForConditionalGeneration,
     DiaForConditionalGeneration,
     HiggsAudioV2ForConditionalGeneration,
+    MoshiForConditionalGeneration,
     MusicgenForCausalLM,
 )
 from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss
+from transformers.models.moshi.modeling_moshi import MoshiDepthDecoder
 
 
 def _later(labels: Tensor) -> Tensor:
@@ -116,3 +118,82 @@ class DiaCutCodebook(DiaForConditionalGeneration):
         books = logits.view(-1, self.num_channels, *logits.shape[1:])
         cut = torch.cat((books[:, :1].detach(), books[:, 1:]), 1)
         return ForMaskedLMLoss(cut.flatten(0, 1), labels, vocab_size, **rest)
+
+
+class MoshiCounted(MoshiForConditionalGeneration):
+    """Without what is wrong with Moshi: its count reaches the loss, and its depth decoder sees no later codebook."""
+
+    def __init__(self, config: Any) -> None:
+        for each in (config, config.depth_decoder_config):
+            each._attn_implementation = "sdpa"
+        super().__init__(config)
+
+    def forward(self, *arguments: Any, num_items_in_batch: Any = None, **rest: Any) -> Any:
+        return super().forward(*arguments, decoder_num_items_in_batch=num_items_in_batch, **rest)
+
+
+class MoshiTextTwice(MoshiCounted):
+    """The text is shifted twice."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.decoder.loss_function = lambda logits, labels, vocab_size, **rest: ForCausalLMLoss(
+            logits, _later(labels), vocab_size, **rest
+        )
+
+
+class _Depth(MoshiDepthDecoder):
+    """A depth decoder with a loss of its own."""
+
+    def forward(self, *arguments: Any, labels: Tensor | None = None, **rest: Any) -> Any:
+        output = super().forward(*arguments, labels=labels, **rest)
+        if labels is not None:
+            output.loss = self.of(output.logits, labels.masked_fill(labels == self.config.audio_vocab_size, -100))
+        return output
+
+
+class _NextCodebook(_Depth):
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1), labels.roll(-1, 1).flatten())
+
+
+class _Cut(_Depth):
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        cut = torch.cat((logits[:, :1], logits[:, 1:2].detach(), logits[:, 2:]), 1)
+        return F.cross_entropy(cut.flatten(0, 1), labels.flatten())
+
+
+class _CountsText(_Depth):
+    count: Any
+
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / self.count
+
+
+class MoshiNextCodebook(MoshiCounted):
+    """Codebook k is scored on the labels of k + 1."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.depth_decoder.__class__ = _NextCodebook
+
+
+class MoshiCutCodebook(MoshiCounted):
+    """One codebook is not trained."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.depth_decoder.__class__ = _Cut
+
+
+class MoshiCountsText(MoshiCounted):
+    """The frames are divided by the number of tokens of text, or by the caller's count."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.depth_decoder.__class__ = _CountsText
+
+    def forward(self, *arguments: Any, text_labels: Any = None, num_items_in_batch: Any = None, **rest: Any) -> Any:
+        counted = None if text_labels is None else text_labels[:, 1:].numel()
+        self.depth_decoder.count = counted if num_items_in_batch is None else num_items_in_batch
+        return super().forward(*arguments, text_labels=text_labels, num_items_in_batch=num_items_in_batch, **rest)

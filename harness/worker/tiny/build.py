@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from ..tracebacks import exception_message
+from . import duplex, streams
 from .config import VOCABULARY, tiny_config
 from .forward import parameters_of
 from .inputs import Side, is_known, numbers_of_codebooks, sides
-from .streams import TinyStreams, sharpened, takes_streams
 from .weights import NotSharpened, sharpen, widen
 
 _SEED = 5
@@ -102,18 +102,21 @@ class TinyModel(torch.nn.Module):
         return output
 
 
-def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | TinyStreams:
+def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.TinyStreams | duplex.TinyDuplex:
     """Build a tiny model of this class: float32, on the CPU, in eval mode, with the same weights each time.
 
     Raises:
         CannotBuild: any step fails. The message is the reason.
     """
     inner = _instance(model_class)
-    if takes_streams(model_class):
-        try:
-            return sharpened(TinyStreams(inner, documentation(model_class), accepts_loss_kwargs(inner)))
-        except Exception as error:
-            raise CannotBuild(f"with text and frames of codebooks: {_told(error)}") from error
+    of_class = documentation(model_class), accepts_loss_kwargs(inner)
+    try:
+        if streams.takes_streams(model_class):
+            return streams.sharpened(streams.TinyStreams(inner, *of_class))
+        if duplex.takes_duplex(model_class):
+            return duplex.sharpened(duplex.TinyDuplex(inner, *of_class))
+    except Exception as error:
+        raise CannotBuild(f"with text and frames of codebooks: {_told(error)}") from error
     refusals: dict[str, str] = {}
     for side in _ways(inner):
         model = TinyModel(inner, side)

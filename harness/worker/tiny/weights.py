@@ -83,5 +83,5 @@ def _heads(model: torch.nn.Module, classes: int) -> list[list[torch.Tensor]]:
 
 
 def _makes_several(weight: torch.Tensor, classes: int) -> bool:
-    """Whether a weight is [K·V, H] or [K, H, V]."""
-    return not len(weight) % classes if weight.dim() == 2 else weight.dim() == 3 and weight.shape[-1] == classes
+    """Whether a weight is [K·V, H], [K, H, V] or [K, V, H]."""
+    return not len(weight) % classes if weight.dim() == 2 else weight.dim() == 3 and classes in weight.shape[1:]

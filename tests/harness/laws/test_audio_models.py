@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 
-from shiftproof.harness.candidates.declaration import Candidate, UsageError
-from shiftproof.harness.candidates.model import ModelTrial
+from shiftproof.harness.candidates.declaration import UsageError
 from shiftproof.harness.candidates.model_layout import ModelLayout
 from shiftproof.harness.cases.recipe import Recipe
-from shiftproof.harness.diagnosis.evidence import gather
-from shiftproof.harness.diagnosis.name import name_bugs
 from shiftproof.harness.judge.ask import ask
-from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
-from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.results import Overall, overall
-from shiftproof.reference.profiles import PROFILES
 
-CANDIDATES = Path(__file__).parents[2] / "candidates"
-BRIEF = Profile("brief", 0.06)
-
-
-@contextmanager
-def trial_of(name: str, spec: str, module: str = "audio_models") -> Iterator[ModelTrial]:
-    candidate = Candidate(name, f"{CANDIDATES / module}.py:{name}", spec)
-    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
-    try:
-        trial = loaded.of_loss(PROFILES[spec])
-        assert isinstance(trial, ModelTrial)
-        yield trial
-    finally:
-        loaded.close()
+from .judged_models import BRIEF, judged, trial_of
 
 
 @pytest.mark.parametrize(
@@ -46,7 +23,7 @@ def trial_of(name: str, spec: str, module: str = "audio_models") -> Iterator[Mod
     ],
 )
 def test_a_right_model_conforms_in_its_own_layout(name: str, spec: str, layout: ModelLayout) -> None:
-    with trial_of(name, spec) as trial:
+    with trial_of(f"audio_models:{name}", spec) as trial:
         assert trial.layout == layout
         results = [ask(law, trial, BRIEF, seed=0) for law in LAWS.values()]
     assert {result.id for result in results if result.verdict.is_failure} == set()
@@ -69,15 +46,13 @@ def test_a_right_model_conforms_in_its_own_layout(name: str, spec: str, layout: 
     ],
 )
 def test_a_wrong_model_fails_by_its_name(name: str, spec: str, law: str, called: str) -> None:
-    with trial_of(name, spec) as trial:
-        results = tuple(ask(each, trial, BRIEF, seed=0) for each in LAWS.values())
-        bugs = name_bugs(results, trial, *gather(trial))
-    assert law in {result.id for result in results if result.verdict.is_failure}
-    assert not called or called in {name for bug in bugs for name in (bug.mutant, *bug.also)}
+    found = judged(f"audio_models:{name}", spec)
+    assert law in found.failed
+    assert not called or called in found.names
 
 
 def test_a_decoder_is_given_the_frames_before_its_own() -> None:
-    with trial_of("Flat", "dia") as trial:
+    with trial_of("audio_models:Flat", "dia") as trial:
         seen = trial.observe_cached(Recipe(rows=2, length=4))
         assert seen.case.batch.tensor("logits").shape == (2, 4, 3, 23)
         tokens = trial._tokens(seen.case).view(2, 3, 4)
@@ -89,12 +64,12 @@ def test_a_decoder_is_given_the_frames_before_its_own() -> None:
 
 def test_a_model_that_takes_no_codebooks_is_told_so() -> None:
     told = "gives no loss and logits for tokens and labels of 2 to 32 codebooks; musicgen is for models that do"
-    with pytest.raises(UsageError, match=told), trial_of("Right", "musicgen", "models"):
+    with pytest.raises(UsageError, match=told), trial_of("models:Right", "musicgen"):
         pass
 
 
 def test_a_spec_with_more_than_a_model_is_given_is_refused() -> None:
     for spec in ("parler", "moss_ttsd"):
         told = "which a model has in its configuration"
-        with pytest.raises(UsageError, match=told), trial_of("Flat", spec):
+        with pytest.raises(UsageError, match=told), trial_of("audio_models:Flat", spec):
             pass

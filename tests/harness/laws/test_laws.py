@@ -307,6 +307,7 @@ BREAKERS = [
     Breaks("models:MasksOneLate", "MODEL-7"),
     Breaks("depth_models:SeesItsCode", "MODEL-8", spec="csm"),
     Breaks("depth_models:NeedsWholeFrames", "MODEL-9", verdict=Verdict.ERROR, spec="csm"),
+    Breaks("delayed_models:NeedsText", "MODEL-10", verdict=Verdict.ERROR, spec="moshi"),
     Breaks("wrong_normalisation:denominator_all", "INVAR-1", alone=False),
     Breaks("own:rows_see_each_other", "INVAR-2", alone=False),
     Breaks("own:adds_a_little_z_loss", "INVAR-3", alone=False),

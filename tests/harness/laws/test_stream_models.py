@@ -8,29 +8,16 @@ import torch
 from shiftproof.harness.candidates.declaration import UsageError
 from shiftproof.harness.candidates.model_streams import StreamsTrial
 from shiftproof.harness.cases.recipe import Mask, Recipe
-from shiftproof.harness.diagnosis.evidence import gather
-from shiftproof.harness.diagnosis.name import name_bugs
-from shiftproof.harness.judge.ask import ask
-from shiftproof.harness.laws import LAWS
-from shiftproof.harness.results import LawResult, Overall, overall
+from shiftproof.harness.results import Overall
 
-from .test_audio_models import BRIEF, trial_of
-
-
-def heard(name: str) -> tuple[tuple[LawResult, ...], dict[str, str]]:
-    with trial_of(name, "higgs.hf", "stream_models") as trial:
-        results = tuple(ask(law, trial, BRIEF, seed=0) for law in LAWS.values())
-        bugs = name_bugs(results, trial, *gather(trial)) if trial.failed else ()
-    return results, {called: bug.detail for bug in bugs for called in (bug.mutant, *bug.also)}
+from .judged_models import judged, trial_of
 
 
 def test_a_right_model_conforms() -> None:
-    results, _ = heard("Right")
-    assert {result.id for result in results if result.verdict.is_failure} == set()
-    assert overall(results) is Overall.CONFORMS
-    asked = {result.id for result in results if result.cases}
-    assert asked >= {"ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "MODEL-1", "MODEL-2", "MODEL-3", "STATE-5"}
-    assert "COUNT-1" in asked
+    found = judged("stream_models:Right", "higgs.hf")
+    assert (found.failed, found.overall) == (set(), Overall.CONFORMS)
+    assert found.asked >= {"ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "STATE-5", "COUNT-1"}
+    assert found.asked >= {"MODEL-1", "MODEL-2", "MODEL-3", "MODEL-10"}
 
 
 @pytest.mark.parametrize(
@@ -46,13 +33,13 @@ def test_a_right_model_conforms() -> None:
     ],
 )
 def test_a_wrong_model_fails_by_its_name(name: str, law: str, called: str, detail: str) -> None:
-    results, names = heard(name)
-    assert law in {result.id for result in results if result.verdict.is_failure}
-    assert detail in names[called]
+    found = judged(f"stream_models:{name}", "higgs.hf")
+    assert law in found.failed
+    assert detail in found.names[called]
 
 
 def test_sequences_have_frames_in_different_places() -> None:
-    with trial_of("Right", "higgs.hf", "stream_models") as trial:
+    with trial_of("stream_models:Right", "higgs.hf") as trial:
         assert isinstance(trial, StreamsTrial)
         assert trial.audio_layout.codebooks == 3
         batch = trial.case(Recipe(rows=4, length=6, masks=(Mask.NONE,))).batch
@@ -66,5 +53,5 @@ def test_sequences_have_frames_in_different_places() -> None:
 
 def test_a_model_without_frames_is_told_what_is_missing() -> None:
     told = "it has two streams, and the model takes no audio_labels and no audio_input_ids"
-    with pytest.raises(UsageError, match=told), trial_of("Right", "higgs.hf", "models"):
+    with pytest.raises(UsageError, match=told), trial_of("models:Right", "higgs.hf"):
         pass

@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 
-from shiftproof.harness.candidates.declaration import Candidate
-from shiftproof.harness.candidates.model import ModelTrial, Route
+from shiftproof.harness.candidates.model import Route
 from shiftproof.harness.judge.ask import ask
-from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
-from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.results import LawResult, Overall, Verdict, overall
-from shiftproof.reference.profiles import PROFILES
+from shiftproof.harness.results import Overall, Verdict
 
-CANDIDATES = Path(__file__).parents[2] / "candidates" / "unread.py"
-BRIEF = Profile("brief", 0.06)
-
-
-@contextmanager
-def trial_of(name: str, spec: str = "hf.causal_lm", **fields: object) -> Iterator[ModelTrial]:
-    candidate = Candidate(name, f"{CANDIDATES}:{name}", spec, **fields)  # type: ignore[arg-type]
-    loaded = LoadedCandidate(jobs_of([candidate])[0], Options(in_process=True))
-    try:
-        trial = loaded.of_loss(PROFILES[spec])
-        assert isinstance(trial, ModelTrial)
-        yield trial
-    finally:
-        loaded.close()
-
-
-def heard(trial: ModelTrial) -> dict[str, LawResult]:
-    return {law.id: ask(law, trial, BRIEF, seed=0) for law in LAWS.values()}
-
-
-def failed(results: dict[str, LawResult]) -> set[str]:
-    return {id for id, result in results.items() if result.verdict.is_failure}
+from .judged_models import BRIEF, Judged, ask_all, trial_of
 
 
 @pytest.mark.representatives(5)
@@ -66,12 +37,11 @@ def failed(results: dict[str, LawResult]) -> set[str]:
     ],
 )
 def test_a_right_model_conforms_by_its_gradient(name: str, spec: str, route: Route, judging: str) -> None:
-    with trial_of(name, spec) as trial:
-        results = heard(trial)
+    with trial_of(f"unread:{name}", spec) as trial:
+        found = Judged(ask_all(trial))
         assert (trial.route, trial.values_only) == (route, "")
-    assert failed(results) == set(), results
-    assert results[judging].verdict is Verdict.PASS
-    assert overall(tuple(results.values())) is Overall.CONFORMS
+    assert (found.failed, found.overall) == (set(), Overall.CONFORMS)
+    assert found.of(judging).verdict is Verdict.PASS
 
 
 @pytest.mark.representatives(5)
@@ -99,29 +69,29 @@ def test_a_right_model_conforms_by_its_gradient(name: str, spec: str, route: Rou
     ],
 )
 def test_a_right_value_with_a_wrong_gradient_fails(name: str, law: str, message: str) -> None:
-    with trial_of(name) as trial:
-        results = heard(trial)
-    assert results["VALUE-1"].verdict is Verdict.PASS
-    assert law in failed(results)
-    assert message in results[law].message
+    with trial_of(f"unread:{name}", "hf.causal_lm") as trial:
+        found = Judged(ask_all(trial))
+    assert found.of("VALUE-1").verdict is Verdict.PASS
+    assert law in found.failed
+    assert message in found.of(law).message
 
 
 def test_where_the_gradient_goes_nowhere_that_is_seen_the_trial_says_so() -> None:
-    with trial_of("OfAnother") as trial:
-        results = heard(trial)
+    with trial_of("unread:OfAnother", "hf.causal_lm") as trial:
+        found = Judged(ask_all(trial))
     assert trial.route is Route.NOWHERE
     assert "cannot be read" in trial.values_only
-    assert failed(results) == set()
-    assert results["GRAD-1"].message == results["MODEL-5"].message == trial.values_only
+    assert found.failed == set()
+    assert found.of("GRAD-1").message == found.of("MODEL-5").message == trial.values_only
 
 
 def test_one_that_is_declared_without_a_gradient_is_not_said_to_hide_it() -> None:
-    with trial_of("OfAnother", gradient=False) as trial:
+    with trial_of("unread:OfAnother", "hf.causal_lm", gradient=False) as trial:
         assert trial.values_only == ""
 
 
 def test_a_model_that_is_asked_often_keeps_no_hooks() -> None:
-    with trial_of("FusedTied") as trial:
+    with trial_of("unread:FusedTied", "hf.causal_lm") as trial:
         ask(LAWS["MODEL-5"], trial, BRIEF, seed=0)
         module = trial.caller._ready().function  # type: ignore[attr-defined]
         assert not module.head.weight._backward_hooks
