@@ -36,7 +36,7 @@ from ..laws.models import LABELS_CHANGED, unmasked
 from ..probe.read import Positions
 from ..results import LawResult, Level, NamedBug, Overall, Verdict, overall
 
-OF_STREAMS = ("higgs.hf",)
+OF_STREAMS = ("higgs.hf", "moshi")
 WITH_DEPTH = ("csm",)
 OF_CODEBOOKS = ("dia", "musicgen")
 CAUSAL, PREFIXED, SEQ2SEQ = "hf.causal_lm", "hf.prefix_lm", "hf.seq2seq"
@@ -152,13 +152,14 @@ def _reading(trial: ModelTrial, laws: tuple[LawResult, ...]) -> Reading:
 
 
 def _read_under(specs: Iterable[str], loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading | None:
-    """Read a model of codebooks under each of these profiles. Return None if it does not take what they have."""
+    """Read a model of codebooks under each of these profiles. Return None if it takes what
+    none of them has."""
     found = []
     for name in specs:
         try:
             trial = _trial(loaded, PROFILES[name])
         except UsageError:
-            return None
+            continue
         laws = _ask(trial, profile, seed, LAWS)
         reading = _reading(trial, laws)
         if reading.verdict is Overall.CONFORMS and trial.values_only:
@@ -173,7 +174,7 @@ def _read_under(specs: Iterable[str], loaded: LoadedCandidate, seed: int, profil
             reading = replace(reading, verdict=Overall.INCONCLUSIVE, doubt=doubt)
         found.append(replace(reading, bugs=bugs))
     # What needs the fewest bugs to explain it is the best explanation.
-    return min(found, key=lambda reading: (not reading.doubt, len(reading.bugs) or len(LAWS)))
+    return min(found, key=lambda reading: (not reading.doubt, len(reading.bugs) or len(LAWS)), default=None)
 
 
 def labels_move_logits(trial: ModelTrial) -> bool:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 _FORMER = ("modeling_tf_", "modeling_flax_")
 """The prefixes of files whose classes are of another framework."""
 
+_LABELS = frozenset({"labels", "text_labels"})
+"""The names of labels of text."""
+
 _NAMES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 """The suffixes of class names that stand for a language model's head, by the library's conventions."""
 
@@ -38,7 +41,7 @@ def language_models(package: str = "transformers") -> list[str]:
     The rule reads the source of `package.models.*.modeling_*`. So a module with a missing dependency is listed too, and
     fails when it is built. A class belongs if
 
-    - its `forward`, own or inherited, takes `labels`;
+    - its `forward`, own or inherited, takes `labels`, or `text_labels` beside those of its audio;
     - it can generate (it derives from `GenerationMixin`), or its name has the suffix of a language model;
     - its loss does not find the alignment itself, as CTC does, which sums over all alignments;
     - it is offered: it is in the module's `__all__`, which excludes bases, and is not a class under a deprecated name.
@@ -81,7 +84,9 @@ def _offered(body: list[ast.stmt]) -> set[str] | None:
     lists = [
         node.value
         for node in body
-        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "__all__" for to in node.targets)
+        if isinstance(node, (ast.Assign, ast.AugAssign))
+        for to in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(to, ast.Name) and to.id == "__all__"
     ]
     return set().union(*map(_texts, lists)) if lists else None
 
@@ -127,7 +132,7 @@ def _is_language_model(name: str, classes: dict[str, _Class]) -> bool:
     return (
         classes[name].is_offered
         and forward is not None
-        and "labels" in (forward.arguments or ())
+        and not _LABELS.isdisjoint(forward.arguments or ())
         and not forward.aligns_by_itself
         and ("GenerationMixin" in line or name.endswith(_NAMES))
     )

@@ -30,6 +30,9 @@ class OursForCTC(OursPreTrainedModel, GenerationMixin):
     def forward(self, input_values, labels=None):
         return nn.functional.ctc_loss(input_values, labels)
 
+class OursForSpeech(OursPreTrainedModel, GenerationMixin):
+    def forward(self, input_ids, text_labels=None, audio_labels=None): ...
+
 class OursVocoder(OursPreTrainedModel, GenerationMixin):
     def forward(self, input_ids): ...
 
@@ -42,7 +45,7 @@ class OldNameForCausalLM(OursForCausalLM):
         super().__init__(config)
 
 __all__ = ["OursPreTrainedModel", "OursForCausalLM", "OursTalker", "OursLMHeadModel", "OursForMaskedLM"]
-__all__ += ["OursForCTC", "OursVocoder", "OldNameForCausalLM"]
+__all__ += ["OursForSpeech", "OursForCTC", "OursVocoder", "OldNameForCausalLM"]
 """
 
 THEIRS = """
@@ -67,7 +70,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_generates_from_labels_is_listed_even_if_it_cannot_be_imported(library: Path) -> None:
-    names = ["OursForCausalLM", "OursLMHeadModel", "OursTalker", "TheirsForConditionalGeneration"]
+    names = ["OursForCausalLM", "OursForSpeech", "OursLMHeadModel", "OursTalker", "TheirsForConditionalGeneration"]
     assert language_models("a_library") == [f"a_library:{name}" for name in names]
 
 
