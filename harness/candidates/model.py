@@ -147,7 +147,7 @@ class ModelTrial(Trial):
 
     def _shows_gradient(self, first: Returned) -> bool:
         """Whether the gradient of the loss reaches the returned logits."""
-        return any(map(_is_given, first.output_gradients.values()))
+        return any(map(is_given, first.output_gradients.values()))
 
     def _find_layout(self) -> None:
         """Find the layout of a model with codebooks, and judge it under the spec in that layout."""
@@ -206,9 +206,9 @@ class ModelTrial(Trial):
         """Find where to read the gradient of a loss that does not flow through the returned logits."""
         outcome = self._call(Asked(super().case(self._first_recipe())), watch=True)
         watched = outcome.watched if isinstance(outcome, Returned) else {}
-        if _is_given(watched.get("logits_gradient")):
+        if is_given(watched.get("logits_gradient")):
             return Route.COPIED
-        if _is_given(watched.get("hidden_gradient")) or _is_given(watched.get("weight_gradient")):
+        if is_given(watched.get("hidden_gradient")) or is_given(watched.get("weight_gradient")):
             return Route.HEAD
         moves = self.nudge(super().case(self._first_recipe()))
         return Route.PARAMETERS if isinstance(moves, Slopes) and moves.tells else Route.NOWHERE
@@ -383,7 +383,7 @@ class ModelTrial(Trial):
         )
 
 
-def _is_given(gradient: Tensor | None) -> bool:
+def is_given(gradient: Tensor | None) -> bool:
     """Whether there is a gradient and it is not zero everywhere."""
     return gradient is not None and bool(gradient.any())
 

@@ -19,7 +19,7 @@ from ..cases.recipe import Ids, Recipe
 from ..results import Verdict
 from ..worker.exchange import Returned
 from .loss import Observation, Problem, problem_of
-from .model import ModelTrial, Route
+from .model import ModelTrial, Route, is_given
 from .model_gaps import Gap, close, with_array
 from .variant import Asked
 
@@ -61,8 +61,18 @@ class SeveralTrial(ModelTrial):
         """Bring the logits, or their gradients, into the shapes of the batch. None if they do not fit."""
         raise NotImplementedError
 
+    def _shows_gradient(self, first: Returned) -> bool:
+        return all(map(is_given, map(first.output_gradients.get, self.spec.logits)))
+
     def _find_route(self) -> Route:
-        return Route.NOWHERE
+        """Where the gradient is read. A part of the loss that has none anywhere fails, if another part has one."""
+        outcome = self._call(Asked(self.case(self._first_recipe())), watch=True)
+        shown = outcome.output_gradients if isinstance(outcome, Returned) else {}
+        watched = outcome.watched if isinstance(outcome, Returned) else {}
+        missing = [name for name in self.spec.logits if not is_given(shown.get(name))]
+        if any(is_given(watched.get(f"{name}_gradient")) for name in missing):
+            return Route.COPIED
+        return Route.RETURNED if len(missing) < len(self.spec.logits) else Route.NOWHERE
 
     def case(self, recipe: Recipe) -> Case:
         fitted = self.fit(recipe)
@@ -88,12 +98,15 @@ class SeveralTrial(ModelTrial):
 
     def _answer(self, asked: Asked, watch: bool) -> Observation:
         case = asked.case
-        outcome = self._call(asked)
+        outcome = self._call(asked, watch)
         if not isinstance(outcome, Returned):
             return Observation(case, problem_of(outcome))
-        found = self._laid_back(case, outcome.outputs)
+        original = outcome if watch or self.route is not Route.COPIED else self._call(Asked(case), watch=True)
+        watched = original.watched if isinstance(original, Returned) else {}
+        outputs = {name: watched.get(name, of).reshape(of.shape) for name, of in outcome.outputs.items()}
+        found = self._laid_back(case, outputs)
         if found is None:
-            shapes = " and ".join(f"{name} {list(of.shape)}" for name, of in outcome.outputs.items())
+            shapes = " and ".join(f"{name} {list(of.shape)}" for name, of in outputs.items())
             expected = " and ".join(f"{name} {list(shape)}" for name, shape in case.pairing.shapes.items())
             return Observation(case, Problem(Verdict.ERROR, "wrong shape", f"returned {shapes}; expected {expected}"))
         logits: dict[str, Any] = {name: of.float() for name, of in found.items()}
@@ -103,14 +116,13 @@ class SeveralTrial(ModelTrial):
         seen = self._read(own, outcome, {})
         if seen.problem is not None or not self.candidate.gradient:
             return seen
-        gradients = self._gradients(case, outcome)
-        return seen if gradients is None else replace(seen, gradients=gradients)
-
-    def _gradients(self, case: Case, outcome: Returned) -> dict[str, Tensor] | None:
-        """The gradients at the logits, in the shapes of the batch. None if no gradient reached any of them."""
-        if not outcome.output_gradients:
-            return None
-        zeros = {name: torch.zeros_like(of) for name, of in outcome.outputs.items()}
-        gradients = self._laid_back(case, {**zeros, **outcome.output_gradients})
+        given = dict(outcome.output_gradients)
+        for name in outputs if self.route is Route.COPIED else ():
+            if f"{name}_gradient" in watched and watch:
+                given[name] = watched[f"{name}_gradient"]
+        if not given:
+            return seen
+        zeros = {name: torch.zeros_like(of) for name, of in outputs.items()}
+        gradients = self._laid_back(case, {**zeros, **given})
         assert gradients is not None, "gradients have the shapes of their tensors"
-        return {name: of.double() for name, of in gradients.items()}
+        return replace(seen, gradients={name: of.double() for name, of in gradients.items()})

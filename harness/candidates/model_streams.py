@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -59,7 +60,7 @@ class StreamsTrial(SeveralTrial):
         if not found:
             raise UsageError(
                 f"{self.candidate.name} gives no loss and logits for frames of 2 to {MOST_CODEBOOKS} codebooks; "
-                f"{plain.name} is for models that do: {''.join(refusals[:1]) or 'their shapes do not fit'}"
+                f"{plain.name} is for models that do: {_rarest(refusals) or 'their shapes do not fit'}"
             )
         takes_any = found[-1].layout.codebooks == MOST_CODEBOOKS
         first = found[0 if takes_any else -1]
@@ -128,3 +129,9 @@ class StreamsTrial(SeveralTrial):
             is_text = name == "logits"
             found[name] = array if is_text else self.audio_layout.canonical_logits(array, case.recipe.rows)
         return found
+
+
+def _rarest(refusals: list[str]) -> str:
+    """The refusal that is least like the others: they tell of numbers of codebooks that are not the model's."""
+    alike = [re.sub(r"\d+", "", each) for each in refusals]
+    return min(refusals, key=lambda each: alike.count(re.sub(r"\d+", "", each)), default="")

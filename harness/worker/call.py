@@ -164,7 +164,7 @@ def perform(
                             if output.requires_grad:
                                 output.retain_grad()
                         if watched is not None:
-                            watched.aim(value, outputs.get("logits"), nudges=bool(call.nudge))
+                            watched.aim(value, outputs, nudges=bool(call.nudge))
                 if goes_backward and attached:
                     phase = "backward"
                     with watch, around():

@@ -230,8 +230,8 @@ class Returned(Outcome):
     """The gradient of the loss at each of the outputs through which it flows."""
 
     watched: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Tensors found in a watched model. `logits` is the tensor in its graph of which the returned logits are a copy.
-    `hidden`, `weight` and `bias` are the head, whose product the logits are. Each is there only if it was found.
+    """Tensors found in a watched model. Each output, by its name, is the tensor in its graph that the returned one is a
+    copy of. `hidden`, `weight` and `bias` are the head, whose product the logits are. Each is there only if it was found.
     `X_gradient` is there if X got a gradient; a weight that is not frozen has zeros if it got none. If parameters are
     nudged: `nudged` has the logits at +1, −1, +½, −½ of that length along a direction, and `slope` is the slope of the
     loss along it, by the gradients."""

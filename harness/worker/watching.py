@@ -8,7 +8,7 @@ returned logits are get the gradient. Both are found by their values, whatever t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -49,25 +49,31 @@ class Watch:
         self._mode.__exit__(kind, error, frames)  # type: ignore[no-untyped-call]
         self._listening.remove()
 
-    def aim(self, loss: torch.Tensor, logits: torch.Tensor | None, nudges: bool = False) -> None:
-        """Collect gradients in the backward of `loss`: at the original of `logits` [B, L, V] and at their head.
+    def aim(self, loss: torch.Tensor, outputs: Mapping[str, torch.Tensor], nudges: bool = False) -> None:
+        """Collect gradients in the backward of `loss`: at the original of each output, and at the head of `logits`.
 
-        If the parameters will be nudged, also at all parameters. Without logits, at the parameters alone.
+        The head is looked for if `logits` are [B, L, V]. If the parameters will be nudged, gradients are collected at
+        all of them too. Without logits, at the parameters alone.
         """
-        if logits is not None:
-            self._note(logits)
+        for output in outputs.values():
+            self._note(output)
         seen, self._seen = list(self._seen.values()), {}
+        logits = outputs.get("logits")
         readable = logits is None or (logits.dim() == 3 and logits.is_floating_point())
-        if not readable or loss.grad_fn is None:
+        if loss.grad_fn is None:
             return
-        graph = _Graph(loss.grad_fn)
-        self._add_parameters(graph.leaves())
-        if nudges:
-            for key, parameter in self._parameters.items():
-                self._hooks.append(parameter.register_hook(lambda gradient, key=key: self._add(key, gradient)))
-        if logits is not None:
-            self._aim_at_logits(seen, logits)
-            self._aim_at_head(seen, logits, graph)
+        if readable:
+            graph = _Graph(loss.grad_fn)
+            self._add_parameters(graph.leaves())
+            if nudges:
+                for key, parameter in self._parameters.items():
+                    self._hooks.append(parameter.register_hook(lambda gradient, key=key: self._add(key, gradient)))
+            if logits is not None:
+                self._aim_at_copies(seen, "logits", logits, _ways)
+                self._aim_at_head(seen, logits, graph)
+        for name, output in outputs.items():
+            if name != "logits" or not readable:
+                self._aim_at_copies(seen, name, output, _flat_ways)
 
     def nudge(self, length: float, logits: Callable[[], torch.Tensor]) -> None:
         """Find how the logits move with the parameters. `logits` calls the model."""
@@ -85,16 +91,15 @@ class Watch:
         self._hooks.clear()
 
     def report(self) -> dict[str, torch.Tensor]:
-        """`logits`, `hidden`, `weight` and `bias`, if they were found, and `X_gradient`, if X got a gradient."""
+        """Each output, `hidden`, `weight` and `bias`, if they were found, and `X_gradient`, if X got a gradient."""
         given = {f"{name}_gradient": each for name, each in self._gradients.items() if isinstance(name, str)}
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in {**self._found, **given}.items()}
 
-    def _aim_at_logits(self, seen: list[torch.Tensor], logits: torch.Tensor) -> None:
-        right = logits.detach().double()
-        copies = [(tensor, way) for tensor in seen for way in _ways(tensor, right) if _is_copy(tensor, way, logits)]
+    def _aim_at_copies(self, seen: list[torch.Tensor], name: str, output: torch.Tensor, ways: Ways) -> None:
+        copies = [(tensor, way) for tensor in seen for way in ways(tensor, output) if _is_copy(tensor, way, output)]
         for tensor, way in _first(copies):
-            self._found.setdefault("logits", way(tensor.detach()))
-            self._collect("logits", tensor, way)
+            self._found.setdefault(name, way(tensor.detach()))
+            self._collect(name, tensor, way)
 
     def _aim_at_head(self, seen: list[torch.Tensor], logits: torch.Tensor, graph: _Graph) -> None:
         classes = logits.shape[-1]
@@ -176,6 +181,8 @@ class Watch:
 
 Way = Callable[[torch.Tensor], torch.Tensor]
 """A function that brings a tensor into the shape in which it is compared."""
+
+Ways = Callable[[torch.Tensor, torch.Tensor], Iterable[Way]]
 
 
 def _turned(tensor: torch.Tensor) -> torch.Tensor:
@@ -282,6 +289,12 @@ def _ways(tensor: torch.Tensor, like: torch.Tensor) -> Iterable[Way]:
     yield lambda each: each.reshape(shape)
     if tensor.dim() == 3 and shape[0] == shape[1]:
         yield lambda each: each.transpose(0, 1)
+
+
+def _flat_ways(tensor: torch.Tensor, like: torch.Tensor) -> Iterable[Way]:
+    """Yield the way to bring a tensor into the shape of `like`, if it has as many elements."""
+    if tensor.numel() == like.numel():
+        yield lambda each: each.reshape(like.shape)
 
 
 def _is_copy(tensor: torch.Tensor, way: Way, logits: torch.Tensor) -> bool:

@@ -110,3 +110,27 @@ class CutText(Right):
 
     def of_text(self, logits, labels, count):
         return super().of_text(logits.detach(), labels, count)
+
+
+class Reshaped(Right):
+    """It returns another view of the frames' logits than its loss is made of."""
+
+    def forward(self, input_ids, labels=None, audio_input_ids=None, audio_labels=None, num_items_in_batch=None):
+        found = super().forward(input_ids, labels, audio_input_ids, audio_labels, num_items_in_batch)
+        return Output(found.loss, found.logits, found.audio_logits.flatten(-2))
+
+
+class Copied(Right):
+    """No gradient reaches what it returns."""
+
+    def forward(self, input_ids, labels=None, audio_input_ids=None, audio_labels=None, num_items_in_batch=None):
+        found = super().forward(input_ids, labels, audio_input_ids, audio_labels, num_items_in_batch)
+        return Output(found.loss, found.logits.detach(), found.audio_logits.detach().clone())
+
+
+class CopiedAudioTwice(Copied, AudioTwice):
+    """As Copied, and the frames are shifted twice."""
+
+
+class CopiedCutText(Copied, CutText):
+    """As Copied, and the text is not trained."""

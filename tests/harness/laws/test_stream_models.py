@@ -13,8 +13,9 @@ from shiftproof.harness.results import Overall
 from .judged_models import judged, trial_of
 
 
-def test_a_right_model_conforms() -> None:
-    found = judged("stream_models:Right", "higgs.hf")
+@pytest.mark.parametrize("name", ["Right", "Reshaped", "Copied"])
+def test_a_right_model_conforms(name: str) -> None:
+    found = judged(f"stream_models:{name}", "higgs.hf")
     assert (found.failed, found.overall) == (set(), Overall.CONFORMS)
     assert found.asked >= {"ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "STATE-5", "COUNT-1"}
     assert found.asked >= {"MODEL-1", "MODEL-2", "MODEL-3", "MODEL-10"}
@@ -30,6 +31,8 @@ def test_a_right_model_conforms() -> None:
         ("SeesItsTarget", "MODEL-1", "sees-its-target", "MODEL-1 fails"),
         ("CutGradient", "GRAD-1", "detached-part", "codebook 1 of audio has no gradient"),
         ("CutText", "GRAD-1", "detached-part", "text has no gradient"),
+        ("CopiedAudioTwice", "ALIGN-1", "double-shift", "in audio"),
+        ("CopiedCutText", "GRAD-1", "detached-part", "text has no gradient"),
     ],
 )
 def test_a_wrong_model_fails_by_its_name(name: str, law: str, called: str, detail: str) -> None:
