@@ -231,10 +231,10 @@ class Returned(Outcome):
 
     watched: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Tensors found in a watched model. Each output, by its name, is the tensor in its graph that the returned one is a
-    copy of. `hidden`, `weight` and `bias` are the head, whose product the logits are. Each is there only if it was found.
-    `X_gradient` is there if X got a gradient; a weight that is not frozen has zeros if it got none. If parameters are
-    nudged: `nudged` has the logits at +1, −1, +½, −½ of that length along a direction, and `slope` is the slope of the
-    loss along it, by the gradients."""
+    copy of. `hidden`, `weight` and `bias` are the head, whose product the logits are. Each is there only if it was
+    found. `X_gradient` is there if X got a gradient; a weight that is not frozen has zeros if it got none. If
+    parameters are nudged: `nudged` has the logits at +1, −1, +½, −½ of that length along a direction, and `slope` is
+    the slope of the loss along it, by the gradients."""
 
     windows: tuple[Window, ...] = ()
     """The windows of a trainer. Value, kind and gradients are those of the last one."""
