@@ -138,12 +138,15 @@ class ModelTrial(Trial):
                 self.values_only = _NOT_READ
             if self.route not in (Route.RETURNED, Route.COPIED):
                 self.candidate = replace(candidate, gradient=False)
+        self._check_extra()
+        self.space = self._own(self.space)
+
+    def _check_extra(self) -> None:
         if self.extra and "extra" not in self.space:
             raise UsageError(
-                f"{candidate.name} returns {self.extra} more rows of logits than there are labels, but {spec.name} "
-                "allows none; judge it under a spec with a prefix, such as hf.prefix_lm"
+                f"{self.candidate.name} returns {self.extra} more rows of logits than there are labels, but "
+                f"{self.spec.name} allows none; judge it under a spec with a prefix, such as hf.prefix_lm"
             )
-        self.space = self._own(self.space)
 
     def _shows_gradient(self, first: Returned) -> bool:
         """Whether the gradient of the loss reaches the returned logits."""
@@ -171,8 +174,10 @@ class ModelTrial(Trial):
             )
         for layout in (*found, found[0]):  # the first one, if the model is right in none
             self._take(layout, plain)
-            if self._measure() is not None and self._is_right():
-                return
+            if self._measure() is not None:
+                self._check_extra()
+                if self._is_right():
+                    return
 
     def _is_right(self) -> bool:
         """Whether the loss is right on one case, and no earlier row of logits sees the last frame."""

@@ -26,6 +26,7 @@ _SEED = 5
 _BATCH, _LENGTH = 4, 12
 _HEADS = ("use_text_head",)  # of a stream whose labels are dropped without one
 _TEXT = 5  # tokens of an encoder's text
+_HEARD = 7  # codes that occur in audio beside tokens
 
 
 class CannotBuild(Exception):
@@ -50,16 +51,23 @@ class TinyModel(torch.nn.Module):
         gives_logits: whether the output has `.logits` when labels are given. With a fused loss it does not.
         documentation: the forward's documentation of `labels`, and the sentences on shifts in the class's docstring.
         codebooks: K, for a model of codebooks. Else 0.
+        heard: K, if each token of the input has a frame of audio beside it, always the same. Else 0.
         tokens: the name of the argument that the token ids are: `input_ids`, or that of a decoder which does not make
             its inputs from the labels.
     """
 
     def __init__(
-        self, inner: torch.nn.Module, side: Mapping[str, Side], codebooks: int = 0, tokens: str = "input_ids"
+        self,
+        inner: torch.nn.Module,
+        side: Mapping[str, Side],
+        codebooks: int = 0,
+        tokens: str = "input_ids",
+        heard: int = 0,
     ) -> None:
         super().__init__()
         self.inner = inner
         self.codebooks = codebooks
+        self.heard = heard
         self.tokens = tokens
         self._side = dict(side)
         self._parameters_of_forward = parameters_of(type(inner))
@@ -87,7 +95,7 @@ class TinyModel(torch.nn.Module):
         }
         accepted = self._parameters_of_forward
         if self.reads_input_ids and self.tokens not in arguments:
-            arguments[self.tokens] = input_ids
+            arguments[self.tokens] = self._with_audio(input_ids) if self.heard else input_ids
         if labels is not None:
             arguments["labels"] = labels
         elif "decoder_input_ids" in accepted and not self.codebooks:
@@ -100,6 +108,12 @@ class TinyModel(torch.nn.Module):
         if (depth := getattr(output, "depth_decoder_logits", None)) is not None:
             output["depth_logits"] = depth
         return output
+
+    def _with_audio(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """[B, S] -> [B, S, 1 + K]: each token, and the codes that are heard beside it."""
+        codes = torch.arange(input_ids.shape[1], device=input_ids.device) % _HEARD
+        audio = codes[:, None].expand(*input_ids.shape, self.heard)
+        return torch.cat((input_ids[..., None], audio), -1)
 
 
 def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.TinyStreams | duplex.TinyDuplex:
@@ -127,6 +141,9 @@ def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.TinySt
     for model in _of_codebooks(inner):
         with contextlib.suppress(_Refused):
             return _tried_codebooks(model)
+    for codebooks in numbers_of_codebooks(inner.config):
+        with contextlib.suppress(_Refused):
+            return _tried(TinyModel(inner, {}, heard=codebooks))
     reasons = [f"{way}{reason}" for reason, way in refusals.items()]
     shape = re.search(r"of shape `?(\([^()]*\))", documentation(model_class))
     if shape is not None and shape.group(1).count(",") != 1:
@@ -250,8 +267,8 @@ def _tried_codebooks(model: TinyModel) -> TinyModel:
             continue
         if getattr(output, "depth_logits", None) is not None and logits.shape[:2] == (_BATCH, _LENGTH):
             return _with_depth(model, ids, labels)
-        classes = logits.numel() // frames.numel()
-        if logits.numel() != frames.numel() * classes or logits.shape[-1] not in (classes, classes * model.codebooks):
+        classes = _classes_of(logits, model.codebooks)
+        if classes is None:
             continue
         model.vocab_size = classes
 
@@ -265,6 +282,17 @@ def _tried_codebooks(model: TinyModel) -> TinyModel:
             raise CannotBuild(str(error)) from error
         return model
     raise _Refused("tokens and labels of codebooks give no loss and logits")
+
+
+def _classes_of(logits: torch.Tensor, codebooks: int) -> int | None:
+    """V, by the logits of frames of K codebooks, with rows before those of the labels or not. None if they are not."""
+    places = _BATCH * _LENGTH * codebooks
+    if logits.dim() == 3 and logits.shape[0] == _BATCH * codebooks and logits.shape[1] >= _LENGTH:
+        return logits.shape[-1]
+    classes = logits.numel() // places
+    return (
+        classes if logits.numel() == places * classes and logits.shape[-1] in (classes, classes * codebooks) else None
+    )
 
 
 def _with_depth(model: TinyModel, ids: torch.Tensor, labels: torch.Tensor) -> TinyModel:
