@@ -42,6 +42,8 @@ def judged(target: str, spec: str) -> tuple[tuple[LawResult, ...], dict[str, str
         ("MusicgenForCausalLM", "musicgen"),
         ("MusicgenForConditionalGeneration", "musicgen"),
         ("MusicgenMelodyForCausalLM", "musicgen"),
+        ("MusicgenMelodyForConditionalGeneration", "musicgen"),
+        ("KyutaiSpeechToTextForConditionalGeneration", "hf.causal_lm"),
         ("DiaForConditionalGeneration", "dia"),
     ],
 )
