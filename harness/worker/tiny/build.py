@@ -116,7 +116,7 @@ class TinyModel(torch.nn.Module):
         return torch.cat((input_ids[..., None], audio), -1)
 
 
-def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.TinyStreams | duplex.TinyDuplex:
+def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.OfStreams:
     """Build a tiny model of this class: float32, on the CPU, in eval mode, with the same weights each time.
 
     Raises:
@@ -128,7 +128,7 @@ def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.TinySt
         if streams.takes_streams(model_class):
             return streams.sharpened(streams.TinyStreams(inner, *of_class))
         if duplex.takes_duplex(model_class):
-            return duplex.sharpened(duplex.TinyDuplex(inner, *of_class))
+            return streams.sharpened(duplex.TinyDuplex(inner, *of_class))
     except Exception as error:
         raise CannotBuild(f"with text and frames of codebooks: {_told(error)}") from error
     refusals: dict[str, str] = {}

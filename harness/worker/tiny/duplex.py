@@ -7,32 +7,17 @@ from typing import Any
 
 import torch
 
-from .config import VOCABULARY
 from .forward import parameters_of
-from .weights import sharpen
+from .streams import OfStreams
 
-_BATCH, _LENGTH = 2, 12
-_SEED = 5
 _SPOKEN, _HEARD = "moshi_audio_codes", "user_audio_codes"
 
 
-class TinyDuplex(torch.nn.Module):
-    """A model of text, of the frames that it speaks, and of those that it hears. What it hears is always the same.
-
-    Attributes:
-        inner: the model itself.
-        codebooks: K.
-        vocab_size, audio_vocab_size: V of the text and of a codebook.
-        documentation, accepts_loss_kwargs: as of a model of text alone.
-    """
+class TinyDuplex(OfStreams):
+    """A model of text, of the frames that it speaks, and of those that it hears. What it hears is always the same."""
 
     def __init__(self, inner: torch.nn.Module, documentation: str, accepts_loss_kwargs: bool) -> None:
-        super().__init__()
-        self.inner = inner
-        config: Any = inner.config
-        self.codebooks = int(config.num_codebooks)
-        self.vocab_size, self.audio_vocab_size = VOCABULARY, int(config.audio_vocab_size)
-        self.documentation, self.accepts_loss_kwargs = documentation, accepts_loss_kwargs
+        super().__init__(inner, documentation, accepts_loss_kwargs, "audio_vocab_size")
 
     def forward(
         self,
@@ -65,23 +50,10 @@ class TinyDuplex(torch.nn.Module):
         )
         return SimpleNamespace(loss=output.loss, logits=output.logits, audio_logits=output.audio_logits)
 
+    def frames(self, rows: int, length: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randint(self.audio_vocab_size, (rows, self.codebooks, length), generator=generator)
+
 
 def takes_duplex(model_class: type[torch.nn.Module]) -> bool:
     """Whether a model takes text, what it speaks and what it hears, with labels of the first two."""
     return {"input_ids", "text_labels", "audio_labels", _SPOKEN, _HEARD} <= parameters_of(model_class).keys()
-
-
-def sharpened(model: TinyDuplex) -> TinyDuplex:
-    """Sharpen the logits of both streams. Return the model.
-
-    Raises:
-        NotSharpened: the logits of a stream cannot be brought to their spread.
-        Exception: the model cannot be called.
-    """
-    generator = torch.Generator().manual_seed(_SEED)
-    ids = torch.randint(model.vocab_size, (_BATCH, _LENGTH), generator=generator)
-    frames = torch.randint(model.audio_vocab_size, (_BATCH, model.codebooks, _LENGTH), generator=generator)
-    with torch.no_grad():
-        sharpen(model.inner, lambda: model(ids, ids, frames, frames).logits)
-        sharpen(model.inner, lambda: model(ids, ids, frames, frames).audio_logits)
-    return model

@@ -16,8 +16,8 @@ _SEED = 5
 _SPECIAL = ("audio_token_id", "audio_delay_token_id")  # where input_ids hold one of these, a frame stands
 
 
-class TinyStreams(torch.nn.Module):
-    """A model whose frames are aligned with its text. The inner model takes frames alone, packed to the left.
+class OfStreams(torch.nn.Module):
+    """A model of text and frames side by side.
 
     Attributes:
         inner: the model itself.
@@ -26,13 +26,27 @@ class TinyStreams(torch.nn.Module):
         documentation, accepts_loss_kwargs: as of a model without frames.
     """
 
-    def __init__(self, inner: torch.nn.Module, documentation: str, accepts_loss_kwargs: bool) -> None:
+    def __init__(
+        self, inner: torch.nn.Module, documentation: str, accepts_loss_kwargs: bool, codebook_size: str
+    ) -> None:
         super().__init__()
         self.inner = inner
         config: Any = inner.config
         self.codebooks = int(config.num_codebooks)
-        self.vocab_size, self.audio_vocab_size = VOCABULARY, int(config.codebook_size)
+        self.vocab_size, self.audio_vocab_size = VOCABULARY, int(getattr(config, codebook_size))
         self.documentation, self.accepts_loss_kwargs = documentation, accepts_loss_kwargs
+
+    def frames(self, rows: int, length: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw frames as `forward` takes them."""
+        raise NotImplementedError
+
+
+class TinyStreams(OfStreams):
+    """A model whose frames are aligned with its text. The inner model takes frames alone, packed to the left."""
+
+    def __init__(self, inner: torch.nn.Module, documentation: str, accepts_loss_kwargs: bool) -> None:
+        super().__init__(inner, documentation, accepts_loss_kwargs, "codebook_size")
+        config: Any = inner.config
         self._special = [int(getattr(config, name)) for name in _SPECIAL if hasattr(config, name)]
         self._takes = parameters_of(type(inner))
         layers = (each for each in inner.modules() if isinstance(each, torch.nn.Linear))
@@ -76,6 +90,12 @@ class TinyStreams(torch.nn.Module):
             listening.remove()
         return SimpleNamespace(loss=output.loss, logits=seen[-1] if seen else None, audio_logits=output.logits)
 
+    def frames(self, rows: int, length: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw frames as `forward` takes them. The first row begins without any."""
+        frames = torch.randint(self.audio_vocab_size, (rows, length, self.codebooks), generator=generator)
+        frames[0, : length // 2] = -1
+        return frames
+
 
 def _packed(arrays: torch.Tensor, here: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Move the frames of each sequence to the left. Return them [B, T, K], and which are real [B, T]."""
@@ -90,7 +110,7 @@ def takes_streams(model_class: type[torch.nn.Module]) -> bool:
     return {"input_ids", "labels", "audio_input_ids", "audio_labels"} <= parameters_of(model_class).keys()
 
 
-def sharpened(model: TinyStreams) -> TinyStreams:
+def sharpened(model: OfStreams) -> OfStreams:
     """Sharpen the logits of both streams. Return the model.
 
     Raises:
@@ -99,10 +119,8 @@ def sharpened(model: TinyStreams) -> TinyStreams:
     """
     generator = torch.Generator().manual_seed(_SEED)
     ids = torch.randint(model.vocab_size, (_BATCH, _LENGTH), generator=generator)
-    frames = torch.randint(model.audio_vocab_size, (_BATCH, _LENGTH, model.codebooks), generator=generator)
-    frames[0, : _LENGTH // 2] = -1
+    frames = model.frames(_BATCH, _LENGTH, generator)
     with torch.no_grad():
         sharpen(model.inner, lambda: model(ids, ids, frames, frames).logits)
-        shape = model.codebooks, model.audio_vocab_size
-        sharpen(model.inner, lambda: model(ids, ids, frames, frames).audio_logits.unflatten(-1, shape))
+        sharpen(model.inner, lambda: model(ids, ids, frames, frames).audio_logits.reshape(-1, model.audio_vocab_size))
     return model

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from shiftproof.harness.worker.tiny.build import CannotBuild, TinyModel, build_tiny
 from shiftproof.harness.worker.tiny.find import language_models
-from shiftproof.harness.worker.tiny.streams import TinyStreams
+from shiftproof.harness.worker.tiny.streams import OfStreams, TinyStreams
 
 
 class Config:
@@ -201,10 +201,10 @@ def test_documentation_is_what_is_said_of_labels_and_shifts() -> None:
 
 
 @pytest.fixture(scope="module")
-def built() -> dict[str, TinyModel | TinyStreams | str]:
+def built() -> dict[str, TinyModel | OfStreams | str]:
     """Every class of transformers: its tiny model, or why there is none."""
     library = pytest.importorskip("transformers")
-    results: dict[str, TinyModel | TinyStreams | str] = {}
+    results: dict[str, TinyModel | OfStreams | str] = {}
     for target in language_models("transformers"):
         name = target.partition(":")[2]
         try:
@@ -215,14 +215,14 @@ def built() -> dict[str, TinyModel | TinyStreams | str]:
 
 
 @pytest.mark.peers
-def test_most_language_models_of_transformers_are_built(built: dict[str, TinyModel | TinyStreams | str]) -> None:
+def test_most_language_models_of_transformers_are_built(built: dict[str, TinyModel | OfStreams | str]) -> None:
     missing = {name: reason for name, reason in built.items() if isinstance(reason, str)}
     assert len(built) - len(missing) >= 240, "\n".join(f"{name}: {reason}" for name, reason in missing.items())
     assert all(reason and "\n" not in reason for reason in missing.values())
 
 
 @pytest.mark.peers
-def test_they_take_any_ids_and_rows_do_not_see_each_other(built: dict[str, TinyModel | TinyStreams | str]) -> None:
+def test_they_take_any_ids_and_rows_do_not_see_each_other(built: dict[str, TinyModel | OfStreams | str]) -> None:
     wrong: dict[str, str] = {}
     for name, model in built.items():
         if not isinstance(model, TinyModel) or model.codebooks:  # tests/peers/test_audio_models.py judges these
@@ -239,7 +239,7 @@ def test_they_take_any_ids_and_rows_do_not_see_each_other(built: dict[str, TinyM
 
 
 @pytest.mark.peers
-def test_controls_of_transformers(built: dict[str, TinyModel | TinyStreams | str]) -> None:
+def test_controls_of_transformers(built: dict[str, TinyModel | OfStreams | str]) -> None:
     git, llama, t5 = (built[name] for name in ("GitForCausalLM", "LlamaForCausalLM", "T5ForConditionalGeneration"))
     assert isinstance(git, TinyModel)
     assert isinstance(llama, TinyModel)
