@@ -32,6 +32,7 @@ def test_a_right_model_conforms_in_its_own_layout(name: str, spec: str, layout: 
     assert asked >= {"ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "MODEL-1", "MODEL-2", "STATE-1", "STATE-5"}
 
 
+@pytest.mark.representatives(3)
 @pytest.mark.parametrize(
     ("name", "spec", "law", "called"),
     [

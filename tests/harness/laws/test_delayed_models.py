@@ -13,6 +13,7 @@ from shiftproof.harness.results import Overall, Verdict
 from .judged_models import judged, trial_of
 
 
+@pytest.mark.representatives(1)
 @pytest.mark.parametrize("name", ["Right", "NotDelayed"])
 def test_a_right_model_conforms(name: str) -> None:
     found = judged(f"delayed_models:{name}", "moshi")
@@ -21,6 +22,7 @@ def test_a_right_model_conforms(name: str) -> None:
     assert found.asked >= {"MODEL-1", "MODEL-2", "MODEL-3", "MODEL-8", "MODEL-10"}
 
 
+@pytest.mark.representatives(3)
 @pytest.mark.parametrize(
     ("name", "law", "called", "detail"),
     [
@@ -53,6 +55,7 @@ def test_labels_that_it_cannot_do_without_are_a_law_of_their_own() -> None:
     assert "SELECT-1" in found.asked
 
 
+@pytest.mark.representatives(3)
 @pytest.mark.parametrize(
     ("name", "delays"),
     [

@@ -20,6 +20,7 @@ def test_a_right_model_conforms() -> None:
     assert found.asked >= {"MODEL-9", "MODEL-10"}
 
 
+@pytest.mark.representatives(3)
 @pytest.mark.parametrize(
     ("name", "law", "called", "detail"),
     [

@@ -31,6 +31,7 @@ def test_a_right_model_conforms(name: str, spec: str) -> None:
     assert (found.failed, found.overall) == (set(), Overall.CONFORMS)
 
 
+@pytest.mark.representatives(10)
 @pytest.mark.parametrize(
     ("name", "spec", "law", "called"),
     [

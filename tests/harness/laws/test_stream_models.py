@@ -13,6 +13,7 @@ from shiftproof.harness.results import Overall
 from .judged_models import judged, trial_of
 
 
+@pytest.mark.representatives(2)
 @pytest.mark.parametrize("name", ["Right", "Reshaped", "Copied"])
 def test_a_right_model_conforms(name: str) -> None:
     found = judged(f"stream_models:{name}", "higgs.hf")
@@ -21,6 +22,7 @@ def test_a_right_model_conforms(name: str) -> None:
     assert found.asked >= {"MODEL-1", "MODEL-2", "MODEL-3", "MODEL-10"}
 
 
+@pytest.mark.representatives(3)
 @pytest.mark.parametrize(
     ("name", "law", "called", "detail"),
     [
