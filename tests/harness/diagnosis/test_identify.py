@@ -30,7 +30,7 @@ def identified(target: str) -> Identity:
         loaded.close()
 
 
-@pytest.mark.representatives(1)
+@pytest.mark.slow  # the command's test has one
 @pytest.mark.parametrize(
     ("target", "profile"),
     [
@@ -125,6 +125,7 @@ def test_what_would_tell_those_that_coincide_apart() -> None:
     assert "differs from torchtune only where num_items_in_batch is given" in describe("x", found)
 
 
+@pytest.mark.slow
 def test_a_metric_is_read_by_its_values() -> None:
     found = identified("misbehaving.py:returns_float")
     assert "hf.causal_lm" in found.conforms

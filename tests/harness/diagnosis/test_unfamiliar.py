@@ -83,7 +83,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)  # stored cases go to the working directory
 
 
-@pytest.mark.representatives(12)
+@pytest.mark.representatives(6)
 @pytest.mark.parametrize("function", WRONG)
 def test_what_is_wrong_is_told(function: str) -> None:
     promised, told = WRONG[function]
@@ -106,6 +106,7 @@ def test_right_pairs_have_no_pattern_and_a_right_score_no_other_constant() -> No
     assert name_bugs((), trial, evidence, []) == ()
 
 
+@pytest.mark.representatives(2)
 @pytest.mark.parametrize(
     ("function", "told"),
     [

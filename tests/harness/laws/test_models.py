@@ -11,6 +11,7 @@ from shiftproof.harness.results import Overall, Verdict
 from .judged_models import judged, trial_of
 
 
+@pytest.mark.representatives(5)
 @pytest.mark.parametrize(
     ("name", "spec"),
     [

@@ -119,6 +119,7 @@ def test_every_variant_differs_from_right_on_a_hand_made_case(name: str) -> None
     assert {variant.detail for variant in MUTANTS[name].variants} <= told
 
 
+@pytest.mark.representatives(16)
 @of_every_mutant
 def test_it_differs_under_every_spec_that_it_applies_to(name: str) -> None:
     applies = {(answer.example.spec.name, answer.detail): answer.example.spec for answer in answers(name)}
@@ -131,6 +132,7 @@ def test_it_differs_under_every_spec_that_it_applies_to(name: str) -> None:
         assert (profile, detail) in caught or is_promised(spec, name, detail), (profile, detail)
 
 
+@pytest.mark.representatives(16)
 @of_every_mutant
 def test_it_answers_none_or_pairs_within_the_batch(name: str) -> None:
     for detail, example, wrong in answers(name):

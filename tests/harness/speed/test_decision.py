@@ -56,6 +56,7 @@ def race(noise: Noise, shift: float, seed: int, most: int = 200) -> tuple[Outcom
     return outcome, count
 
 
+@pytest.mark.representatives(2)
 @pytest.mark.parametrize("noise", NOISES)
 def test_what_is_equal_is_seldom_told_apart(noise: Noise) -> None:
     told = sum(race(noise, 0.0, seed)[0] is not Outcome.INCONCLUSIVE for seed in range(100))
