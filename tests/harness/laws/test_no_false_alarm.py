@@ -118,7 +118,7 @@ def alarms(name: str, seed: int, profile: Profile) -> list[str]:
     return judged(name, (DTYPES[(NAMES.index(name) + seed) % len(DTYPES)],), seed, profile)[0]
 
 
-@pytest.mark.representatives(4)
+@pytest.mark.representatives(6)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("right:")])
 def test_right_losses_conform_in_every_dtype(name: str, seed: int) -> None:
