@@ -129,10 +129,10 @@ def wrong_from(length: int) -> str:
 
 
 def test_the_shapes_of_the_user_are_judged(run: Run, files: Path) -> None:
-    (files / "long.py").write_text(wrong_from(700))
+    (files / "long.py").write_text(wrong_from(150))
     arguments = ("check", "long.py:loss", "--spec", "hf.causal_lm", "--seed", "0", "--profile", "brief")
     assert run(*arguments).code == 0
-    assert run(*arguments, "--shape", "2,700,11").code == 1
+    assert run(*arguments, "--shape", "2,150,3").code == 1
 
 
 def test_a_shape_without_the_memory_for_it_leaves_the_verdict_open(run: Run, files: Path) -> None:

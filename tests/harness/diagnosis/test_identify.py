@@ -101,6 +101,7 @@ def loss(logits, labels):
 """
 
 
+@pytest.mark.slow  # the command has a test of what it says then
 def test_what_could_not_be_judged_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(REFUSES_LARGE_LOGITS)
     found = identified("mine.py:loss")

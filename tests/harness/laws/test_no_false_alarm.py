@@ -125,7 +125,7 @@ def test_right_losses_conform_in_every_dtype(name: str, seed: int) -> None:
     assert alarms(name, seed, BRIEF) == []
 
 
-@pytest.mark.representatives(8)
+@pytest.mark.representatives(4)
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("right:")])
 def test_right_losses_of_codebooks_streams_and_scores_conform(name: str) -> None:
     assert alarms(name, 0, BRIEFER) == []

@@ -24,7 +24,6 @@ def telling(spec: LossSpec) -> list[Recipe]:
     return [replace(recipe, **changed) for recipe in recipes for changed in shapes]
 
 
-@pytest.mark.representatives(19)
 @pytest.mark.parametrize("spec", PROFILES.values(), ids=PROFILES)
 def test_targets_and_weights_are_those_of_the_pairs(spec: LossSpec) -> None:
     for recipe in telling(spec):
