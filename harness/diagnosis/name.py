@@ -32,7 +32,7 @@ from ..probe.read import predict, site_of
 from ..results import LawResult, Level, NamedBug, Picture, Verdict
 from .bug import mutant_bug, symptom
 from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, variants_of, wrongly_scored
-from .name_by_numbers import AS_COMPUTED, name_by_numbers, same_numbers
+from .name_by_numbers import AS_COMPUTED, leaves_out_zeros, name_by_numbers, same_numbers
 from .name_by_score import name_by_near_score, name_by_score, of_large_logits
 from .two_bugs import name_two_bugs
 from .where_it_fails import where_it_fails
@@ -248,6 +248,10 @@ def name_by_symptom(
         for name, charged in (("aux-over-ignored", "z_loss"), ("smooth-ignored", "label_smoothing")):
             if any(getattr(term.score, charged) for term in trial.spec.terms):
                 return (symptom(name, "ignored rows have a gradient"),)
+    laws = tuple(laws)
+    shown = counterexample(laws, trial)
+    if "STABLE-3" in trial.failed and shown is not None and leaves_out_zeros(shown, trial.bounds(shown)):
+        return (symptom("nan-hidden", "STABLE-3 fails, and a codebook whose loss is 0 is left out"),)
     alone = [
         result
         for result in laws

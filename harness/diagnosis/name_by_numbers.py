@@ -7,11 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from shiftproof.reference.oracle import evaluate
+from shiftproof.reference.pairing import build_pairing
 from shiftproof.reference.spec import Compute
 
 from ..bounds.compare import different_gradients, same_value
 from ..bounds.derive import Bounds, derive_bounds
 from ..candidates.loss import Observation, Trial
+from ..candidates.model_gaps import with_array
 from ..candidates.variant import Asked
 from ..cases.recipe import Recipe, Regime
 from ..cases.space import hand_made
@@ -88,3 +91,24 @@ def _near(found: Tensor, predicted: Tensor, bound: Tensor | float) -> bool:
     off = (found - predicted).abs()
     near = off <= AS_COMPUTED * predicted.abs() + bound
     return bool((near | (~found.isfinite() & ~predicted.isfinite())).all())
+
+
+def leaves_out_zeros(observed: Observation, bounds: Bounds) -> bool:
+    """Return whether the value is that without the codebooks whose loss is 0, as `if loss > 0` leaves them out."""
+    case = observed.case
+    all_zero: dict[tuple[str, int], bool] = {}
+    for pair, loss, lse in zip(case.pairing.pairs, case.oracle.per_token, case.oracle.lse, strict=True):
+        if len(pair.label) == 3:
+            key = case.spec.terms[pair.term].labels, pair.label[2]
+            is_zero = bool(loss <= torch.finfo(torch.float32).eps * lse.abs().clamp(min=1.0))
+            all_zero[key] = all_zero.get(key, True) and is_zero
+    batch = case.batch
+    for (name, book), is_zero in all_zero.items():
+        if is_zero:
+            ignored = next(term.ignore_index for term in case.spec.terms if term.labels == name)
+            labels = batch.tensor(name).clone()
+            labels[..., book] = -100 if ignored is None else ignored
+            batch = with_array(batch, name, labels)
+    without = evaluate(build_pairing(case.spec, batch), batch).value
+    left_out = batch is not case.batch and observed.value is not None and without is not None
+    return left_out and same_value(observed.value or 0.0, without or 0.0, bounds.value)
