@@ -280,6 +280,9 @@ def answers_without(trial: Trial, recipe: Recipe) -> Judgement:
         if seen.problem is not None:
             refused = not_answered(seen)
             return replace(refused, message=f"with {gap.name} ignored it {refused.message}")
+    if trial.untaken:  # no other case is without these labels, so an answer now must not hide that
+        names = ", ".join(gap.name for gap in trial.untaken)
+        return failing(f"the first time that it was called with {names} ignored, it gave no answer")
     return PASS
 
 

@@ -152,8 +152,7 @@ def _reading(trial: ModelTrial, laws: tuple[LawResult, ...]) -> Reading:
 
 
 def _read_under(specs: Iterable[str], loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading | None:
-    """Read a model of codebooks under each of these profiles. Return None if it takes what
-    none of them has."""
+    """Read a model of codebooks under each of these profiles. Return None if none of them fits its arguments."""
     found = []
     for name in specs:
         try:

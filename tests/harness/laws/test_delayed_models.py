@@ -8,9 +8,11 @@ import torch
 from shiftproof.harness.candidates.declaration import UsageError
 from shiftproof.harness.candidates.model_delayed import DelayedTrial
 from shiftproof.harness.cases.recipe import Mask, Recipe
+from shiftproof.harness.judge.ask import ask
+from shiftproof.harness.laws import LAWS
 from shiftproof.harness.results import Overall, Verdict
 
-from .judged_models import judged, trial_of
+from .judged_models import BRIEF, judged, trial_of
 
 
 @pytest.mark.representatives(1)
@@ -90,3 +92,12 @@ def test_a_model_that_takes_no_frames_is_told_so() -> None:
     told = "it has two streams, and the model takes no audio_labels and no audio_input_ids"
     with pytest.raises(UsageError, match=told), trial_of("models:Right", "moshi"):
         pass
+
+
+def test_one_that_answers_later_does_not_hide_what_it_could_not_do_at_first() -> None:
+    with trial_of("delayed_models:Right", "moshi") as trial:
+        assert isinstance(trial, DelayedTrial)
+        trial.untaken = trial.gaps[:1]  # as after a first call that raised
+        found = ask(LAWS["MODEL-10"], trial, BRIEF, seed=0)
+    assert found.verdict is Verdict.FAIL
+    assert "called with the last label of text ignored, it gave no answer" in found.message
