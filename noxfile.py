@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PACKAGE_DIR = PYPROJECT["tool"]["setuptools"]["package-dir"]
 VERSIONS: dict[str, list[str]] = PYPROJECT["tool"]["versions"]
+SWEEPS: dict[str, list[str]] = PYPROJECT["tool"]["sweeps"]
 COMPAT: dict[str, dict[str, str]] = PYPROJECT["tool"]["compat"]
 CORE = (
     "tests/reference",
@@ -134,9 +135,20 @@ def peers(session: nox.Session) -> None:
 
 @session(posargs=True)
 def sweep(session: nox.Session) -> None:
-    """Judge every language model of transformers. Arguments go to ``shiftproof sweep transformers``."""
-    install(session, "peers", project=("-e", ".[ray]"))
-    session.run("shiftproof", "sweep", "transformers", *session.posargs)
+    """Judge every language model of transformers, in an environment with what its classes import.
+
+    An argument that is a name of [tool.sweeps] selects a release; the newest is the default. Other arguments go to
+    ``shiftproof sweep transformers``.
+    """
+    install(session, project=("-e", ".[ray]"))
+    releases = {name: requirements for name, requirements in SWEEPS.items() if name != "all"}
+    chosen = [argument for argument in session.posargs if argument in releases] or list(releases)[-1:]
+    others = [argument for argument in session.posargs if argument not in releases]
+    folder = Path(session.create_tmp()).resolve()
+    behind = environment(session, folder / "all", SWEEPS["all"], behind=None)
+    for name in chosen:
+        python = environment(session, folder / name, releases[name], behind=behind)
+        session.run("shiftproof", "sweep", "transformers", "--python", python, *others)
 
 
 @session(posargs=True)
@@ -149,30 +161,34 @@ def versions(session: nox.Session) -> None:
     install(session, "test", "peers")
     folder = Path(session.create_tmp()).resolve()
     for name in chosen or VERSIONS:
-        environment(session, folder / name, VERSIONS[name])
+        environment(session, folder / name, VERSIONS[name], behind="python")
     session.env.update(OMP_NUM_THREADS="1", SHIFTPROOF_VERSIONS=str(folder))
     others = [argument for argument in session.posargs if argument not in VERSIONS]
     session.run("pytest", "-m", "peers", *(others or ["tests/peers/test_versions.py"]))
 
 
-def environment(session: nox.Session, folder: Path, requirements: list[str]) -> None:
-    """Make an environment in ``folder`` with these packages, and the session's packages for the rest.
+def environment(session: nox.Session, folder: Path, requirements: list[str], behind: str | None) -> str:
+    """Make an environment in ``folder`` with these packages, and those of the interpreter ``behind`` for the rest.
 
-    An existing environment with the same requirements stays as it is.
+    An existing environment with the same requirements stays as it is. Return its interpreter.
     """
     made = folder / "requirements.txt"
-    if made.is_file() and made.read_text() == "\n".join(requirements):
-        return
-    session.run("python", "-m", "venv", "--clear", "--without-pip", str(folder))
-    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    exists = made.is_file() and made.read_text() == "\n".join(requirements)
+    if not exists:
+        session.run("python", "-m", "venv", "--clear", "--without-pip", str(folder))
     python = str(next(path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists()))
-    behind = str(session.run("python", "-c", query, silent=True)).strip()
-    own = str(session.run(python, "-c", query, external=True, silent=True)).strip()
-    (Path(own) / "behind.pth").write_text(behind + "\n")
+    if exists:
+        return python
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    if behind is not None:
+        packages = str(session.run(behind, "-c", query, external=True, silent=True)).strip()
+        own = str(session.run(python, "-c", query, external=True, silent=True)).strip()
+        (Path(own) / "behind.pth").write_text(packages + "\n")
     # They keep the versions of their own time, whatever constraints.txt states.
     freely = {"PIP_CONSTRAINT": "", "PIP_BUILD_CONSTRAINT": ""}
     session.run("python", "-m", "pip", "--python", python, "install", *requirements, env=freely, silent=True)
     made.write_text("\n".join(requirements))
+    return python
 
 
 @session(posargs=True)

@@ -1,6 +1,6 @@
 """Write docs/sweep-VERSION.md from the file of a sweep: every alarm, and where the library makes that loss.
 
-    python docs/scripts/sweep_page.py SWEEP.jsonl [--python EXE]
+    python docs/scripts/sweep_page.py SWEEP.jsonl [--python EXE] [--since OLDER.jsonl]
 
 A person decided by reading those lines whether an alarm is a bug or a design. ``sweep_verdicts.toml`` keeps the
 decisions by bug and, for special classes, by class. An alarm without a decision ends the script.
@@ -27,11 +27,9 @@ def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--python", help="the interpreter that has the library (default: that of the sweep)")
+    parser.add_argument("--since", type=Path, help="the sweep of an earlier release, to write what changed since")
     options = parser.parse_args(arguments)
-    lines = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
-    header = next(line["header"] for line in lines if "header" in line)
-    footer = next(line["footer"] for line in reversed(lines) if "footer" in line)
-    rows = sorted((line["row"] for line in lines if "row" in line), key=lambda row: row["target"])
+    header, rows, footer = read(options.file)
     alarms = [row for row in rows if row["laws"] or row["documentation"].startswith("against")]
     lines_of = sources(options.python or header["python"] or sys.executable, [row["target"] for row in alarms])
     verdicts = tomllib.loads(VERDICTS.read_text(encoding="utf-8"))
@@ -45,9 +43,41 @@ def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> int:
         return 1
     version = header["versions"][header["package"]]
     page = docs / f"sweep-{version}.md"
-    page.write_text(written(header, footer, rows, alarms, lines_of, verdicts), encoding="utf-8")
+    text = written(header, footer, rows, alarms, lines_of, verdicts)
+    if options.since is not None:
+        older, rows_before, _ = read(options.since)
+        text += changes(older["versions"][older["package"]], rows_before, rows)
+    page.write_text(text, encoding="utf-8")
     print(page)
     return 0
+
+
+def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """Return the header of a sweep's file, its rows in the order of the classes, and its footer."""
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    header = next(line["header"] for line in lines if "header" in line)
+    footer = next(line["footer"] for line in reversed(lines) if "footer" in line)
+    return header, sorted((line["row"] for line in lines if "row" in line), key=lambda row: row["target"]), footer
+
+
+def changes(version: str, before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
+    """Return the section that says which classes came, went, or have another outcome or other bugs."""
+    old, new = ({row["target"].partition(":")[2]: found(row) for row in rows} for rows in (before, now))
+    parts = [f"\n## Since {version}, as this judge finds both\n"]
+    by_outcome: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(new.keys() - old.keys()):
+        by_outcome[new[name]].append(name)
+    parts += [f"- New, {outcome}: {', '.join(names)}." for outcome, names in sorted(by_outcome.items())]
+    if gone := sorted(old.keys() - new.keys()):
+        parts.append(f"- Gone: {', '.join(gone)}.")
+    changed = [name for name in sorted(new.keys() & old.keys()) if new[name] != old[name]]
+    parts += [f"- {name}: {new[name]}, where it was {old[name]}." for name in changed]
+    return "\n".join([*parts, ""]) if len(parts) > 1 else "\n".join([*parts, "Nothing.", ""])
+
+
+def found(row: Mapping[str, Any]) -> str:
+    """Return the outcome of a class and its bugs, in words."""
+    return " ".join([row["outcome"].replace("-", " "), *([f"({kind_of(row)})"] if row["laws"] else [])])
 
 
 def sources(python: str, targets: Sequence[str]) -> dict[str, tuple[str, int, list[str]]]:
@@ -80,7 +110,7 @@ def written(
 ) -> str:
     package, versions = header["package"], header["versions"]
     counts = ", ".join(f"{count} {outcome}" for outcome, count in footer["counts"].items() if count)
-    judged = sum(row["outcome"] not in ("not-built", "not-judged") for row in rows)
+    judged = sum(row["outcome"] not in ("no-pairs", "not-built", "not-judged") for row in rows)
     made = (
         "Made by `docs/scripts/sweep_page.py` from what `shiftproof sweep` found, with no hint on any class. "
         f"{len(rows)} classes, {judged} judged in {footer['seconds']:.0f} s: {counts}. torch {versions['torch']}, "
@@ -105,7 +135,11 @@ def written(
     if quiet:
         parts.append(f"## Unshifted by design, and no alarm: {len(quiet)}\n")
         parts += [f"- {row['target'].partition(':')[2]}: {row['sentence'][:160]}" for row in quiet] + [""]
-    for outcome, title in (("not-judged", "Not judged"), ("not-built", "Not built")):
+    for outcome, title in (
+        ("no-pairs", "No pairs of a logit and a label, by evidence"),
+        ("not-judged", "Not judged"),
+        ("not-built", "Not built"),
+    ):
         left = [row for row in rows if row["outcome"] == outcome]
         if left:
             parts.append(f"## {title}: {len(left)}\n")

@@ -158,7 +158,7 @@ class Worker:
             try:
                 self._description = self._await_loading()
             except LoadFailure as failure:
-                if failure.reason != "not built":  # such a failure does no harm to the process
+                if failure.reason not in ("not built", "no pairs"):  # these do no harm to the process
                     self._stop()
                 self._failure = failure
                 raise

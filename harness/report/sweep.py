@@ -25,6 +25,7 @@ _COLOUR = {
     Outcome.CONFORMS: "green",
     Outcome.FAILS: "red",
     Outcome.UNSHIFTED: "yellow",
+    Outcome.NO_PAIRS: "dim",
     Outcome.NOT_BUILT: "dim",
     Outcome.NOT_JUDGED: "dim",
 }
@@ -32,6 +33,11 @@ _UNSHIFTED = {
     Documentation.AGAINST: "unshifted, against their documentation",
     Documentation.BY: "unshifted, by their documentation",
     Documentation.SILENT: "unshifted, and not documented either way",
+}
+_UNJUDGED = {
+    Outcome.NO_PAIRS: "have no pairs of a logit and a label, so there is nothing to judge",
+    Outcome.NOT_BUILT: "could not be built",
+    Outcome.NOT_JUDGED: "could not be judged",
 }
 _NAMED = 6
 
@@ -43,7 +49,7 @@ def render(header: Header, rows: Sequence[Row], footer: Footer) -> RenderableTyp
     for documentation, title in _UNSHIFTED.items():
         found = [row for row in rows if row.outcome is Outcome.UNSHIFTED and row.documentation is documentation]
         parts += _listed(title, found, "red" if documentation is Documentation.AGAINST else "yellow")
-    for outcome, title in ((Outcome.NOT_BUILT, "could not be built"), (Outcome.NOT_JUDGED, "could not be judged")):
+    for outcome, title in _UNJUDGED.items():
         parts += _by_reason(title, [row for row in rows if row.outcome is outcome])
     return Group(*parts, _said(rows, footer))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,8 @@ from .result import Documentation, Outcome, Row, not_judged
 from .settings import Settings
 
 _CALL_DEADLINE = 20.0  # seconds
+
+_OF_A_FAILURE: Mapping[str, Outcome] = {"not built": Outcome.NOT_BUILT, "no pairs": Outcome.NO_PAIRS}
 
 _workers: dict[Settings, Worker] = {}
 """One worker per process of the sweep. It has the library imported, and gets one class after the other."""
@@ -37,7 +40,7 @@ def judge(target: str, settings: Settings) -> Row:
         row = _row(row, found, loaded.describe().documentation)
         row = replace(row, environment=dict(loaded.environment()))
     except LoadFailure as failure:
-        outcome = Outcome.NOT_BUILT if failure.reason == "not built" else Outcome.NOT_JUDGED
+        outcome = _OF_A_FAILURE.get(failure.reason, Outcome.NOT_JUDGED)
         row = replace(row, outcome=outcome, reason=_line(failure.message))
     except UsageError as error:
         row = replace(row, reason=_line(str(error)))
@@ -55,6 +58,8 @@ def _worker(target: str, settings: Settings) -> Worker:
 
 def _row(row: Row, found: Reading, documentation: str) -> Row:
     """Return ``row`` with the findings."""
+    if found.no_pairs:
+        return replace(row, outcome=Outcome.NO_PAIRS, reason=_line(found.no_pairs))
     if found.verdict not in (Overall.CONFORMS, Overall.FAILS):
         undecided = (
             [found.doubt]

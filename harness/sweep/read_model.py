@@ -66,6 +66,7 @@ class Reading:
         causal: whether no row of logits sees a later token.
         by_value: whether the loss does not flow through logits, so that its pairs were read from values alone.
         doubt: why these findings do not allow a judgement; then the verdict is inconclusive.
+        no_pairs: why no row of logits belongs to a label; then there is nothing to judge.
     """
 
     spec: str
@@ -79,6 +80,7 @@ class Reading:
     causal: bool = True
     by_value: bool = False
     doubt: str = ""
+    no_pairs: str = ""
 
     @property
     def failed(self) -> tuple[LawResult, ...]:
@@ -101,12 +103,16 @@ def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
             return of_codebooks
     if labels_move_logits(trial):
         trial = _trial(loaded, PROFILES[SEQ2SEQ])
+        if reads_its_labels(trial):
+            doubt = "its labels are its inputs without a shift: the last one moves the last row of logits, and no other"
+            empty = Reading(trial.spec.name, Overall.INCONCLUSIVE, (), (), "not read", extra=trial.extra)
+            return replace(empty, doubt=doubt)
     elif not trial.extra:
         trial = _trial(loaded, PROFILES[CAUSAL])
     if rows := _rows_apart_from_labels(trial):
-        doubt = f"its rows of logits are not the positions of labels: {rows}; CTC and its like have no pairs"
+        evidence = f"its rows of logits are not the positions of labels: {rows}; CTC and its like have no pairs"
         empty = Reading(trial.spec.name, Overall.INCONCLUSIVE, (), (), "not read", extra=trial.extra)
-        return replace(empty, doubt=doubt)
+        return replace(empty, no_pairs=evidence)
     laws = _ask(trial, profile, seed, LAWS)
     verdict = overall(laws)
     found = _reading(trial, laws)
@@ -181,6 +187,22 @@ def labels_move_logits(trial: ModelTrial) -> bool:
     case = trial.case(unmasked(hand_made(trial.space)[0]))
     before, after = trial.observe(case), trial.observe(case, LABELS_CHANGED)
     return before.problem is None and after.problem is None and bool(moved_rows(before, after).any())
+
+
+def reads_its_labels(trial: ModelTrial) -> bool:
+    """Return whether another last label moves the last row of logits, and no other.
+
+    It moves none where the inputs are the labels shifted right, and others too where a row sees later labels.
+    """
+    case = trial.case(unmasked(hand_made(trial.space)[0]))
+    labels = case.batch.tensor("labels").clone()
+    labels[:, -1] = (labels[:, -1] + 1) % trial.classes
+    before = trial.observe(case)
+    after = trial.observe(trial.variation(case, lambda batch: replace(batch, labels=labels)))
+    if before.problem is not None or after.problem is not None:
+        return False
+    moved = moved_rows(before, after)
+    return bool(moved[:, -1].any()) and not bool(moved[:, :-1].any())
 
 
 def of_its_logits(trial: ModelTrial) -> bool:

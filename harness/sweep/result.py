@@ -16,6 +16,7 @@ class Outcome(StrEnum):
     CONFORMS = "conforms"
     FAILS = "fails"
     UNSHIFTED = "unshifted"  # scores each logit on the label at the same place: the caller must shift
+    NO_PAIRS = "no-pairs"  # its loss scores no logit on one label, as CTC, regression and flow: no loss of this kind
     NOT_BUILT = "not-built"  # a small instance could not be made
     NOT_JUDGED = "not-judged"  # an instance was made, but no answer came
 
@@ -84,8 +85,8 @@ class Row:
 
     @property
     def is_verdict(self) -> bool:
-        """Whether anything was found about its loss."""
-        return self.outcome not in (Outcome.NOT_BUILT, Outcome.NOT_JUDGED)
+        """Whether it was judged whether its logits are scored on the right labels."""
+        return self.outcome not in (Outcome.NO_PAIRS, Outcome.NOT_BUILT, Outcome.NOT_JUDGED)
 
     @property
     def may_be_tried_again(self) -> bool:

@@ -21,7 +21,7 @@ import torch
 
 from .device import cuda_devices, device_of
 from .global_state import settings
-from .target import LoadFailure, Parameter, TargetDescription
+from .target import LoadFailure, LoadReason, Parameter, TargetDescription
 from .tracebacks import exception_message, exception_name, exception_traceback
 
 
@@ -233,12 +233,13 @@ def _callable(found: Any, target: str, device: torch.device) -> Callable[..., An
 
 def _tiny(model_class: type[torch.nn.Module]) -> torch.nn.Module:
     """Build a tiny model of a transformers class."""
-    from .tiny.build import CannotBuild, build_tiny
+    from .tiny.build import CannotBuild, NoPairs, build_tiny
 
     try:
         return build_tiny(model_class)
     except CannotBuild as error:
-        raise LoadFailure("not built", str(error)) from error
+        reason: LoadReason = "no pairs" if isinstance(error, NoPairs) else "not built"
+        raise LoadFailure(reason, str(error)) from error
 
 
 def _instance(module_class: type[torch.nn.Module], target: str) -> torch.nn.Module:

@@ -15,6 +15,7 @@ LoadReason = Literal[
     "no signature",
     "import failed",
     "not built",
+    "no pairs",
     "died",
     "timed out",
     "broken",

@@ -296,6 +296,6 @@ def encode_failure(failure: LoadFailure) -> dict[str, Any]:
 def decode_failure(body: Mapping[str, Any]) -> LoadFailure:
     """Invert `encode_failure`. An unknown reason means that the candidate's process is broken."""
     reason, message, traceback = body.get("reason"), str(body.get("message", "")), str(body.get("traceback", ""))
-    if reason in USAGE_REASONS or reason in ("import failed", "not built", "interpreter"):
+    if reason in USAGE_REASONS or reason in ("import failed", "not built", "no pairs", "interpreter"):
         return LoadFailure(reason, message, traceback)
     return LoadFailure("broken", f"the candidate's own process failed while loading it: {message}", traceback)

@@ -174,6 +174,14 @@ class AlignedShift(Seq2Seq):
         return cross_entropy(logits[:, :-1], labels[:, 1:], count)
 
 
+class ReadsItsLabels(Right):
+    """As BLIP's model of questions: the labels are the decoder's inputs, and the loss shifts them."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        logits = self.logits(labels.clamp_min(0)) + self.logits(input_ids).mean(1, keepdim=True)
+        return Output(self.loss(logits, labels, num_items_in_batch), logits)
+
+
 class Overwrites(Right):
     def forward(self, input_ids, labels=None, num_items_in_batch=None):
         output = super().forward(input_ids, labels=labels.clone(), num_items_in_batch=num_items_in_batch)

@@ -79,6 +79,37 @@ def test_an_alarm_stands_under_its_verdict_and_beside_its_source(
     assert "- Unbuilt: no config" in page
 
 
+def test_what_changed_since_an_earlier_release_is_a_section_of_its_own(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "older").mkdir()
+    same = {"target": "madeup:Same", "outcome": "conforms"}
+    before = swept(
+        tmp_path / "older",
+        same,
+        {"target": "madeup:Wrong", "outcome": "conforms"},
+        {"target": "madeup:Went", "outcome": "conforms"},
+    )
+    now = swept(
+        tmp_path,
+        same,
+        alarm("madeup:Wrong", "aligned-shift"),
+        {"target": "madeup:Came", "outcome": "no-pairs", "reason": "CTC"},
+    )
+    assert scripts.sweep_page.main([now, "--since", before], tmp_path) == 0
+    section = (
+        (tmp_path / "sweep-1.0.md").read_text(encoding="utf-8").partition("## Since 1.0, as this judge finds both\n")[2]
+    )
+    assert section.strip().splitlines() == [
+        "- New, no pairs: Came.",
+        "- Gone: Went.",
+        "- Wrong: fails (aligned-shift), where it was conforms.",
+    ]
+    assert scripts.sweep_page.main([now, "--since", now], tmp_path) == 0
+    assert "finds both\n\nNothing.\n" in (tmp_path / "sweep-1.0.md").read_text(encoding="utf-8")
+
+
 def test_an_alarm_that_nobody_has_read_is_printed_with_its_source(
     scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,15 +18,20 @@ import torch
 from ..tracebacks import exception_message
 from . import duplex, streams
 from .config import VOCABULARY, tiny_config
+from .embedded import Embedded
 from .forward import parameters_of
 from .inputs import Side, is_known, numbers_of_codebooks, sides
+from .listening import Listening
+from .model import TinyModel, accepts_loss_kwargs, documentation
+from .no_pairs import evidence_of_no_pairs
+from .steps import Steps, takes_steps
 from .weights import NotSharpened, sharpen, widen
 
 _SEED = 5
 _BATCH, _LENGTH = 4, 12
 _HEADS = ("use_text_head",)  # of a stream whose labels are dropped without one
+_TYPES = ("token_type_ids", "mm_token_type_ids")  # which some models need in train mode alone
 _TEXT = 5  # tokens of an encoder's text
-_HEARD = 7  # codes that occur in audio beside tokens
 
 
 class CannotBuild(Exception):
@@ -36,90 +41,15 @@ class CannotBuild(Exception):
         super().__init__(" ".join(reason.split())[:400])
 
 
-class TinyModel(torch.nn.Module):
-    """A model that needs only token ids and labels.
-
-    Attributes:
-        inner: the model itself.
-        vocab_size: V, the number of classes of its logits. Token ids and labels may be any of 0 … V−1.
-        side_inputs: the names of the arguments that are added to every call.
-        reads_input_ids: whether the model takes the token ids. A model of speech or images with a decoder has no
-            parameter for them. With labels, it makes its decoder's inputs from the labels. Without labels, the token
-            ids are its decoder's inputs.
-        is_encoder_decoder: as in the configuration.
-        accepts_loss_kwargs: whether `transformers.Trainer` passes `num_items_in_batch` to this model.
-        gives_logits: whether the output has `.logits` when labels are given. With a fused loss it does not.
-        documentation: the forward's documentation of `labels`, and the sentences on shifts in the class's docstring.
-        codebooks: K, for a model of codebooks. Else 0.
-        heard: K, if each token of the input has a frame of audio beside it, always the same. Else 0.
-        tokens: the name of the argument that the token ids are: `input_ids`, or that of a decoder which does not make
-            its inputs from the labels.
-    """
-
-    def __init__(
-        self,
-        inner: torch.nn.Module,
-        side: Mapping[str, Side],
-        codebooks: int = 0,
-        tokens: str = "input_ids",
-        heard: int = 0,
-    ) -> None:
-        super().__init__()
-        self.inner = inner
-        self.codebooks = codebooks
-        self.heard = heard
-        self.tokens = tokens
-        self._side = dict(side)
-        self._parameters_of_forward = parameters_of(type(inner))
-        self.side_inputs = tuple(side)
-        self.reads_input_ids = "input_ids" in self._parameters_of_forward
-        config: Any = inner.config
-        self.is_encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
-        self.accepts_loss_kwargs = accepts_loss_kwargs(inner)
-        self.documentation = documentation(type(inner))
-        self.vocab_size = VOCABULARY
-        self.gives_logits = True
-
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **rest: Any) -> Any:
-        """Call the inner model. Return its output.
-
-        Args:
-            input_ids: [B, S] int64, or of K codebooks as the inner model takes them.
-            labels: [B, S] int64, or of K codebooks as the inner model takes them. −100 is ignored.
-            **rest: further arguments of the inner model. They replace arguments that would be added.
-        """
-        floats = next(self.inner.parameters())
-        per_row = self.codebooks if self.codebooks and input_ids.dim() == 2 else 1
-        arguments: dict[str, Any] = {
-            name: side.rows(input_ids[::per_row], floats.dtype) for name, side in self._side.items()
-        }
-        accepted = self._parameters_of_forward
-        if self.reads_input_ids and self.tokens not in arguments:
-            arguments[self.tokens] = self._with_audio(input_ids) if self.heard else input_ids
-        if labels is not None:
-            arguments["labels"] = labels
-        elif "decoder_input_ids" in accepted and not self.codebooks:
-            arguments["decoder_input_ids"] = input_ids
-        if "use_cache" in accepted:
-            arguments["use_cache"] = bool(getattr(self.inner.config, "use_cache", False))
-        if "return_dict" in accepted:
-            arguments["return_dict"] = True
-        output = self.inner(**{**arguments, **rest})
-        if (depth := getattr(output, "depth_decoder_logits", None)) is not None:
-            output["depth_logits"] = depth
-        return output
-
-    def _with_audio(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """[B, S] -> [B, S, 1 + K]: each token, and the codes that are heard beside it."""
-        codes = torch.arange(input_ids.shape[1], device=input_ids.device) % _HEARD
-        audio = codes[:, None].expand(*input_ids.shape, self.heard)
-        return torch.cat((input_ids[..., None], audio), -1)
+class NoPairs(CannotBuild):
+    """Its loss pairs no row of logits with a label. The message is the evidence."""
 
 
 def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.OfStreams:
     """Build a tiny model of this class: float32, on the CPU, in eval mode, with the same weights each time.
 
     Raises:
+        NoPairs: no model of token ids could be built, and calling it shows that its loss has no pairs.
         CannotBuild: any step fails. The message is the reason.
     """
     inner = _instance(model_class)
@@ -132,18 +62,26 @@ def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.OfStre
     except Exception as error:
         raise CannotBuild(f"with text and frames of codebooks: {_told(error)}") from error
     refusals: dict[str, str] = {}
-    for side in _ways(inner):
-        model = TinyModel(inner, side)
+    in_eval_mode: list[TinyModel] = []
+    for model in _of_tokens(inner):
         try:
-            return _tried(model)
+            tried = _tried(model)
+            if _trains(tried):
+                return tried
+            in_eval_mode.append(tried)
         except _Refused as refused:
-            refusals.setdefault(str(refused), f"with {', '.join(side)}: " if side else "")
+            side = ", ".join(model.side_inputs)
+            refusals.setdefault(str(refused), f"with {side}: " if side else "")
+    if in_eval_mode:
+        return in_eval_mode[0]
     for model in _of_codebooks(inner):
         with contextlib.suppress(_Refused):
             return _tried_codebooks(model)
     for codebooks in numbers_of_codebooks(inner.config):
         with contextlib.suppress(_Refused):
-            return _tried(TinyModel(inner, {}, heard=codebooks))
+            return _tried(Listening(inner, codebooks))
+    if evidence := evidence_of_no_pairs(inner):
+        raise NoPairs(evidence)
     reasons = [f"{way}{reason}" for reason, way in refusals.items()]
     shape = re.search(r"of shape `?(\([^()]*\))", documentation(model_class))
     if shape is not None and shape.group(1).count(",") != 1:
@@ -188,15 +126,33 @@ def _made(model_class: type, config: Any) -> torch.nn.Module:
         raise
 
 
+def _of_tokens(inner: torch.nn.Module) -> Iterator[TinyModel]:
+    """Yield the ways to give a model its tokens, and what it needs beside them."""
+    if takes_steps(type(inner)):
+        yield Steps(inner, next(sides(["backbone_last_hidden_state"], inner.config)))
+    for side in _ways(inner):
+        yield TinyModel(inner, side)
+    accepted = parameters_of(type(inner))
+    if "inputs_embeds" in accepted:
+        if getattr(inner.config, "is_encoder_decoder", False):
+            yield from (TinyModel(inner, side) for side in sides(["inputs_embeds"], inner.config))
+        else:
+            yield Embedded(inner, {})
+            if "attention_mask" in accepted:
+                yield Embedded(inner, next(sides(["attention_mask"], inner.config)))
+
+
 def _ways(inner: torch.nn.Module) -> Iterator[dict[str, Side]]:
     """Yield the arguments to try: first only the required ones, then the main input too, then all with a rule."""
     parameters = parameters_of(type(inner))
-    known = [name for name in parameters if is_known(name) and name != "attention_mask"]
+    apart = ("attention_mask", "inputs_embeds", *_TYPES)
+    known = [name for name in parameters if is_known(name) and name not in apart]
     needed = [name for name in known if parameters[name].default is inspect.Parameter.empty]
     main = [getattr(inner, "main_input_name", "input_ids")]
     seen: list[list[str]] = []
     mask = [name for name in parameters if name == "attention_mask"]
-    for names in (needed, needed + mask, [name for name in known if name in needed + main], known):
+    types = [name for name in parameters if name in _TYPES]
+    for names in (needed, needed + types, needed + mask, [name for name in known if name in needed + main], known):
         if names not in seen:
             seen.append(names)
             yield from sides(names, inner.config)
@@ -235,6 +191,11 @@ def _tried(model: TinyModel) -> TinyModel:
     if logits is None:
         model.gives_logits = False
         logits = _logits_without_labels(model, ids)
+    if logits is None and (head := _only_head(model.inner)) is not None:
+        model.gives_logits = True
+        model.read_at(head)
+        with torch.no_grad():
+            logits = model(ids, labels).logits
     if logits is None or logits.dim() != 3 or logits.shape[0] != _BATCH or logits.shape[1] < _LENGTH:
         raise _Refused(f"for labels {shape} its logits are {_shape(logits)}, not [B, S or more, V]")
     model.vocab_size = logits.shape[-1]
@@ -249,6 +210,26 @@ def _tried(model: TinyModel) -> TinyModel:
     except NotSharpened as error:
         raise CannotBuild(str(error)) from error
     return model
+
+
+def _trains(model: TinyModel) -> bool:
+    """Whether it can be called in train mode too."""
+    ids = torch.arange(_BATCH * _LENGTH).reshape(_BATCH, _LENGTH) % VOCABULARY
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.train()(ids, ids)
+        return True
+    except Exception:
+        return False
+    finally:
+        model.eval()
+
+
+def _only_head(inner: torch.nn.Module) -> torch.nn.Module | None:
+    """The layer with as many outputs as the vocabulary, if there is one and no other."""
+    layers = [each for each in inner.modules() if isinstance(each, torch.nn.Linear)]
+    heads = [each for each in layers if each.out_features == VOCABULARY]
+    return heads[0] if len(heads) == 1 else None
 
 
 def _tried_codebooks(model: TinyModel) -> TinyModel:
@@ -328,20 +309,3 @@ def _shape(logits: object) -> str:
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {exception_message(error)}"
-
-
-def accepts_loss_kwargs(model: torch.nn.Module) -> bool:
-    """Whether `transformers.Trainer` passes `num_items_in_batch` to this model (`Trainer.__init__`, 4.46 and later)."""
-    declared = getattr(model, "accepts_loss_kwargs", None)
-    if declared is not None:
-        return bool(declared)
-    return any(each.kind is each.VAR_KEYWORD for each in parameters_of(type(model)).values())
-
-
-def documentation(model_class: type[torch.nn.Module]) -> str:
-    """The entry for `labels` in forward's docstring, and the sentences on shifting in the class's docstring."""
-    text = inspect.cleandoc(model_class.forward.__doc__ or "")
-    entry = re.search(r"^( *)labels\b.*(\n(?:\1 +.*)?$)*", text, re.MULTILINE)
-    sentences = re.split(r"(?<=[.!?])\s+", inspect.cleandoc(model_class.__doc__ or ""))
-    shifting = [" ".join(each.split()) for each in sentences if re.search(r"\bshift", each, re.IGNORECASE)]
-    return "\n".join([*([inspect.cleandoc(entry.group())] if entry else []), *shifting])

@@ -1,6 +1,7 @@
 """Make a tiny configuration of any configuration class: a rule on the name of each declared field makes it small.
 
-`fixes.json` has the exceptions: model types, the `fields` that replace those of the rules, and `why`.
+`fixes.json` has the exceptions: model types, or the name of a class without one, the `fields` that replace those of the
+rules, and `why`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def tiny_config(config_class: type) -> Any:
 
 def tiny_fields(config_class: type, **given: Any) -> dict[str, Any]:
     """The fields that `tiny_config` passes to the class."""
-    fix = {**_fixes().get(getattr(config_class, "model_type", ""), {}), **given}
+    fix = {**_fixes().get(getattr(config_class, "model_type", "") or config_class.__name__, {}), **given}
     default: Any = _default(config_class)
     ids = _TokenIds()
     fields: dict[str, Any] = {}
@@ -123,7 +124,10 @@ def _class_of_part(name: str, model_type: str | None, made: Any, config_class: t
     """The class of a part: by the model type of a fix, or by the default, or by declaration. None if it is no part."""
     if model_type is not None:
         package = importlib.import_module(config_class.__module__.partition(".")[0])
-        return package.CONFIG_MAPPING[model_type]
+        if model_type in package.CONFIG_MAPPING:
+            return package.CONFIG_MAPPING[model_type]
+        beside = vars(importlib.import_module(config_class.__module__)).values()  # early releases leave some out
+        return next(each for each in beside if getattr(each, "model_type", None) == model_type)
     if hasattr(made, "to_dict"):
         return type(made)
     declared = getattr(config_class, "sub_configs", {}).get(name)

@@ -17,7 +17,7 @@ class Side:
     """One argument besides the token ids."""
 
     shape: tuple[int, ...]
-    """The shape of one row. −1 stands for S."""
+    """The shape of one row. −1 stands for S, and −n for n · S."""
 
     below: int | None = None
     """Draw integers from 0 up to this, exclusive. None: floats from 0 to 1, which suit pixels, sound and positions."""
@@ -28,7 +28,7 @@ class Side:
     def rows(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Make [B, *shape] for token ids [B, S] or [B, S, K]. Row r depends only on r. `dtype`: of floats."""
         batch, length = ids.shape[:2]
-        shape = tuple(length if size < 0 else size for size in self.shape)
+        shape = tuple(-size * length if size < 0 else size for size in self.shape)
         if self.ones:
             return torch.ones((batch, *shape), dtype=torch.int64, device=ids.device)
         generators = [torch.Generator().manual_seed(17 + row) for row in range(batch)]
@@ -90,7 +90,8 @@ def _features(sizes: _Sizes) -> list[Side]:
         16, "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "feature_size", "input_dim"
     )
     whole = 2 * sizes(16, "max_source_positions")
-    return [Side((bins, whole)), Side((64, bins)), Side((bins, 64))]
+    beside = 2 * sizes(1, "downsample_factor")  # for each token, before the convolution that halves them
+    return [Side((bins, whole)), Side((64, bins)), Side((bins, 64)), Side((bins, -beside))]
 
 
 _KNOWN: Mapping[str, Callable[[_Sizes], list[Side]]] = {
@@ -99,7 +100,13 @@ _KNOWN: Mapping[str, Callable[[_Sizes], list[Side]]] = {
     "input_values": lambda sizes: [Side((1, 1600)), Side((1600,))],
     "flattened_patches": lambda sizes: [Side((6, 2 + sizes(192, "patch_embed_hidden_size")))],
     "attention_mask": lambda sizes: [Side((-1,), ones=True)],
+    "backbone_last_hidden_state": lambda sizes: [Side((sizes(64, "backbone_hidden_size"),))],
+    "image_embeds": lambda sizes: [Side((0, sizes(64, "hidden_size")))],  # of no image
+    "image_embeds_position_mask": lambda sizes: [Side((-1,), below=1)],
+    "inputs_embeds": lambda sizes: [Side((5, sizes(64, "hidden_size")))],
     "image_attention_mask": lambda sizes: [Side((-1, 1), ones=True)],
+    "token_type_ids": lambda sizes: [Side((-1,), below=1)],
+    "mm_token_type_ids": lambda sizes: [Side((-1,), below=1)],
     "bbox": lambda sizes: [Side((-1, 4))],
     "inputs": lambda sizes: [Side((1600,)), *_features(sizes)],
     "qformer_input_ids": lambda sizes: [Side((5,), below=sizes(30, "vocab_size"))],

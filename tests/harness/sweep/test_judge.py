@@ -50,6 +50,8 @@ def test_models_that_do_not_shift() -> None:
 @pytest.mark.parametrize(
     ("name", "outcome", "told"),
     [
+        ("OfSound", Outcome.NO_PAIRS, "its rows of logits are not the positions of labels"),
+        ("ReadsItsLabels", Outcome.NOT_JUDGED, "its labels are its inputs without a shift"),
         ("Raises", Outcome.FAILS, "not today"),
         ("RaisesInBackward", Outcome.NOT_JUDGED, "put me in training mode"),
         ("WithoutLogits", Outcome.FAILS, "without logits"),

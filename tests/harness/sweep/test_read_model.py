@@ -135,7 +135,13 @@ def test_a_model_whose_logits_are_not_positions_of_labels_is_no_alarm() -> None:
     found = read("OfSound")
     assert found.verdict is Overall.INCONCLUSIVE
     told = "10 for 3 labels, 10 for 4 labels, 10 for 7 labels; CTC and its like have no pairs"
-    assert found.doubt == f"its rows of logits are not the positions of labels: {told}"
+    assert found.no_pairs == f"its rows of logits are not the positions of labels: {told}"
+
+
+def test_a_model_whose_inputs_are_its_labels_is_no_alarm() -> None:
+    found = read("ReadsItsLabels")
+    assert found.verdict is Overall.INCONCLUSIVE
+    assert found.doubt.startswith("its labels are its inputs without a shift")
 
 
 def test_a_model_whose_gradient_cannot_be_read_does_not_conform() -> None:

@@ -54,7 +54,7 @@ def test_a_sweep_from_header_to_footer(path: Path) -> None:
     assert [kind for kind, _ in lines(path)] == ["header", "row", "row", "row", "footer"]
     assert lines(path)[0][1]["versions"] == {"lib": "5.18.0", "torch": "2.13.0"}
     assert lines(path)[-1][1] == {"counts": dict(footer.counts), "seconds": 1.235, "finished": True}
-    assert footer.counts == {"conforms": 3, "fails": 0, "unshifted": 0, "not-built": 0, "not-judged": 0}
+    assert footer.counts == {"conforms": 3, "fails": 0, "unshifted": 0, "no-pairs": 0, "not-built": 0, "not-judged": 0}
 
 
 def test_a_row_is_on_disk_at_once(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from shiftproof.harness.worker.tiny.build import CannotBuild, TinyModel, build_tiny
+from shiftproof.harness.worker.tiny.build import CannotBuild, NoPairs, build_tiny
+from shiftproof.harness.worker.tiny.embedded import Embedded
 from shiftproof.harness.worker.tiny.find import language_models
+from shiftproof.harness.worker.tiny.model import TinyModel
+from shiftproof.harness.worker.tiny.steps import Steps
 from shiftproof.harness.worker.tiny.streams import OfStreams, TinyStreams
 
 
@@ -142,7 +145,6 @@ def raises(*args: object, **kwargs: object) -> None:
         (changed(__init__=raises), "^it cannot be made: ValueError: a size does not fit$"),
         (changed(forward=raises), "a size does not fit"),
         (answering(logits=lambda o: o.logits), r"labels \[4, 12\] give no loss"),
-        (answering(loss=lambda o: o.logits.sum()), "its logits are none, not"),
         (answering(loss=lambda o: o.loss, logits=lambda o: o.logits[:, None]), r"its logits are \[4, 1, 12, 99\], not"),
         (answering(loss=lambda o: o.loss, logits=lambda o: o.logits[:, 1:]), r"its logits are \[4, 11, 99\], not"),
         (answering(loss=lambda o: 1.0, logits=lambda o: o.logits / 0), "non-finite logits"),
@@ -183,6 +185,136 @@ def test_a_loss_that_keeps_its_logits_to_itself_is_built() -> None:
 
     assert not build_tiny(changed(forward=forward)).gives_logits
     assert build_tiny(Model).gives_logits
+
+
+def without_logits(self: Model, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+    return SimpleNamespace(loss=self.answer(input_ids, labels).loss)
+
+
+def test_logits_that_are_never_returned_are_read_at_the_only_head() -> None:
+    ids = draw(2, 5, 99)
+    model = build_tiny(changed(forward=without_logits))
+    torch.testing.assert_close(model(ids, ids).logits, build_tiny(Model)(ids, ids).logits)
+    assert not model.inner.head._forward_hooks
+
+
+def test_logits_that_are_never_returned_are_not_guessed_where_there_are_two_heads() -> None:
+    def two_heads(self: Any, config: Any) -> None:
+        Model.__init__(self, config)
+        self.other = torch.nn.Linear(config.hidden_size, config.vocab_size)
+
+    with pytest.raises(CannotBuild, match="its logits are none, not"):
+        build_tiny(changed(__init__=two_heads, forward=without_logits))
+
+
+def test_what_is_needed_in_train_mode_alone_is_given() -> None:
+    def forward(self: Model, input_ids: Any, labels: Any = None, token_type_ids: Any = None) -> Any:
+        if self.training and token_type_ids is None:
+            raise ValueError("token_type_ids are required when training")
+        return self.answer(input_ids, labels, 0.0 if token_type_ids is None else token_type_ids[..., None])
+
+    model = build_tiny(changed(forward=forward))
+    assert isinstance(model, TinyModel)
+    assert model.side_inputs == ("token_type_ids",)
+    assert not model.training
+
+
+def test_a_model_that_cannot_be_trained_is_built_all_the_same() -> None:
+    def forward(self: Model, input_ids: Any, labels: Any = None) -> Any:
+        if self.training:
+            raises()
+        return self.answer(input_ids, labels)
+
+    assert not build_tiny(changed(forward=forward)).training
+
+
+def test_a_model_of_embeddings_alone_gets_those_of_its_own_table() -> None:
+    def forward(self: Model, input_ids: Any = None, inputs_embeds: Any = None, labels: Any = None) -> Any:
+        if inputs_embeds is None:
+            raise ValueError("pass inputs_embeds")
+        logits = self.head(inputs_embeds.cumsum(1))
+        return SimpleNamespace(
+            loss=F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()), logits=logits
+        )
+
+    ids = draw(2, 5, 99)
+    model = build_tiny(changed(forward=forward, get_input_embeddings=lambda self: self.embed))
+    assert isinstance(model, Embedded)
+    torch.testing.assert_close(model(ids, ids).logits, build_tiny(Model)(ids, ids).logits)
+
+
+def test_each_position_may_have_a_table_of_its_own() -> None:
+    def forward(self: Any, input_ids: Any = None, inputs_embeds: Any = None, labels: Any = None) -> Any:
+        logits = self.head(inputs_embeds.cumsum(1))
+        return SimpleNamespace(
+            loss=F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()), logits=logits
+        )
+
+    tables = torch.nn.ModuleList(torch.nn.Embedding(99, 64) for _ in range(2))
+    model = build_tiny(changed(forward=forward, get_input_embeddings=lambda self: tables))
+    ids = torch.zeros(1, 3, dtype=torch.int64)
+    assert isinstance(model, Embedded)
+    made = model.given(ids)["inputs_embeds"][0]
+    torch.testing.assert_close(made, torch.stack([tables[at].weight[0] for at in (0, 1, 0)]))
+
+
+class StepsConfig(Config):
+    def __init__(self, vocab_size: int = 32000, hidden_size: int = 1024, backbone_hidden_size: int = 1024) -> None:
+        super().__init__(vocab_size, hidden_size)
+        self.backbone_hidden_size = backbone_hidden_size
+
+
+def test_a_depth_decoder_alone_gets_the_place_of_its_backbone() -> None:
+    def forward(self: Model, input_ids: Any, backbone_last_hidden_state: Any = None, labels: Any = None) -> Any:
+        hidden = torch.cat((backbone_last_hidden_state[:, None], self.embed(input_ids[:, 1:])), 1).cumsum(1)
+        logits = self.head(hidden[:, 1:])
+        return SimpleNamespace(loss=F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()), logits=logits)
+
+    model = build_tiny(changed(config_class=StepsConfig, forward=forward))
+    assert isinstance(model, Steps)
+    ids = draw(2, 5, 99)
+    output = model(ids, ids)
+    assert output.logits.shape == (2, 5, 99)
+    of_rows = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(output.loss, of_rows, msg="row j is scored on code j + 1, and the last row on none")
+
+
+class SoundConfig(Config):
+    num_mel_bins = 16
+    latent_dim = 8
+
+
+def of_ctc(self: Model, input_features: Any, attention_mask: Any = None, labels: Any = None) -> Any:
+    if labels is not None and attention_mask.shape[1] != 64:
+        raise ValueError("a mask of the frames is needed")
+    logits = self.head(self.embed.weight[: input_features.shape[1]].expand(len(input_features), -1, -1))
+    return SimpleNamespace(loss=None if labels is None else logits.mean() * labels.shape[1], logits=logits)
+
+
+def of_latents(self: Model, input_ids: Any, labels: Any = None) -> Any:
+    """Flow.
+
+    Args:
+        labels (`torch.Tensor` of shape `(batch_size, num_frames, latent_dim)`): latents.
+    """
+    logits = self.head(self.embed(input_ids))
+    return SimpleNamespace(loss=(logits[:, 1:, :8] - labels).square().mean(), logits=logits)
+
+
+@pytest.mark.parametrize(
+    ("forward", "main", "evidence"),
+    [
+        (
+            of_ctc,
+            "input_features",
+            "^its rows of logits are not the positions of labels: 64 for 2 labels, 64 for 3 lab",
+        ),
+        (of_latents, "input_ids", r"^its loss has a gradient at its labels, floats \[2, 3, 8\]; regression and flow"),
+    ],
+)
+def test_a_loss_without_pairs_is_told_by_what_it_does(forward: Any, main: str, evidence: str) -> None:
+    with pytest.raises(NoPairs, match=evidence):
+        build_tiny(changed(config_class=SoundConfig, main_input_name=main, forward=forward))
 
 
 def test_what_a_trainer_concludes_of_a_count() -> None:
