@@ -132,8 +132,8 @@ class ModelTrial(Trial):
         first = self._measure()
         self.answers = first is not None
         if first is not None:
-            if candidate.gradient and first.requires_grad and not self._shows_gradient(first):
-                self.route = self._find_route()
+            if candidate.gradient and first.requires_grad:
+                self.route = self._find_route(first)
             if self.route is Route.NOWHERE:
                 self.values_only = _NOT_READ
             if self.route not in (Route.RETURNED, Route.COPIED):
@@ -147,10 +147,6 @@ class ModelTrial(Trial):
                 f"{self.candidate.name} returns {self.extra} more rows of logits than there are labels, but "
                 f"{self.spec.name} allows none; judge it under a spec with a prefix, such as hf.prefix_lm"
             )
-
-    def _shows_gradient(self, first: Returned) -> bool:
-        """Whether the gradient of the loss reaches the returned logits."""
-        return any(map(is_given, first.output_gradients.values()))
 
     def _find_layout(self) -> None:
         """Find the layout of a model with codebooks, and judge it under the spec in that layout."""
@@ -207,11 +203,14 @@ class ModelTrial(Trial):
         """Bring logits of the model into [B, L, V] or [B, L, K, V]. Raises ValueError if that is not their layout."""
         return logits if self.layout is None else self.layout.canonical_logits(logits, rows)
 
-    def _find_route(self) -> Route:
-        """Find where to read the gradient of a loss that does not flow through the returned logits."""
+    def _find_route(self, first: Returned) -> Route:
+        """Find where to read the gradient of a loss that may not flow, or not wholly, through the returned logits."""
         outcome = self._call(Asked(super().case(self._first_recipe())), watch=True)
         watched = outcome.watched if isinstance(outcome, Returned) else {}
-        if is_given(watched.get("logits_gradient")):
+        returned, original = first.output_gradients.get("logits"), watched.get("logits_gradient")
+        if is_given(returned) and not is_more(original, returned):
+            return Route.RETURNED
+        if is_given(original):
             return Route.COPIED
         if is_given(watched.get("hidden_gradient")) or is_given(watched.get("weight_gradient")):
             return Route.HEAD
@@ -391,6 +390,14 @@ class ModelTrial(Trial):
 def is_given(gradient: Tensor | None) -> bool:
     """Whether there is a gradient and it is not zero everywhere."""
     return gradient is not None and bool(gradient.any())
+
+
+def is_more(original: Tensor | None, returned: Tensor | None) -> bool:
+    """Whether the original of some logits got another gradient than they: a part of the loss is made of it directly."""
+    if original is None or returned is None or original.shape != returned.shape:
+        return False
+    scale = float(original.double().abs().amax())
+    return not torch.allclose(original.double(), returned.double(), rtol=0.0, atol=_ROUNDING * scale)
 
 
 def moved_rows(before: Observation, after: Observation, name: str = "logits") -> Tensor:

@@ -19,7 +19,7 @@ from ..cases.recipe import Ids, Recipe
 from ..results import Verdict
 from ..worker.exchange import Returned
 from .loss import Observation, Problem, problem_of
-from .model import ModelTrial, Route, is_given
+from .model import ModelTrial, Route, is_given, is_more
 from .model_gaps import Gap, close, with_array
 from .variant import Asked
 
@@ -61,16 +61,17 @@ class SeveralTrial(ModelTrial):
         """Bring the logits, or their gradients, into the shapes of the batch. None if they do not fit."""
         raise NotImplementedError
 
-    def _shows_gradient(self, first: Returned) -> bool:
-        return all(map(is_given, map(first.output_gradients.get, self.spec.logits)))
-
-    def _find_route(self) -> Route:
+    def _find_route(self, first: Returned) -> Route:
         """Where the gradient is read. A part of the loss that has none anywhere fails, if another part has one."""
         outcome = self._call(Asked(self.case(self._first_recipe())), watch=True)
         shown = outcome.output_gradients if isinstance(outcome, Returned) else {}
         watched = outcome.watched if isinstance(outcome, Returned) else {}
-        missing = [name for name in self.spec.logits if not is_given(shown.get(name))]
-        if any(is_given(watched.get(f"{name}_gradient")) for name in missing):
+        originals = {name: watched.get(f"{name}_gradient") for name in self.spec.logits}
+        missing = [name for name in originals if not is_given(shown.get(name))]
+        if any(
+            is_given(originals[name]) if name in missing else is_more(originals[name], shown[name])
+            for name in originals
+        ):
             return Route.COPIED
         return Route.RETURNED if len(missing) < len(self.spec.logits) else Route.NOWHERE
 

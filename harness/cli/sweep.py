@@ -109,5 +109,5 @@ def sweep(
         raise swept.interrupt
     if any(row.is_alarm for row in swept.rows):
         return FAILS
-    judged = [row.target for row in swept.rows if row.is_verdict]
-    return CONFORMS if judged and len(judged) == len(planned.targets) else UNJUDGED
+    settled = len(swept.rows) == len(planned.targets) and all(row.is_settled for row in swept.rows)
+    return CONFORMS if settled and any(row.is_verdict for row in swept.rows) else UNJUDGED

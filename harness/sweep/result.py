@@ -89,6 +89,11 @@ class Row:
         return self.outcome not in (Outcome.NO_PAIRS, Outcome.NOT_BUILT, Outcome.NOT_JUDGED)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to find about its loss: it was judged, or it has no pairs to judge."""
+        return self.is_verdict or self.outcome is Outcome.NO_PAIRS
+
+    @property
     def may_be_tried_again(self) -> bool:
         """Whether a later sweep may find a verdict where this one found none."""
         return self.outcome is Outcome.NOT_JUDGED

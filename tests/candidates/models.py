@@ -102,6 +102,27 @@ class Copies(Right):
         return {"loss": output.loss, "logits": output.logits.clone()}
 
 
+class CopiesInPart(Right):
+    """Half of the loss flows through the logits that are returned, and half through those that they are a view of."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        logits = self.logits(input_ids)
+        returned = logits.view_as(logits)
+        halves = [self.loss(each, labels, num_items_in_batch) for each in (logits[..., :], returned)]
+        return Output(sum(halves) / 2, returned)
+
+
+class CopiesInPartDoubleShift(CopiesInPart):
+    """Right through the returned logits, and shifted twice through those that they are a view of."""
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None):
+        logits = self.logits(input_ids)
+        returned = logits.view_as(logits)
+        later = F.pad(labels[:, 1:], (0, 1), value=-100)
+        halves = [self.loss(*each, num_items_in_batch) for each in ((logits[..., :], later), (returned, labels))]
+        return Output(sum(halves) / 2, returned)
+
+
 class CopiesDoubleShift(Copies, DoubleShift):
     pass
 

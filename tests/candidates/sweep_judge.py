@@ -66,4 +66,6 @@ def row(target: str, settings: Settings) -> Row:
         )
     if name.startswith("Unbuilt"):
         return Row(target, Outcome.NOT_BUILT, "needs a vision tower", **common)
+    if name.startswith("Sound"):
+        return Row(target, Outcome.NO_PAIRS, "8 rows of logits for any labels", **common)
     return Row(target, Outcome.CONFORMS, alignment="k=1", prefix=4, **common)

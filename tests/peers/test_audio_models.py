@@ -14,7 +14,7 @@ from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.judge.profile import PROFILES
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.results import LawResult, Overall, overall
+from shiftproof.harness.results import LawResult, Overall, Verdict, overall
 
 pytestmark = pytest.mark.peers
 
@@ -45,12 +45,23 @@ def judged(target: str, spec: str) -> tuple[tuple[LawResult, ...], dict[str, str
         ("MusicgenMelodyForConditionalGeneration", "musicgen"),
         ("KyutaiSpeechToTextForConditionalGeneration", "hf.causal_lm"),
         ("DiaForConditionalGeneration", "dia"),
+        ("Qwen3OmniMoeTalkerCodePredictorModelForConditionalGeneration", "hf.causal_lm"),
+        ("VoxtralRealtimeForConditionalGeneration", "hf.causal_lm"),
     ],
 )
 def test_a_model_conforms(name: str, spec: str) -> None:
     results, _ = judged(f"transformers:{name}", spec)
     assert {result.id for result in results if result.verdict.is_failure} == set()
     assert overall(results) is Overall.CONFORMS
+
+
+def test_csms_depth_decoder_alone_is_right_where_it_answers() -> None:
+    """It raises where there are as many sequences as positions, and where it is given shifted labels."""
+    results, names = judged("transformers:CsmDepthDecoderForCausalLM", "hf.causal_lm")
+    assert {result.id for result in results if result.verdict.is_failure} <= {"CONTRACT-1", "MODEL-4"}
+    assert not names
+    passed = {result.id for result in results if result.verdict is Verdict.PASS}
+    assert passed >= {"ALIGN-1", "SELECT-1", "REDUCE-1", "VALUE-1", "GRAD-1", "MODEL-1", "MODEL-2"}
 
 
 def test_csms_first_frame_sees_the_last_one() -> None:
@@ -88,6 +99,11 @@ def test_moshi_without_these_bugs_needs_labels_of_text() -> None:
         ("HiggsCutCodebook", "higgs.hf", "GRAD-1", "detached-part", "codebook 0 of audio has no gradient"),
         ("CsmBackboneTwice", "csm", "ALIGN-1", "double-shift", "in backbone"),
         ("CsmUncounted", "csm", "REDUCE-1", "count-ignored", ""),
+        ("CsmNextCodebook", "csm", "ALIGN-1", "codebook-axis-shift", "+1"),
+        ("CsmCutCodebook", "csm", "GRAD-1", "detached-part", "codebook 0 of depth has no gradient"),
+        ("CsmCountsBackbone", "csm", "REDUCE-1", "term-denominator", ""),
+        ("CsmSeesItsCodes", "csm", "MODEL-8", "sees-its-target", ""),
+        ("MusicgenCutCodebook", "musicgen", "GRAD-1", "detached-part", "codebook 0 has no gradient"),
         ("MusicgenTwice", "musicgen", "ALIGN-1", "aligned-shift", ""),
         ("MusicgenNextCodebook", "musicgen", "ALIGN-1", "codebook-axis-shift", "+1, round"),
         ("DiaTwice", "dia", "ALIGN-1", "aligned-shift", ""),

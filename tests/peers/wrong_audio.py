@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
+    CsmDepthDecoderForCausalLM,
     CsmForConditionalGeneration,
     DiaForConditionalGeneration,
     HiggsAudioV2ForConditionalGeneration,
@@ -82,6 +83,76 @@ class CsmUncounted(CsmForConditionalGeneration):
         return super().forward(*arguments, **rest)
 
 
+class _Step(CsmDepthDecoderForCausalLM):
+    """A depth decoder, row j of whose logits belongs to code j + 1 of a frame."""
+
+    def loss_function(self, logits: Tensor, labels: None, vocab_size: int, shift_labels: Tensor, **rest: Any) -> Tensor:
+        logits, codes = self.pairs(logits, shift_labels)
+        return ForCausalLMLoss(logits.contiguous(), None, vocab_size, shift_labels=codes.contiguous(), **rest)
+
+    def pairs(self, logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        return logits, codes
+
+
+class _StepNextCodebook(_Step):
+    def pairs(self, logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        return logits[:, :-1], codes[:, 1:]
+
+
+class _StepCut(_Step):
+    def pairs(self, logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat((logits[:, :1].detach(), logits[:, 1:]), 1), codes
+
+
+class _StepCountsBackbone(_Step):
+    count: Any
+
+    def loss_function(self, logits: Tensor, labels: None, vocab_size: int, **rest: Any) -> Tensor:
+        return super().loss_function(logits, labels, vocab_size, **{"num_items_in_batch": self.count, **rest})
+
+
+class _StepSeesAll(_Step):
+    def forward(self, input_ids: Tensor, **rest: Any) -> Any:
+        rows, length = input_ids.shape
+        return super().forward(input_ids, **{**rest, "attention_mask": torch.zeros(rows, 1, length, length)})
+
+
+class CsmNextCodebook(CsmForConditionalGeneration):
+    """The codes of a frame are shifted twice, so that a depth step is scored on the code after the next."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.depth_decoder.__class__ = _StepNextCodebook
+
+
+class CsmCutCodebook(CsmForConditionalGeneration):
+    """The first depth step is not trained."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.depth_decoder.__class__ = _StepCut
+
+
+class CsmCountsBackbone(CsmForConditionalGeneration):
+    """The depth decoder's codes are divided by the number of frames."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.depth_decoder.__class__ = _StepCountsBackbone
+
+    def forward(self, *arguments: Any, labels: Tensor | None = None, **rest: Any) -> Any:
+        self.depth_decoder.count = None if labels is None else (labels[:, 1:, 0] != -100).sum()
+        return super().forward(*arguments, labels=labels, **rest)
+
+
+class CsmSeesItsCodes(CsmForConditionalGeneration):
+    """A depth step sees the code that it is scored on, and later ones."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.depth_decoder.__class__ = _StepSeesAll
+
+
 class MusicgenTwice(MusicgenForCausalLM):
     """Its inputs are shifted, and its loss shifts once more."""
 
@@ -94,6 +165,20 @@ class MusicgenNextCodebook(MusicgenForCausalLM):
 
     def forward(self, *arguments: Any, labels: Tensor | None = None, **rest: Any) -> Any:
         return super().forward(*arguments, labels=None if labels is None else labels.roll(-1, -1), **rest)
+
+
+class MusicgenCutCodebook(MusicgenForCausalLM):
+    """The first codebook is not trained."""
+
+    def forward(self, *arguments: Any, labels: Tensor | None = None, **rest: Any) -> Any:
+        output = super().forward(*arguments, labels=labels, **rest)
+        if labels is not None:
+            books = output.logits.view(-1, self.num_codebooks, *output.logits.shape[1:])
+            cut = torch.cat((books[:, :1].detach(), books[:, 1:]), 1)
+            own = labels.masked_fill(labels == self.config.pad_token_id, -100)
+            each = zip(cut.unbind(1), own.unbind(-1), strict=True)
+            output.loss = sum(F.cross_entropy(of.transpose(1, 2), on) for of, on in each) / self.num_codebooks
+        return output
 
 
 class DiaTwice(DiaForConditionalGeneration):

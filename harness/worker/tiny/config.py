@@ -42,6 +42,9 @@ _MOST: tuple[tuple[int, tuple[str, ...]], ...] = (
 )
 """(largest value, words): the first entry with a word in a field's name, as whole words, limits an integer field."""
 
+_OFF = ("use_cache", "output_router_logits", "use_mamba_kernels", "apply_spec_augment")
+_NOISE = ("mask_time_prob", "mask_feature_prob")  # of sound, in train mode, as dropout
+
 _TOKEN = re.compile(r"(.*_)?(id|ids|index|token|codes)")
 
 
@@ -149,9 +152,9 @@ class _TokenIds:
 def _tiny(name: str, old: Any, ids: _TokenIds) -> Any:
     """The new value of a field, or `old` itself if no rule applies."""
     if isinstance(old, bool):
-        return False if name in ("use_cache", "output_router_logits", "use_mamba_kernels") and old else old
+        return False if name in _OFF and old else old
     if isinstance(old, float):
-        return 0.0 if "drop" in name and old else old
+        return 0.0 if ("drop" in name or name in _NOISE) and old else old
     if isinstance(old, int):
         if _TOKEN.fullmatch(name):
             return ids(old)

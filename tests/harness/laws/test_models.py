@@ -24,6 +24,7 @@ from .judged_models import judged, trial_of
         ("Right", "hf.prefix_lm"),
         ("Seq2Seq", "hf.seq2seq"),
         ("Copies", "hf.causal_lm"),
+        ("CopiesInPart", "hf.causal_lm"),
         ("LossAloneInTraining", "hf.causal_lm"),
     ],
 )
@@ -40,6 +41,7 @@ def test_a_right_model_conforms(name: str, spec: str) -> None:
         ("FlatDoubleShift", "hf.causal_lm", "ALIGN-1", "flat-double-shift"),
         ("Unshifted", "hf.causal_lm", "ALIGN-1", "no-shift"),
         ("CopiesDoubleShift", "hf.causal_lm", "ALIGN-1", "double-shift"),
+        ("CopiesInPartDoubleShift", "hf.causal_lm", "ALIGN-1", ""),
         ("Uncounted", "hf.causal_lm", "REDUCE-1", "count-ignored"),
         ("AlignedShift", "hf.seq2seq", "ALIGN-1", "aligned-shift"),
         ("SeesAhead", "hf.causal_lm", "MODEL-1", "sees-its-target"),

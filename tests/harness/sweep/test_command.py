@@ -140,6 +140,13 @@ def test_a_pattern_and_exit_codes(lib: Library) -> None:
     assert "no class matches 'Rigth*' (near it: Right" in err
 
 
+def test_a_class_without_pairs_is_no_gap_beside_one_that_was_judged(lib: Library) -> None:
+    lib.has("Right0", "Sound", "Unbuilt")
+    assert lib.sweep("Right0", "Sound")[0] == 0
+    assert lib.sweep("Sound")[0] == 3
+    assert lib.sweep("Sound", "Right0", "Unbuilt")[0] == 3
+
+
 def test_listing_judges_nothing(lib: Library) -> None:
     code, out, _ = lib.sweep("Un*", "--list")
     assert (code, out.split()) == (0, ["Unbuilt", "UnshiftedAgainst", "UnshiftedBy"])

@@ -37,6 +37,7 @@ ALL = (
     replace(WRONG, counterexample=Counterexample("", {"rows": 1})),
     BESIDE,
     replace(BESIDE, documentation=Documentation.BY),
+    Row("lib:Sound", Outcome.NO_PAIRS, "8 rows of logits for any labels"),
     Row("lib:Unbuilt", Outcome.NOT_BUILT, "needs a vision tower"),
     not_judged("lib:Crash", "its process was killed by SIGSEGV", 2.5, seed=3),
 )
@@ -71,7 +72,8 @@ def test_what_the_schema_refuses(broken: dict[str, Any]) -> None:
 
 def test_alarms_and_verdicts() -> None:
     assert [row.name for row in ALL if row.is_alarm] == ["Wrong", "Wrong", "Beside"]
-    assert [row.name for row in ALL if not row.is_verdict] == ["Unbuilt", "Crash"]
+    assert [row.name for row in ALL if not row.is_verdict] == ["Sound", "Unbuilt", "Crash"]
+    assert [row.name for row in ALL if not row.is_settled] == ["Unbuilt", "Crash"]
 
 
 @pytest.mark.parametrize(
