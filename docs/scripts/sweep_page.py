@@ -2,6 +2,8 @@
 
     python docs/scripts/sweep_page.py SWEEP.jsonl [--python EXE] [--since OLDER.jsonl]
 
+In another dtype than float32, the page is called after that too, as docs/sweep-VERSION-bfloat16.md.
+
 A person decided by reading those lines whether an alarm is a bug or a design. ``sweep_verdicts.toml`` keeps the
 decisions by bug and, for special classes, by class. An alarm without a decision ends the script.
 """
@@ -42,7 +44,8 @@ def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> int:
         print(f"{len(unread)} of {len(alarms)} alarms have no verdict in {VERDICTS.name}", file=sys.stderr)
         return 1
     version = header["versions"][header["package"]]
-    page = docs / f"sweep-{version}.md"
+    dtype = "" if header["dtype"] == "float32" else f"-{header['dtype']}"
+    page = docs / f"sweep-{version}{dtype}.md"
     text = written(header, footer, rows, alarms, lines_of, verdicts)
     if options.since is not None:
         older, rows_before, _ = read(options.since)
@@ -113,7 +116,7 @@ def written(
     judged = sum(row["outcome"] not in ("no-pairs", "not-built", "not-judged") for row in rows)
     made = (
         "Made by `docs/scripts/sweep_page.py` from what `shiftproof sweep` found, with no hint on any class. "
-        f"{len(rows)} classes, {judged} judged in {footer['seconds']:.0f} s: {counts}. torch {versions['torch']}, "
+        f"{len(rows)} classes, {judged} judged in {footer['seconds']:.0f} s: {counts}. torch {versions['torch']}, {header['dtype']}, "
         f"profile {header['profile']}, seed {header['seed']}.\n\n"
         "Every alarm below was read in the source of that version; what was found there stands above each table.\n"
     )

@@ -39,6 +39,8 @@ _NOT_READ = (
     "and the logits do not move with its parameters: its gradient cannot be read"
 )
 
+_AS_IT_IS = ("float32",)  # the dtype in which a model is loaded
+
 _NUDGE = 0.01  # the step of the parameters: large enough to show in fp32, and small enough that the loss bends little
 
 _ROWS = (1, 2, 3, 4)
@@ -103,7 +105,8 @@ class ModelTrial(Trial):
         shows_loss_alone: whether it returns no logits in train mode, but only a loss. Then those of eval mode are read.
 
     Raises:
-        UsageError: the dtype is not float32, or the model returns extra rows of logits and the spec has none.
+        UsageError: it is no module, and the dtype is not float32; or the model returns extra rows of logits and the
+            spec has none.
         LoadFailure: the first call got no answer.
     """
 
@@ -121,8 +124,11 @@ class ModelTrial(Trial):
         device: str,
     ) -> None:
         super().__init__(candidate, spec, binding, caller, dtypes=dtypes, device=device)
-        if dtypes != ("float32",):
-            raise UsageError(f"{candidate.name} is a model, judged in float32; drop --dtype {dtypes[0]}")
+        if len(dtypes) > 1:
+            raise UsageError(f"{candidate.name} is a model, judged in one dtype at a time, but got {', '.join(dtypes)}")
+        if dtypes != _AS_IT_IS and not binding.is_module:
+            told = f"{candidate.name} is no torch.nn.Module, so it cannot be cast to {dtypes[0]}"
+            raise UsageError(f"{told}; drop --dtype {dtypes[0]}, or name the module")
         self.classes, self.extra = 2, 0
         self.route = Route.RETURNED
         self.shows_loss_alone = False
@@ -133,7 +139,7 @@ class ModelTrial(Trial):
         self.answers = first is not None
         if first is not None:
             if candidate.gradient and first.requires_grad:
-                self.route = self._find_route(first)
+                self.route = self._find_route()
             if self.route is Route.NOWHERE:
                 self.values_only = _NOT_READ
             if self.route not in (Route.RETURNED, Route.COPIED):
@@ -147,6 +153,11 @@ class ModelTrial(Trial):
                 f"{self.candidate.name} returns {self.extra} more rows of logits than there are labels, but "
                 f"{self.spec.name} allows none; judge it under a spec with a prefix, such as hf.prefix_lm"
             )
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it is cast to a narrow dtype: a gradient is rounded on its way to the head, and a small step lost."""
+        return self.dtypes != _AS_IT_IS
 
     def _find_layout(self) -> None:
         """Find the layout of a model with codebooks, and judge it under the spec in that layout."""
@@ -203,15 +214,18 @@ class ModelTrial(Trial):
         """Bring logits of the model into [B, L, V] or [B, L, K, V]. Raises ValueError if that is not their layout."""
         return logits if self.layout is None else self.layout.canonical_logits(logits, rows)
 
-    def _find_route(self, first: Returned) -> Route:
+    def _find_route(self) -> Route:
         """Find where to read the gradient of a loss that may not flow, or not wholly, through the returned logits."""
         outcome = self._call(Asked(super().case(self._first_recipe())), watch=True)
+        shown = outcome.output_gradients if isinstance(outcome, Returned) else {}
         watched = outcome.watched if isinstance(outcome, Returned) else {}
-        returned, original = first.output_gradients.get("logits"), watched.get("logits_gradient")
+        returned, original = shown.get("logits"), watched.get("logits_gradient")
         if is_given(returned) and not is_more(original, returned):
             return Route.RETURNED
         if is_given(original):
             return Route.COPIED
+        if self.is_narrow:
+            return Route.NOWHERE
         if is_given(watched.get("hidden_gradient")) or is_given(watched.get("weight_gradient")):
             return Route.HEAD
         moves = self.nudge(super().case(self._first_recipe()))
@@ -339,7 +353,7 @@ class ModelTrial(Trial):
         if wrong := self._wrong_logits(case, logits):
             return Observation(case, wrong)
         logits = self._canonical(logits, case.recipe.rows)
-        batch = replace(case.batch, logits=logits.float())
+        batch = replace(case.batch, logits=as_judged(logits))
         pairing = build_pairing(case.spec, batch)
         own = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))
         seen = self._read(own, outcome, {})
@@ -362,6 +376,7 @@ class ModelTrial(Trial):
                 call = replace(call, other={**call.other, name: self._tokens(asked.other)})
         apart = asked.manner.train_mode is True and self.shows_loss_alone
         call = replace(call, outputs=self.spec.logits, outputs_apart=apart, watch=watch, nudge=nudge)
+        call = replace(call, model_dtype="" if self.dtypes == _AS_IT_IS else self.dtypes[0])
         return self.send(call, asked.case.recipe)
 
     def _tokens(self, case: Case) -> Tensor:
@@ -397,14 +412,22 @@ def is_more(original: Tensor | None, returned: Tensor | None) -> bool:
     if original is None or returned is None or original.shape != returned.shape:
         return False
     scale = float(original.double().abs().amax())
-    return not torch.allclose(original.double(), returned.double(), rtol=0.0, atol=_ROUNDING * scale)
+    off = _ROUNDING[str(returned.dtype).removeprefix("torch.")]
+    return not torch.allclose(original.double(), returned.double(), rtol=0.0, atol=off * scale)
+
+
+def as_judged(logits: Tensor) -> Tensor:
+    """The logits that a loss is judged on: in their own dtype if that is a narrow one, else in float32."""
+    return logits if logits.dtype in (torch.bfloat16, torch.float16) else logits.float()
 
 
 def moved_rows(before: Observation, after: Observation, name: str = "logits") -> Tensor:
     """The rows of logits, bool [B, L] or [B, L, K], that differ between two observations by more than rounding."""
     one, other = (seen.case.batch.tensor(name).double() for seen in (before, after))
     scale = float(one[one.isfinite()].abs().amax()) if bool(one.isfinite().any()) else 1.0
-    return torch.isclose(one, other, rtol=0.0, atol=_ROUNDING * max(scale, 1e-6), equal_nan=True).logical_not().any(-1)
+    off = _ROUNDING[before.case.recipe.dtype] * max(scale, 1e-6)
+    return torch.isclose(one, other, rtol=0.0, atol=off, equal_nan=True).logical_not().any(-1)
 
 
-_ROUNDING = 1e-3  # of the largest logit: how much the same arithmetic in another order may differ
+_ROUNDING = {"float64": 1e-3, "float32": 1e-3, "bfloat16": 3e-2, "float16": 8e-3}
+"""Dtype -> how much the same arithmetic in another order may differ, of the largest logit."""

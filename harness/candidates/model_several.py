@@ -19,7 +19,7 @@ from ..cases.recipe import Ids, Recipe
 from ..results import Verdict
 from ..worker.exchange import Returned
 from .loss import Observation, Problem, problem_of
-from .model import ModelTrial, Route, is_given, is_more
+from .model import ModelTrial, Route, as_judged, is_given, is_more
 from .model_gaps import Gap, close, with_array
 from .variant import Asked
 
@@ -61,7 +61,7 @@ class SeveralTrial(ModelTrial):
         """Bring the logits, or their gradients, into the shapes of the batch. None if they do not fit."""
         raise NotImplementedError
 
-    def _find_route(self, first: Returned) -> Route:
+    def _find_route(self) -> Route:
         """Where the gradient is read. A part of the loss that has none anywhere fails, if another part has one."""
         outcome = self._call(Asked(self.case(self._first_recipe())), watch=True)
         shown = outcome.output_gradients if isinstance(outcome, Returned) else {}
@@ -110,7 +110,7 @@ class SeveralTrial(ModelTrial):
             shapes = " and ".join(f"{name} {list(of.shape)}" for name, of in outputs.items())
             expected = " and ".join(f"{name} {list(shape)}" for name, shape in case.pairing.shapes.items())
             return Observation(case, Problem(Verdict.ERROR, "wrong shape", f"returned {shapes}; expected {expected}"))
-        logits: dict[str, Any] = {name: of.float() for name, of in found.items()}
+        logits: dict[str, Any] = {name: as_judged(of) for name, of in found.items()}
         batch = replace(case.batch, **logits)
         pairing = build_pairing(case.spec, batch)
         own = replace(case, batch=batch, pairing=pairing, oracle=evaluate(pairing, batch))

@@ -26,7 +26,9 @@ from ..probe.read import ScoredRows, Site, predict, read_gradients
 
 _CASES = 40
 _CASES_BY_VALUE = 10
-_CERTAIN = 2e-3
+_CERTAIN = {"float32": 2e-3, "float64": 2e-3, "float16": 3e-2, "bfloat16": 0.1}
+"""By dtype: up to which rest of the probability a weight cannot be read, because p − 1 is rounded."""
+
 WEIGHT_TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "float16": 8e-3, "bfloat16": 3e-2}
 """By dtype: how far a weight that was read back may be from the predicted one, relative to that one."""
 
@@ -89,7 +91,7 @@ def _unsure(case: Case, scored: ScoredRows) -> frozenset[Site]:
     for site, weights in scored.items():
         name, *place = site
         row = torch.softmax(case.batch.tensor(name)[tuple(place)].double(), dim=-1)
-        if any(1 - float(row[target]) < _CERTAIN for target in weights):
+        if any(1 - float(row[target]) < _CERTAIN[case.recipe.dtype] for target in weights):
             found.add(site)
     return frozenset(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -182,6 +183,13 @@ class LoadedCandidate:
         wanted = dtypes or self.job.dtypes
         dtypes = wanted if kind is Trial or self.job.candidate.dtypes else ("float32",)
         return kind(self.job.candidate, spec, binding, self.worker, dtypes=dtypes, device=self.job.device)
+
+    def promising(self, precision: str) -> LoadedCandidate:
+        """The same candidate, already loaded, with another promise of precision."""
+        other = copy.copy(self)
+        other.job = replace(self.job, candidate=replace(self.job.candidate, precision=precision))
+        other._trial = None
+        return other
 
     def _of_builder(self, spec: BuilderSpec) -> BuilderTrial:
         binding = self._bind(offer_under(spec))

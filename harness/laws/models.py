@@ -393,6 +393,8 @@ _CALLED = {HIDDEN: "head's input", WEIGHT: "head's weight"}
 
 
 def _needs_its_gradient(trial: Trial) -> str | None:
+    if isinstance(trial, ModelTrial) and trial.is_narrow:
+        return f"in {trial.dtypes[0]}, its gradient is rounded once more on the way to the head"
     if not isinstance(trial, ModelTrial) or trial.route is Route.RETURNED:
         return needs_gradient(trial)
     return "no hidden states and weight were found that make its logits" if trial.route is Route.PARAMETERS else None

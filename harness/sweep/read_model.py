@@ -36,6 +36,8 @@ from ..laws.models import LABELS_CHANGED, unmasked
 from ..probe.read import Positions
 from ..results import LawResult, Level, NamedBug, Overall, Verdict, overall
 
+NARROW = ("bfloat16", "float16")
+NO_UPCAST = "no-upcast"
 OF_STREAMS = ("higgs.hf", "moshi")
 WITH_DEPTH = ("csm",)
 OF_CODEBOOKS = ("dia", "musicgen")
@@ -91,10 +93,25 @@ class Reading:
 def read_model(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
     """Read and judge the model of a loaded candidate.
 
+    In a narrow dtype, a model that fails where float32 was promised is read once more without that promise. What is
+    wrong besides its precision is told first.
+
     Raises:
         UsageError: if it takes an argument that no model gets, or returns logits of a shape that no model has.
         LoadFailure: if it cannot be loaded.
     """
+    found = _read(loaded, seed, profile)
+    if found.verdict is not Overall.FAILS or loaded.job.dtypes[0] not in NARROW:
+        return found
+    native = _read(loaded.promising("native"), seed, profile)
+    if native.verdict is not Overall.FAILS:
+        return found
+    of_precision = [bug for bug in found.bugs if bug.mutant == NO_UPCAST]
+    return replace(native, bugs=(*native.bugs, *(bug for bug in of_precision if bug not in native.bugs)))
+
+
+def _read(loaded: LoadedCandidate, seed: int, profile: Profile) -> Reading:
+    """Read and judge the model of a loaded candidate, with its promise of precision."""
     if of_streams := _read_under(OF_STREAMS, loaded, seed, profile):
         return of_streams
     trial = _trial(loaded, PROFILES[PREFIXED])

@@ -97,6 +97,7 @@ def perform(
     Raises:
         SystemExit, KeyboardInterrupt: the candidate raised it. Its other exceptions are outcomes.
     """
+    loaded = loaded.in_dtype(call.model_dtype)
     watch = _Stopwatch(device)
     phase: Phase = "call"
     lists = {name: list(value) for name, value in call.scalars.items() if isinstance(value, list)}  # its own copies

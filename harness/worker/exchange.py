@@ -99,6 +99,9 @@ class Call:
     train_mode: bool | None = None
     """Whether a module is in train mode. None: as it is."""
 
+    model_dtype: str = ""
+    """The dtype that a copy of a module is cast to and called in, or "" for the module as it is."""
+
     other: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """The tensors of another call that runs before the backward of this one. If empty, there is none. Its scalars are
     those of this call."""

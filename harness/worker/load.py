@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import importlib.machinery
@@ -11,9 +12,10 @@ import inspect
 import os
 import pkgutil
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -43,6 +45,26 @@ class Loaded:
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
     """Backend -> what torch.compile made of it."""
 
+    cast: dict[str, Loaded] = field(default_factory=dict)
+    """Dtype -> the same candidate with its module cast to it."""
+
+    def in_dtype(self, dtype: str) -> Loaded:
+        """The same candidate with a copy of its module cast to this dtype. Itself for "".
+
+        Raises:
+            TypeError: it is neither a module nor a method of one.
+        """
+        if not dtype:
+            return self
+        if dtype not in self.cast:
+            module = module_of(self.function)
+            if module is None:
+                raise TypeError(f"only a torch.nn.Module can be cast to {dtype}, and this is none")
+            copied = _cast(module, getattr(torch, dtype))
+            function = copied if module is self.function else getattr(copied, self.function.__name__)
+            self.cast[dtype] = replace(self, function=function, compiled={}, cast={})
+        return self.cast[dtype]
+
     def under(self, backend: str) -> Callable[..., Any]:
         """What to call: the candidate itself, or what torch.compile makes of it."""
         if not backend:
@@ -58,6 +80,22 @@ def module_of(function: Callable[..., Any]) -> torch.nn.Module | None:
         if isinstance(each, torch.nn.Module):
             return each
     return None
+
+
+def _cast(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A copy of a module in another dtype. What transformers keeps in float32 whatever the dtype stays as it is."""
+    copied = copy.deepcopy(module)
+    kept = {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules()
+        for pattern in getattr(part, "_keep_in_fp32_modules_strict", None) or ()
+        for name, _ in (*part.named_parameters(), *part.named_buffers())
+        if re.search(pattern, name)
+    }
+    for name, tensor in (*copied.named_parameters(), *copied.named_buffers()):
+        if tensor.is_floating_point() and name not in kept:
+            tensor.data = tensor.data.to(dtype)
+    return copied
 
 
 def load(target: str, cwd: str, device: torch.device) -> Loaded:

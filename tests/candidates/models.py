@@ -102,6 +102,18 @@ class Copies(Right):
         return {"loss": output.loss, "logits": output.logits.clone()}
 
 
+class Upcasts(Right):
+    """The loss of logits of any dtype is computed in float32, as transformers' ForCausalLMLoss does."""
+
+    def loss(self, logits, labels, count):
+        return super().loss(logits.float(), labels, count)
+
+
+class UpcastsDoubleShift(Upcasts):
+    def loss(self, logits, labels, count):
+        return super().loss(logits[:, :-1], labels[:, 1:], count)
+
+
 class CopiesInPart(Right):
     """Half of the loss flows through the logits that are returned, and half through those that they are a view of."""
 

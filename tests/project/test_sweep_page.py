@@ -42,11 +42,11 @@ QUIET = {
 }  # fmt: skip
 
 
-def swept(folder: Path, *rows: dict[str, Any]) -> str:
+def swept(folder: Path, *rows: dict[str, Any], dtype: str = "float32") -> str:
     """The file of a sweep that found these rows, each unlike the row of a class that conforms."""
     (folder / "madeup.py").write_text(LIBRARY)
     counts = {row["outcome"]: 1 for row in rows}
-    lines: list[dict[str, Any]] = [{"header": HEADER}, *({"row": QUIET | row} for row in rows)]
+    lines: list[dict[str, Any]] = [{"header": HEADER | {"dtype": dtype}}, *({"row": QUIET | row} for row in rows)]
     lines.append({"footer": {"counts": counts, "seconds": 1.0, "finished": True}})
     for line in lines:
         jsonschema.validate(line, json.loads(SCHEMA.read_text(encoding="utf-8")))
@@ -77,6 +77,14 @@ def test_an_alarm_stands_under_its_verdict_and_beside_its_source(
     assert "| Wrong | k=1 | ALIGN-1 | `madeup.py:5` |" in page
     assert "- Own: Labels are yours." in page
     assert "- Unbuilt: no config" in page
+
+
+def test_another_dtype_has_a_page_of_its_own(scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    file = swept(tmp_path, alarm("madeup:Wrong", "aligned-shift"), dtype="bfloat16")
+    assert scripts.sweep_page.main([file], tmp_path) == 0
+    assert "torch 2, bfloat16, profile" in (tmp_path / "sweep-1.0-bfloat16.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "sweep-1.0.md").exists()
 
 
 def test_what_changed_since_an_earlier_release_is_a_section_of_its_own(

@@ -68,9 +68,9 @@ def ask_all(trial: ModelTrial) -> tuple[LawResult, ...]:
     return tuple(ask(law, trial, BRIEF, seed=0) for law in LAWS.values())
 
 
-def judged(target: str, spec: str) -> Judged:
-    """Ask every law of "module:Class" of tests/candidates, and name its bugs."""
-    with trial_of(target, spec) as trial:
+def judged(target: str, spec: str, **fields: object) -> Judged:
+    """Ask every law of "module:Class" of tests/candidates, and name its bugs. ``fields`` as in :func:`trial_of`."""
+    with trial_of(target, spec, **fields) as trial:
         results = ask_all(trial)
         bugs = name_bugs(results, trial, *gather(trial)) if trial.failed else ()
     return Judged(results, {called: bug.detail for bug in bugs for called in (bug.mutant, *bug.also)})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from shiftproof.harness.candidates.declaration import UsageError
+from shiftproof.harness.candidates.model import Route
 from shiftproof.harness.cases.recipe import Recipe
 from shiftproof.harness.results import Overall, Verdict
 
@@ -94,9 +96,41 @@ def test_a_spec_that_no_model_has_is_refused() -> None:
             pass
 
 
-def test_a_model_is_judged_in_its_own_dtype() -> None:
-    with trial_of("models:Right", "hf.causal_lm") as trial:
+def test_a_model_is_judged_in_float32_where_nothing_else_is_said() -> None:
+    with trial_of("models:Upcasts", "hf.causal_lm") as trial:
         assert trial.dtypes == ("float32",)
-    told = "drop --dtype bfloat16"
-    with pytest.raises(UsageError, match=told), trial_of("models:Right", "hf.causal_lm", dtypes=("bfloat16",)):
+        assert trial.observe_cached(Recipe(rows=2, length=5)).case.batch.tensor("logits").dtype is torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_model_is_judged_in_a_narrow_dtype(dtype: str) -> None:
+    with trial_of("models:Upcasts", "hf.causal_lm", dtypes=(dtype,)) as trial:
+        logits = trial.observe_cached(Recipe(rows=2, length=5)).case.batch.tensor("logits")
+        assert logits.dtype is getattr(torch, dtype)
+    right = judged("models:Upcasts", "hf.causal_lm", dtypes=(dtype,))
+    assert (right.failed, right.overall) == (set(), Overall.CONFORMS)
+    wrong = judged("models:UpcastsDoubleShift", "hf.causal_lm", dtypes=(dtype,))
+    assert "ALIGN-1" in wrong.failed
+    assert "double-shift" in wrong.names
+
+
+def test_a_model_whose_loss_is_computed_in_a_narrow_dtype_is_told() -> None:
+    found = judged("models:Right", "hf.causal_lm", dtypes=("bfloat16",))
+    assert "GRAD-1" in found.failed
+    assert "no-upcast" in found.names
+    native = judged("models:Right", "hf.causal_lm", dtypes=("bfloat16",), precision="native")
+    assert (native.failed, native.overall) == (set(), Overall.CONFORMS)
+
+
+def test_a_function_cannot_be_cast() -> None:
+    told = "is no torch.nn.Module, so it cannot be cast to bfloat16; drop --dtype bfloat16"
+    with pytest.raises(UsageError, match=told), trial_of("models:as_function", "hf.causal_lm", dtypes=("bfloat16",)):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "route"), [("Right", Route.RETURNED), ("Copies", Route.COPIED), ("CopiesInPart", Route.COPIED)]
+)
+def test_where_the_gradient_is_read(name: str, route: Route) -> None:
+    with trial_of(f"models:{name}", "hf.causal_lm") as trial:
+        assert trial.route is route

@@ -15,10 +15,10 @@ from shiftproof.harness.sweep.read_model import Reading, promise_in, read_model
 CANDIDATES = Path(__file__).parents[2] / "candidates"
 
 
-def read(name: str, module: str = "models") -> Reading:
-    loaded = LoadedCandidate(
-        jobs_of([Candidate(name, f"{CANDIDATES / module}.py:{name}", "hf.causal_lm")])[0], Options(in_process=True)
-    )
+def read(name: str, module: str = "models", dtype: str = "float32") -> Reading:
+    target = f"{CANDIDATES / module}.py:{name}"
+    [job] = jobs_of([Candidate(name, target, "hf.causal_lm", dtypes=(dtype,))])
+    loaded = LoadedCandidate(job, Options(in_process=True))
     try:
         return read_model(loaded, seed=0, profile=PROFILES["brief"])
     finally:
@@ -148,3 +148,12 @@ def test_a_model_whose_gradient_cannot_be_read_does_not_conform() -> None:
     found = read("OfAnother", "unread")
     assert found.verdict is Overall.INCONCLUSIVE
     assert "its values are right" in found.doubt
+
+
+def test_what_is_wrong_besides_the_precision_is_told_first() -> None:
+    right, rough = read("Upcasts", dtype="bfloat16"), read("Right", dtype="bfloat16")
+    assert right.verdict is Overall.CONFORMS
+    assert (rough.verdict, [bug.mutant for bug in rough.bugs]) == (Overall.FAILS, ["no-upcast"])
+    twice, uncounted = read("UpcastsDoubleShift", dtype="bfloat16"), read("Uncounted", dtype="bfloat16")
+    assert [bug.mutant for bug in twice.bugs] == ["double-shift"]
+    assert [bug.mutant for bug in uncounted.bugs] == ["count-ignored"]

@@ -65,6 +65,19 @@ class Mode(torch.nn.Module):
 mode = Mode().eval()
 
 
+class Weighed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(1.00390625))  # a half of bfloat16's step above 1
+
+    def forward(self, logits, labels, action):
+        return self.weight.double() * 256 + 0 * shifted(logits, labels).double()
+
+
+weighed = Weighed().eval()
+weigh = weighed.forward
+
+
 def interrupt():
     raise KeyboardInterrupt
 

@@ -135,6 +135,16 @@ def test_a_module_is_put_into_a_mode_for_one_call(
         assert float(returned(worker, call_of("loss")).value) == 0
 
 
+@pytest.mark.parametrize("caller", [Worker, InProcess])
+@pytest.mark.parametrize("name", ["weighed", "weigh"])
+def test_a_module_is_cast_for_one_call(
+    zoo: Path, call_of: CallOf, caller: type[Worker] | type[InProcess], name: str
+) -> None:
+    with caller(f"zoo.py:{name}", WorkerSettings(cwd=str(zoo))) as worker:
+        assert float(returned(worker, call_of("loss", model_dtype="bfloat16")).value) == 256
+        assert float(returned(worker, call_of("loss")).value) == 257
+
+
 def test_a_seed_that_a_call_sets_gives_the_same_state_twice(either: Either, call_of: CallOf) -> None:
     once, again = (returned(either, call_of("seed")).random for _ in range(2))
     assert set(once) == {"torch"}
