@@ -116,7 +116,8 @@ def written(
     judged = sum(row["outcome"] not in ("no-pairs", "not-built", "not-judged") for row in rows)
     made = (
         "Made by `docs/scripts/sweep_page.py` from what `shiftproof sweep` found, with no hint on any class. "
-        f"{len(rows)} classes, {judged} judged in {footer['seconds']:.0f} s: {counts}. torch {versions['torch']}, {header['dtype']}, "
+        f"{len(rows)} classes, {judged} judged in {footer['seconds']:.0f} s: {counts}. "
+        f"torch {versions['torch']}, {header['dtype']}, "
         f"profile {header['profile']}, seed {header['seed']}.\n\n"
         "Every alarm below was read in the source of that version; what was found there stands above each table.\n"
     )

@@ -361,8 +361,10 @@ def no_model(spec: LossSpec, binding: Binding) -> str | None:
         return f"it reads {', '.join((*spec.logits, *spec.labels))}"
     if spec.layouts and term.heads is Heads.ONE:
         return "it takes flattened logits and labels"
-    if term.codebook_weights is True or term.ignores_bos or term.stops_at_eos:
-        return "it reads weights of codebooks or ids of special tokens, which a model has in its configuration"
+    read = {"codebook_weights": term.codebook_weights is True, "bos_token_id": term.ignores_bos}
+    read["eos_token_id"] = term.stops_at_eos
+    if missing := [name for name, is_read in read.items() if is_read and not binding.takes(name)]:
+        return f"it reads {' and '.join(missing)}, which a model has in its configuration"
     if term.shifted_by is ShiftedBy.DATA:
         return "its labels are already shifted, but the labels of a model are the tokens themselves"
     return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from shiftproof.reference.batch import Batch
 from shiftproof.reference.oracle import evaluate
 from shiftproof.reference.pairing import build_pairing
 from shiftproof.reference.spec import Heads, LossSpec
@@ -282,8 +284,20 @@ class ModelTrial(Trial):
         own = replace(super().fit(own), classes=self.classes)
         return own if self.layout is None else replace(own, codebooks=self.layout.codebooks)
 
+    @property
+    def _reads_inputs(self) -> bool:
+        """Whether the loss of a decoder depends on its inputs, so that a case must have them as they are."""
+        return self.layout is not None and self.spec.terms[0].stops_at_eos
+
     def case(self, recipe: Recipe) -> Case:
-        return super().case(self.fit(recipe))
+        case = super().case(self.fit(recipe))
+        return self.variation(case, lambda batch: batch) if self._reads_inputs else case
+
+    def variation(self, case: Case, change: Callable[[Batch], Batch]) -> Case:
+        changed = super().variation(case, change)
+        if not self._reads_inputs:
+            return changed
+        return super().variation(changed, lambda batch: replace(batch, input_ids=self._taken(changed)))
 
     def observe_cached(self, recipe: Recipe, variant: Variant = PLAIN) -> Observation:
         return super().observe_cached(self.fit(recipe), variant)
@@ -380,14 +394,20 @@ class ModelTrial(Trial):
         return self.send(call, asked.case.recipe)
 
     def _tokens(self, case: Case) -> Tensor:
-        """The tokens of a model with codebooks. A decoder of shifted inputs sees its labels, shifted right."""
+        """The tokens of a model with codebooks, in its own layout."""
         assert self.layout is not None
+        return self.layout.lay_out_tokens(self._taken(case))
+
+    def _taken(self, case: Case) -> Tensor:
+        """The tokens that a model with codebooks takes. A decoder of shifted inputs sees its labels, shifted right."""
         tokens, labels = case.batch.tensor("input_ids"), case.batch.tensor("labels")
         if self.shifts_inputs:
+            if self._reads_inputs:  # they are the inputs already: what stands beside a label is the input after it
+                tokens = torch.cat((tokens[:, 1:], tokens[:, -1:]), 1)
             known = torch.where((labels >= 0) & (labels < self.classes), labels, tokens)
             first = torch.full_like(known[:, :1], case.batch.bos_token_id or 0)
             tokens = torch.cat((first, known[:, :-1]), 1)
-        return self.layout.lay_out_tokens(tokens)
+        return tokens
 
     def _wrong_logits(self, case: Case, logits: Tensor) -> Problem | None:
         rows, length, *codebooks = case.batch.tensor("labels").shape

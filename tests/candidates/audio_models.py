@@ -89,6 +89,50 @@ class CutGradient(Delayed):
         return super().of_codebook(k, logits.detach() if k == 1 else logits, labels)
 
 
+class Weighted(Delayed):
+    """As Parler: tokens [B, K, S], weights of codebooks, a label that never counts, and an input that ends a text."""
+
+    def forward(self, input_ids, labels, codebook_weights, bos_token_id, eos_token_id):
+        logits = torch.stack([head(self.hidden(input_ids)) for head in self.heads], 1)
+        kept = self.kept(input_ids.transpose(1, 2), labels, eos_token_id) & (labels != -100) & (labels != bos_token_id)
+        losses = [F.cross_entropy(logits[:, k][kept[..., k]], labels[..., k][kept[..., k]]) for k in range(K)]
+        return Output(self.weighted(torch.stack(losses), codebook_weights), logits.flatten(0, 1))
+
+    def kept(self, inputs: Tensor, labels: Tensor, eos: int) -> Tensor:
+        return inputs != eos
+
+    def weighted(self, losses: Tensor, weights: Tensor) -> Tensor:
+        return (losses * weights).sum() / weights.sum()
+
+
+class WeightedPastTheEnd(Weighted):
+    """What stands after an end is trained too."""
+
+    def kept(self, inputs, labels, eos):
+        return torch.ones_like(inputs, dtype=torch.bool)
+
+
+class WeightedUntilItsLabel(Weighted):
+    """The end itself is not trained: the mask looks at the labels."""
+
+    def kept(self, inputs, labels, eos):
+        return labels != eos
+
+
+class WeightedAlike(Weighted):
+    """The weights are not used."""
+
+    def weighted(self, losses, weights):
+        return losses.mean()
+
+
+class WeightedSeesItsFrame(Weighted):
+    """Each position sees its own frame."""
+
+    def hidden(self, ids):
+        return super().hidden(ids.roll(-1, -1))
+
+
 class Flat(Delayed):
     """As Dia: [B·K, S] labels too, and one mean over all codebooks; the caller's count, where there is one."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES, DRIVERS = ROOT / "examples" / "trainers", Path(__file__).with_name("drivers_trainers.py")
+PARLER, QWEN = Path(__file__).with_name("wrong_parler.py"), "qwen_tts.core.models.modeling_qwen3_tts"
 FUSED = ROOT / "examples" / "fused_linear.py"
 
 
@@ -55,6 +56,10 @@ KNOWN = [
     Known("transformers-5.12.1", "transformers:MoonshineForConditionalGeneration", "hf.seq2seq", "aligned-shift"),
     Known("transformers-5.18.0", "transformers:MoonshineForConditionalGeneration", "hf.seq2seq", None),
     Known("transformers-5.18.0", "transformers:LlamaForCausalLM", "hf.causal_lm", None),
+    Known("parler-tts-0.2.3", "parler_tts:ParlerTTSForCausalLM", "parler", None),
+    Known("parler-tts-0.2.3", "parler_tts:ParlerTTSForConditionalGeneration", "parler", None),
+    Known("parler-tts-0.2.3", f"{PARLER}:PastTheEnd", "parler", "mask-by-labels"),
+    Known("qwen-tts-0.1.1", f"{QWEN}:Qwen3TTSTalkerForConditionalGeneration", "hf.causal_lm", None),
     # fused kernels, interpreted
     Known("liger-0.8.1", f"{FUSED}:liger_per_token", "per_token", "upstream-row-0", SLOWLY),
     Known("liger-0.8.2", f"{FUSED}:liger_per_token", "per_token", None, SLOWLY),

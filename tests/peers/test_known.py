@@ -51,4 +51,5 @@ def test_its_target_is_there(known: Known) -> None:
 def test_a_target_without_a_file_is_a_class_of_the_library_of_its_version() -> None:
     of_libraries = [known for known in KNOWN if ".py:" not in known.target]
     assert of_libraries
-    assert all(known.version.startswith(f"{known.target.partition(':')[0]}-") for known in of_libraries)
+    packages = [known.target.partition(":")[0].partition(".")[0].replace("_", "-") for known in of_libraries]
+    assert all(known.version.startswith(f"{package}-") for known, package in zip(of_libraries, packages, strict=True))

@@ -18,6 +18,7 @@ import torch
 from ..tracebacks import exception_message
 from . import duplex, streams
 from .config import VOCABULARY, tiny_config
+from .configured import Configured, is_configured
 from .embedded import Embedded
 from .forward import parameters_of
 from .inputs import Side, is_known, numbers_of_codebooks, sides
@@ -76,7 +77,8 @@ def build_tiny(model_class: type[torch.nn.Module]) -> TinyModel | streams.OfStre
         return in_eval_mode[0]
     for model in _of_codebooks(inner):
         with contextlib.suppress(_Refused):
-            return _tried_codebooks(model)
+            found = _tried_codebooks(model)
+            return Configured.of(found) if is_configured(inner) else found
     for codebooks in numbers_of_codebooks(inner.config):
         with contextlib.suppress(_Refused):
             return _tried(Listening(inner, codebooks))

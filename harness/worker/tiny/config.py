@@ -127,10 +127,12 @@ def _class_of_part(name: str, model_type: str | None, made: Any, config_class: t
     """The class of a part: by the model type of a fix, or by the default, or by declaration. None if it is no part."""
     if model_type is not None:
         package = importlib.import_module(config_class.__module__.partition(".")[0])
-        if model_type in package.CONFIG_MAPPING:
+        if model_type in getattr(package, "CONFIG_MAPPING", {}):
             return package.CONFIG_MAPPING[model_type]
-        beside = vars(importlib.import_module(config_class.__module__)).values()  # early releases leave some out
-        return next(each for each in beside if getattr(each, "model_type", None) == model_type)
+        # Early releases of transformers leave some out, and other packages have no mapping.
+        beside = vars(importlib.import_module(config_class.__module__)).values()
+        own = [each for each in beside if isinstance(each, type) and getattr(each, "model_type", None) == model_type]
+        return own[0] if own else importlib.import_module("transformers").CONFIG_MAPPING[model_type]
     if hasattr(made, "to_dict"):
         return type(made)
     declared = getattr(config_class, "sub_configs", {}).get(name)

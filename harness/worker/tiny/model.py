@@ -21,6 +21,7 @@ class TinyModel(torch.nn.Module):
     Attributes:
         inner: the model itself.
         vocab_size: V, the number of classes of its logits. Token ids and labels may be any of 0 … V−1.
+        side: the arguments that are added to every call.
         side_inputs: the names of the arguments that are added to every call.
         reads_input_ids: whether the model takes the token ids. A model of speech or images with a decoder has no
             parameter for them, and a model of another's hidden states gets those in their place. With labels, it makes
@@ -41,7 +42,7 @@ class TinyModel(torch.nn.Module):
         self.inner = inner
         self.codebooks = codebooks
         self.tokens = tokens
-        self._side = dict(side)
+        self.side = dict(side)
         self._parameters_of_forward = parameters_of(type(inner))
         self.side_inputs = tuple(side)
         self.reads_input_ids = "input_ids" in self._parameters_of_forward and "inputs_embeds" not in side
@@ -72,7 +73,7 @@ class TinyModel(torch.nn.Module):
         floats = next(self.inner.parameters())
         per_row = self.codebooks if self.codebooks and input_ids.dim() == 2 else 1
         arguments: dict[str, Any] = {
-            name: side.rows(input_ids[::per_row], floats.dtype) for name, side in self._side.items()
+            name: side.rows(input_ids[::per_row], floats.dtype) for name, side in self.side.items()
         }
         accepted = self._parameters_of_forward
         if self.reads_input_ids and self.tokens not in arguments:

@@ -50,7 +50,10 @@ class TinyStreams(OfStreams):
         self._special = [int(getattr(config, name)) for name in _SPECIAL if hasattr(config, name)]
         self._takes = parameters_of(type(inner))
         layers = (each for each in inner.modules() if isinstance(each, torch.nn.Linear))
-        (self._text_head,) = [each for each in layers if each.out_features == self.vocab_size]
+        heads = [each for each in layers if each.out_features == self.vocab_size]
+        if len(heads) != 1:
+            raise ValueError(f"{len(heads)} of its layers have the {self.vocab_size} outputs of a text head, not one")
+        (self._text_head,) = heads
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,9 @@ def _heads(model: torch.nn.Module, classes: int) -> list[list[torch.Tensor]]:
 
     The layers of a list make logits together. Last come layers that make those of several codebooks.
     """
-    named: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    named: Any = None
+    with contextlib.suppress(AttributeError):  # some classes inherit it, and call their head otherwise
+        named = model.get_output_embeddings()  # type: ignore[operator]
     layers = [named, *reversed(list(model.modules()))]
     groups = [list(each) for each in layers if isinstance(each, torch.nn.ModuleList)] + [[each] for each in layers]
     exact, wide = [], []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from shiftproof.harness.candidates.declaration import UsageError
 from shiftproof.harness.candidates.model_layout import ModelLayout
@@ -20,6 +23,7 @@ from .judged_models import BRIEF, judged, trial_of
         ("Delayed", "musicgen", ModelLayout(3, "(b k) s", "b s k", "(b k) s v")),
         ("Flat", "dia", ModelLayout(3, "(b k) s", "(b k) s", "(b k) s v")),
         ("Wide", "dia", ModelLayout(3, "b s k", "b s k", "b s (k v)")),
+        ("Weighted", "parler", ModelLayout(3, "b k s", "b s k", "(b k) s v")),
     ],
 )
 def test_a_right_model_conforms_in_its_own_layout(name: str, spec: str, layout: ModelLayout) -> None:
@@ -44,6 +48,10 @@ def test_a_right_model_conforms_in_its_own_layout(name: str, spec: str, layout: 
         ("CutGradient", "musicgen", "GRAD-1", "detached-part"),
         ("FlatNextCodebook", "dia", "ALIGN-1", "codebook-axis-shift"),
         ("FlatUncounted", "dia", "REDUCE-1", "count-ignored"),
+        ("WeightedPastTheEnd", "parler", "ALIGN-1", "mask-by-labels"),
+        ("WeightedUntilItsLabel", "parler", "ALIGN-1", ""),
+        ("WeightedAlike", "parler", "REDUCE-1", ""),
+        ("WeightedSeesItsFrame", "parler", "MODEL-1", "sees-its-target"),
     ],
 )
 def test_a_wrong_model_fails_by_its_name(name: str, spec: str, law: str, called: str) -> None:
@@ -61,6 +69,21 @@ def test_a_decoder_is_given_the_frames_before_its_own() -> None:
         kept = (labels >= 0)[:, :, :-1]
         assert bool((tokens[:, :, 1:] == labels[:, :, :-1])[kept].all())
         assert bool(kept.any())
+
+
+def test_a_loss_that_depends_on_the_inputs_is_judged_by_those_that_the_decoder_gets() -> None:
+    with trial_of("audio_models:Weighted", "parler") as trial:
+        case = trial.case(Recipe(rows=2, length=4))
+        assert torch.equal(trial._taken(case), case.batch.tensor("input_ids"))
+        labels = (case.batch.tensor("labels") + 1) % trial.classes
+        changed = trial.variation(case, lambda batch: replace(batch, labels=labels))
+        assert torch.equal(changed.batch.tensor("input_ids")[:, 1:], labels[:, :-1])
+
+
+def test_what_a_loss_reads_beside_its_labels_must_be_given_to_a_model() -> None:
+    told = "parler is not for models: it reads codebook_weights and bos_token_id and eos_token_id, which a model has"
+    with pytest.raises(UsageError, match=told), trial_of("audio_models:Delayed", "parler"):
+        pass
 
 
 def test_a_model_that_takes_no_codebooks_is_told_so() -> None:

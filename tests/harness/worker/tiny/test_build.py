@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from shiftproof.harness.worker.tiny.build import CannotBuild, NoPairs, build_tiny
+from shiftproof.harness.worker.tiny.configured import Configured
 from shiftproof.harness.worker.tiny.embedded import Embedded
 from shiftproof.harness.worker.tiny.find import language_models
 from shiftproof.harness.worker.tiny.model import TinyModel
@@ -437,6 +438,26 @@ def test_a_decoder_of_codebooks_beside_an_encoder_gets_text_for_that() -> None:
     model = build_tiny(BooksOfText)
     assert isinstance(model, TinyModel)
     assert (model.codebooks, model.tokens, model.side_inputs) == (3, "decoder_input_ids", ("input_ids",))
+
+
+class WeightedConfig(BooksConfig):
+    def __init__(self, vocab_size: int = 32000, hidden_size: int = 1024, num_codebooks: int = 3) -> None:
+        super().__init__(vocab_size, hidden_size, num_codebooks)
+        self.codebook_weights, self.bos_token_id, self.eos_token_id = None, 97, 98
+
+
+def test_a_call_says_what_a_configuration_says_otherwise() -> None:
+    def forward(self: Any, input_ids: torch.Tensor, labels: Any = None) -> Any:
+        output = self.of_books(input_ids, labels)
+        output.said = (self.config.codebook_weights, self.config.bos_token_id, self.config.eos_token_id)
+        return output
+
+    model = build_tiny(type("Weighted", (Books,), {"config_class": WeightedConfig, "forward": forward}))
+    assert isinstance(model, Configured)
+    ids = torch.randint(99, (2, 3, 6), generator=torch.Generator().manual_seed(0))
+    said = model(ids, ids.transpose(1, 2), torch.tensor([1.0, 0.0, 0.5]), 5, 6).said
+    assert said == ([1.0, 0.0, 0.5], 5, 6)
+    assert (model.inner.config.codebook_weights, model.inner.config.eos_token_id) == (None, 98), "and later not"
 
 
 class StreamsConfig(BooksConfig):
