@@ -37,7 +37,7 @@ class Configured(TinyModel):
             bos_token_id: the label that never counts.
             eos_token_id: the input after which nothing counts.
         """
-        config: Any = getattr(self.inner, "decoder", self.inner).config
+        config = _config_of(self.inner)
         before = {name: getattr(config, name) for name in _FIELDS}
         config.codebook_weights, config.bos_token_id = codebook_weights.tolist(), bos_token_id
         config.eos_token_id = eos_token_id
@@ -50,4 +50,9 @@ class Configured(TinyModel):
 
 def is_configured(inner: torch.nn.Module) -> bool:
     """Whether a model, or its decoder, has weights of codebooks in its configuration."""
-    return hasattr(getattr(inner, "decoder", inner).config, _FIELDS[0])
+    return hasattr(_config_of(inner), _FIELDS[0])
+
+
+def _config_of(inner: torch.nn.Module) -> Any:
+    """The configuration of a model's decoder, or of the model if it is one."""
+    return getattr(getattr(inner, "decoder", inner), "config", None)
