@@ -121,7 +121,8 @@ def written(
         f"profile {header['profile']}, seed {header['seed']}.\n\n"
         "Every alarm below was read in the source of that version; what was found there stands above each table.\n"
     )
-    parts = [f"# {package} {versions[package]}: every class with a language-model loss\n", made]
+    narrow = "" if header["dtype"] == "float32" else f" in {header['dtype']}"
+    parts = [f"# {package} {versions[package]}{narrow}: every class with a language-model loss\n", made]
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in alarms:
         groups[kind_of(row), decided(row, verdicts) or ""].append(row)

@@ -83,7 +83,9 @@ def test_another_dtype_has_a_page_of_its_own(scripts: Any, tmp_path: Path, monke
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     file = swept(tmp_path, alarm("madeup:Wrong", "aligned-shift"), dtype="bfloat16")
     assert scripts.sweep_page.main([file], tmp_path) == 0
-    assert "torch 2, bfloat16, profile" in (tmp_path / "sweep-1.0-bfloat16.md").read_text(encoding="utf-8")
+    page = (tmp_path / "sweep-1.0-bfloat16.md").read_text(encoding="utf-8")
+    assert page.startswith("# madeup 1.0 in bfloat16: every class")
+    assert "torch 2, bfloat16, profile" in page
     assert not (tmp_path / "sweep-1.0.md").exists()
 
 
