@@ -250,7 +250,8 @@ def shrunk(law: Law[T, R], trial: T, failure: Failure[R]) -> Failure[R]:
 
     slow = failure.judgement.verdict.is_costly
     # What failed first is what is shown. With large cases, each further law would take as long as the first.
-    effort = Effort(attempts=10, seconds=20.0) if slow else Effort(seconds=Effort.seconds / (1 + len(trial.failed)))
+    # Many simpler cases do not crash or hang, and cost nothing. Those that do are bounded by the seconds.
+    effort = Effort(attempts=60, seconds=20.0) if slow else Effort(seconds=Effort.seconds / (1 + len(trial.failed)))
     shrink(failure.recipe, same_failure, effort, lambda recipe: trial.generators.simpler(recipe, trial.space))
     return kept
 

@@ -15,7 +15,7 @@ from shiftproof.harness.candidates.arguments import Binding
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.loss import Trial
 from shiftproof.harness.cases.draw import drawn_by_hypothesis
-from shiftproof.harness.cases.recipe import Recipe, Regime, digest
+from shiftproof.harness.cases.recipe import Mask, Recipe, Regime, digest
 from shiftproof.harness.cases.space import hand_made, placed, recipes, redraws
 from shiftproof.harness.judge.ask import ask, judge_or_redraw, planned
 from shiftproof.harness.judge.pool import Pool
@@ -347,7 +347,20 @@ def test_what_costs_a_process_or_a_deadline_is_asked_rarely(trial: Trial, verdic
     check = Asked(lambda recipe: Judgement(verdict, "slow", frozenset({"slow"})))
     result = ask(law_of(check), trial, QUICK, 0)
     assert (result.verdict, result.cases) == (verdict, 1)
-    assert len(check.recipes) <= 11
+    assert len(check.recipes) <= 61
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CRASH, Verdict.TIMEOUT])
+def test_a_crash_and_a_hang_shrink_though_most_simpler_cases_are_well(trial: Trial, verdict: Verdict) -> None:
+    def check(recipe: Recipe) -> Judgement:
+        bad = recipe.rows >= 2 and recipe.masks != (Mask.NONE,)
+        return Judgement(verdict, "slow", frozenset({"slow"})) if bad else PASS
+
+    result = ask(law_of(check), trial, QUICK, 0)
+    assert result.verdict is verdict
+    assert result.counterexample is not None
+    recipe = Recipe.from_json(result.counterexample.recipe)
+    assert (recipe.rows, recipe.length, recipe.classes, len(recipe.masks)) == (2, 1, 2, 1)
 
 
 def unjudged(message: str = "could not be judged") -> Judgement:
