@@ -141,9 +141,9 @@ class ModelTrial(Trial):
         self.answers = first is not None
         if first is not None:
             if candidate.gradient and first.requires_grad:
-                self.route = self._find_route()
+                self.route = self._find_route(first)
             if self.route is Route.NOWHERE:
-                self.values_only = _NOT_READ
+                self.values_only = self._not_read
             if self.route not in (Route.RETURNED, Route.COPIED):
                 self.candidate = replace(candidate, gradient=False)
         self._check_extra()
@@ -160,6 +160,12 @@ class ModelTrial(Trial):
     def is_narrow(self) -> bool:
         """Whether it is cast to a narrow dtype: a gradient is rounded on its way to the head, and a small step lost."""
         return self.dtypes != _AS_IT_IS
+
+    @property
+    def _not_read(self) -> str:
+        if self.is_narrow:
+            return f"in {self.dtypes[0]}, its gradient is read at logits alone, and none reaches them"
+        return _NOT_READ
 
     def _find_layout(self) -> None:
         """Find the layout of a model with codebooks, and judge it under the spec in that layout."""
@@ -216,10 +222,11 @@ class ModelTrial(Trial):
         """Bring logits of the model into [B, L, V] or [B, L, K, V]. Raises ValueError if that is not their layout."""
         return logits if self.layout is None else self.layout.canonical_logits(logits, rows)
 
-    def _find_route(self) -> Route:
+    def _find_route(self, first: Returned) -> Route:
         """Find where to read the gradient of a loss that may not flow, or not wholly, through the returned logits."""
         outcome = self._call(Asked(super().case(self._first_recipe())), watch=True)
-        shown = outcome.output_gradients if isinstance(outcome, Returned) else {}
+        # A model that cannot be watched is read as it showed itself without.
+        shown = (outcome if isinstance(outcome, Returned) else first).output_gradients
         watched = outcome.watched if isinstance(outcome, Returned) else {}
         returned, original = shown.get("logits"), watched.get("logits_gradient")
         if is_given(returned) and not is_more(original, returned):
@@ -267,7 +274,7 @@ class ModelTrial(Trial):
             )
             return f"its loss is not computed from the logits that it returns: {where}"
         if law in (*_OF_THE_LOGITS, "MODEL-5", "MODEL-6") and self.route is Route.NOWHERE:
-            return _NOT_READ
+            return self._not_read
         return None
 
     def fit(self, recipe: Recipe) -> Recipe:

@@ -61,10 +61,10 @@ class SeveralTrial(ModelTrial):
         """Bring the logits, or their gradients, into the shapes of the batch. None if they do not fit."""
         raise NotImplementedError
 
-    def _find_route(self) -> Route:
+    def _find_route(self, first: Returned) -> Route:
         """Where the gradient is read. A part of the loss that has none anywhere fails, if another part has one."""
         outcome = self._call(Asked(self.case(self._first_recipe())), watch=True)
-        shown = outcome.output_gradients if isinstance(outcome, Returned) else {}
+        shown = (outcome if isinstance(outcome, Returned) else first).output_gradients
         watched = outcome.watched if isinstance(outcome, Returned) else {}
         originals = {name: watched.get(f"{name}_gradient") for name in self.spec.logits}
         missing = [name for name in originals if not is_given(shown.get(name))]
