@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..suggest import nearest
+from ..worker.target import Target
 from .allowance import Allowance, read_allowances
 from .requires import Requires, read_requires
 from .shapes import read_shapes
+from .values import check_values
+
+if TYPE_CHECKING:
+    from .given import Given
 
 DTYPES = ("float32", "bfloat16", "float16")
 DTYPES_TOGETHER = ("float32", "bfloat16")
@@ -49,6 +54,9 @@ class Candidate:
             fit.
         allow: the exceptions declared for it, each with its reason, in the form of :func:`.allowance.read_allowances`.
         shapes: the shapes of its user, at which every law is asked too, in the form of :func:`.shapes.read_shapes`.
+        init: the arguments of its class, or of the factory that makes it. None: a class is made without arguments.
+        kwargs: arguments that every call gets, by its own names.
+        given: the Python object itself, if ``call`` cannot be named.
     """
 
     name: str
@@ -66,6 +74,31 @@ class Candidate:
     requires: Mapping[str, Any] = field(default_factory=dict)
     allow: tuple[Mapping[str, str], ...] = ()
     shapes: tuple[str, ...] = ()
+    init: Mapping[str, Any] | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    given: Given | None = field(default=None, compare=False)
+
+    @property
+    def target(self) -> Target:
+        """What a process has to load."""
+        named = Target(self.call, self.init, self.kwargs, self.rename)
+        given = self.given
+        if given is None:
+            return named
+        if given.pickle is None:
+            return replace(named, object=given.found)
+        return replace(named, pickle=given.pickle, marks=given.marks, path=given.path)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but a Python object, which does not outlive its process."""
+        plain = asdict(replace(self, given=None))
+        return {name: value for name, value in plain.items() if name != "given"}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], given: Given | None = None) -> Candidate:
+        """Invert ``to_json``. Raises TypeError if it is not what that writes."""
+        lists = {name: tuple(data.get(name, ())) for name in ("dtypes", "devices", "allow", "shapes")}
+        return cls(**{**data, **lists, "given": given})
 
     @property
     def sizes(self) -> Requires:
@@ -94,14 +127,18 @@ _KEYS: dict[str, tuple[type, tuple[str, ...] | None]] = {
     "requires": (dict, None),
     "allow": (list, None),
     "shapes": (list, None),
+    "init": (dict, None),
+    "kwargs": (dict, None),
 }
 _READ: dict[str, Callable[[Any], object]] = {
     "requires": read_requires,
     "allow": read_allowances,
     "shapes": read_shapes,
+    "init": check_values,
+    "kwargs": check_values,
 }
 """The functions that read the keys whose values are more than strings."""
-assert set(_KEYS) == {f.name for f in fields(Candidate)} - {"name"}
+assert set(_KEYS) == {f.name for f in fields(Candidate)} - {"name", "given"}
 
 
 def declared_in(path: Path) -> dict[str, Candidate]:

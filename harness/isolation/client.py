@@ -27,7 +27,7 @@ from ..worker.protocol import (
     encode_line,
 )
 from ..worker.scratch import CASE_FILE, RESULT_FILE, ScratchFolder
-from ..worker.target import LoadFailure, TargetDescription
+from ..worker.target import LoadFailure, Target, TargetDescription
 from ..worker.wire import decode_description, decode_failure, decode_outcome, encode_call, room_for
 from . import nursery
 from .branch_record import BranchRecord
@@ -46,8 +46,9 @@ class Worker:
     Not thread-safe. Closed at the latest when it is garbage collected, or when the interpreter ends.
     """
 
-    def __init__(self, target: str, settings: WorkerSettings | None = None) -> None:
-        self.target = target
+    def __init__(self, target: Target | str, settings: WorkerSettings | None = None) -> None:
+        self._wanted = target if isinstance(target, Target) else Target(target)
+        self.target = self._wanted.name
         self.settings = settings if settings is not None else WorkerSettings()
         self.restarts = 0
         """The number of restarts of the process."""
@@ -114,7 +115,7 @@ class Worker:
         except OSError as error:
             raise LoadFailure("interpreter", f"{python} cannot be started: {error.strerror or error}") from None
 
-    def turn_to(self, target: str) -> None:
+    def turn_to(self, target: Target | str) -> None:
         """Load another candidate in the same process, which keeps its imported modules. Does not wait, like `start`.
 
         Raises:
@@ -122,7 +123,8 @@ class Worker:
         """
         if self._description is None and self._failure is None:
             self._stop()  # the answer to the last `load` is still due, and must not be taken for an answer to the next
-        self.target = target
+        self._wanted = target if isinstance(target, Target) else Target(target)
+        self.target = self._wanted.name
         self._description = self._failure = None
         self._was_loaded = False
         self.branches = BranchRecord()
@@ -137,7 +139,7 @@ class Worker:
         self._load_deadline = time.monotonic() + self.settings.load_deadline
         self._seq = _new_seq()
         load = {
-            "target": self.target,
+            **self._wanted.message(),
             "cwd": cwd,
             "device": self.settings.device,
             "memory_limit": self.settings.memory_limit,

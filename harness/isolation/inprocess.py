@@ -12,7 +12,7 @@ import torch
 from ..worker.call import perform
 from ..worker.exchange import Call, Died, NotAnswered, Outcome
 from ..worker.load import Loaded, load
-from ..worker.target import LoadFailure, TargetDescription
+from ..worker.target import LoadFailure, Target, TargetDescription
 from ..worker.tracebacks import exception_message, exception_name
 from .settings import WorkerSettings
 
@@ -24,8 +24,9 @@ class InProcess:
     module that this process has already imported is not imported again.
     """
 
-    def __init__(self, target: str, settings: WorkerSettings | None = None) -> None:
-        self.target = target
+    def __init__(self, target: Target | str, settings: WorkerSettings | None = None) -> None:
+        self._wanted = target if isinstance(target, Target) else Target(target)
+        self.target = self._wanted.name
         self.settings = settings if settings is not None else WorkerSettings()
         self.restarts = 0
         """Always 0."""
@@ -58,7 +59,7 @@ class InProcess:
         try:
             if not os.path.isdir(cwd):
                 raise LoadFailure("no such file", f"the working directory {cwd} does not exist")
-            self._loaded = load(self.target, cwd, self._device)
+            self._loaded = load(self._wanted, cwd, self._device)
         except LoadFailure as failure:
             self._failure = failure
         except SystemExit as exit_request:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from shiftproof.reference.builders import BUILDERS, BuilderSpec
 from shiftproof.reference.profiles import PROFILES
@@ -53,6 +54,17 @@ class Job:
     def spec(self) -> AnySpec:
         """The spec that the candidate declares."""
         return find_spec(self.candidate.spec or "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Jobs travel between the processes of a run as JSON, without the Python object that may be judged."""
+        fields = {"name": self.name, "device": self.device, "dtypes": self.dtypes, "is_compared": self.is_compared}
+        return {**fields, "candidate": self.candidate.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Job:
+        """Invert ``to_json``."""
+        candidate = Candidate.from_json(data["candidate"])
+        return cls(**{**data, "candidate": candidate, "dtypes": tuple(data["dtypes"])})
 
     def called(self, environment: str) -> str:
         """The job's name, if its interpreter has the name ``environment``."""
@@ -132,7 +144,7 @@ class LoadedCandidate:
         self._trial: AnyTrial | None = None
         if worker is not None:
             self.worker: Worker | InProcess = worker
-            worker.turn_to(job.candidate.call)
+            worker.turn_to(job.candidate.target)
             return
         candidate = job.candidate
         settings = WorkerSettings(
@@ -142,7 +154,8 @@ class LoadedCandidate:
             call_deadline=options.deadline,
             watches_branches=True,
         )
-        self.worker = (InProcess if options.in_process else Worker)(candidate.call, settings)
+        stays = options.in_process or (candidate.given is not None and candidate.given.pickle is None)
+        self.worker = (InProcess if stays else Worker)(candidate.target, settings)
 
     def start(self) -> None:
         self.worker.start()

@@ -21,6 +21,8 @@ from .loading import Job, Options, find_spec, jobs_of
 from .profile import PROFILES, Profile
 
 _DEVICES = ("cpu", "cuda")
+SEEDS = 2**31
+"""Seeds are drawn below this."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,12 @@ def plan(
     *,
     profile: str = "quick",
     seed: int | None = None,
+    drawn: int | None = None,
     in_process: bool = False,
     deadline: float = 10.0,
     all_branches: bool = False,
 ) -> Plan:
-    """The plan of a run over some candidates. If no seed is given and the profile has none, a seed is drawn.
+    """The plan of a run over some candidates. If no seed is given and the profile has none, it is ``drawn``, or drawn now.
 
     Raises:
         UsageError: the profile, a spec or an allowed law is unknown, the seed is negative, the deadline is not above 0,
@@ -113,16 +116,22 @@ def plan(
     check_name("profile", [profile], tuple(PROFILES))
     chosen = PROFILES[profile]
     if seed is None:
-        seed = secrets.randbelow(2**31) if chosen.seed is None else chosen.seed
+        drawn = secrets.randbelow(SEEDS) if drawn is None else drawn
+        seed = drawn if chosen.seed is None else chosen.seed
     if seed < 0:
         raise UsageError(f"seed is {seed}; expected an integer from 0 up")
     if not deadline > 0:
         raise UsageError(f"deadline is {deadline:g}; expected seconds above 0")
     for candidate in candidates:
-        _check_allowances(candidate)
-        _check_shapes(candidate)
+        check_declaration(candidate)
     jobs, options = tuple(jobs_of(candidates)), Options(in_process, deadline)
     return Plan(jobs, options, chosen, seed, all_branches or chosen.complete)
+
+
+def check_declaration(candidate: Candidate) -> None:
+    """Raise UsageError if what is declared of a candidate does not fit its spec."""
+    _check_allowances(candidate)
+    _check_shapes(candidate)
 
 
 def _check_allowances(candidate: Candidate) -> None:
@@ -161,21 +170,27 @@ def _check_shapes(candidate: Candidate) -> None:
 
 
 def from_options(options: Mapping[str, Any]) -> Plan:
-    """The plan for the plugin's options (``vars(config.option)``)."""
-    candidates = candidates_of(
-        options["shiftproof"],
-        all_declared=options["shiftproof_declared"],
-        config=options["shiftproof_config"],
-        spec=options["shiftproof_spec"],
-        devices=options["shiftproof_device"],
-        dtypes=options["shiftproof_dtype"],
-        precision=options["shiftproof_precision"],
-        no_gradient=options["shiftproof_no_gradient"],
-        pythons=options["shiftproof_python"],
-        requires=options["shiftproof_requires"],
-        allow=options["shiftproof_allow"],
-        shapes=options["shiftproof_shape"],
-    )
+    """The plan for the plugin's options (``vars(config.option)``). Without targets, it has no jobs yet.
+
+    Raises:
+        UsageError: as :func:`candidates_of` and :func:`plan`.
+    """
+    candidates = []
+    if options["shiftproof"] or options["shiftproof_declared"]:
+        candidates = candidates_of(
+            options["shiftproof"],
+            all_declared=options["shiftproof_declared"],
+            config=options["shiftproof_config"],
+            spec=options["shiftproof_spec"],
+            devices=options["shiftproof_device"],
+            dtypes=options["shiftproof_dtype"],
+            precision=options["shiftproof_precision"],
+            no_gradient=options["shiftproof_no_gradient"],
+            pythons=options["shiftproof_python"],
+            requires=options["shiftproof_requires"],
+            allow=options["shiftproof_allow"],
+            shapes=options["shiftproof_shape"],
+        )
     for candidate in candidates:
         if candidate.spec is None:
             raise UsageError(f"{candidate.name} has no spec; give one, or run `shiftproof identify {candidate.name}`")
@@ -183,6 +198,7 @@ def from_options(options: Mapping[str, Any]) -> Plan:
         candidates,
         profile=options["shiftproof_profile"],
         seed=options["shiftproof_seed"],
+        drawn=options.get("shiftproof_drawn"),
         in_process=options["shiftproof_in_process"],
         deadline=options["shiftproof_deadline"],
         all_branches=options["shiftproof_branches"] == "all",

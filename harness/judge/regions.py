@@ -93,9 +93,9 @@ class Tracers:
         known = self._workers.get(place)
         if known is None:
             settings = WorkerSettings(python=candidate.python, cwd=candidate.cwd, call_deadline=_SECONDS)
-            known = self._workers[place] = Worker(candidate.call, settings)
+            known = self._workers[place] = Worker(candidate.target, settings)
         else:
-            known.turn_to(candidate.call)
+            known.turn_to(candidate.target)
         return known
 
     def _close(self, candidate: Candidate) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from shiftproof.reference.builders import BUILDERS
 
 from ..candidates.declaration import Candidate, UsageError
+from ..candidates.given import Given
 from ..cases.generators import AnyRecipe
 from ..cases.recipe import Recipe, digest
 from ..label_builders.cases import BuilderRecipe
@@ -37,9 +38,10 @@ class Stored:
 
     def save(self, folder: Path = FOLDER) -> str:
         """Write the case under its id and return the id. If the folder cannot be written, do nothing."""
-        data = asdict(self)
+        data = {each.name: getattr(self, each.name) for each in fields(self)}
+        data["candidate"] = self.candidate.to_json()
+        data["is_object"] = self.candidate.given is not None and not self.candidate.given.has_name
         data["recipe"] = self.recipe.to_json()
-        data["candidate"]["rename"] = dict(self.candidate.rename)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{self.id}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
@@ -48,11 +50,12 @@ class Stored:
         return self.id
 
 
-def load(id: str, folder: Path = FOLDER) -> Stored:
-    """Read a stored case.
+def load(id: str, folder: Path = FOLDER, given: Given | None = None) -> Stored:
+    """Read a stored case. ``given`` takes the place of the candidate, if that is a Python object.
 
     Raises:
-        UsageError: the id is not stored in the folder, or its file cannot be read.
+        UsageError: the id is not stored in the folder, or its file cannot be read; or the candidate was a Python object
+            that has no name, and none is given.
     """
     path = folder / f"{id}.json"
     if not path.is_file():
@@ -64,11 +67,14 @@ def load(id: str, folder: Path = FOLDER) -> Stored:
     try:
         data: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
         declared = dict(data.pop("candidate"))
-        for key in ("dtypes", "devices", "allow", "shapes"):
-            declared[key] = tuple(declared.get(key, ()))
+        if data.pop("is_object", False) and given is None:
+            raise UsageError(
+                f"{id} was found in {declared['name']}, a Python object that cannot be found by name; give it the "
+                f"object, as in shiftproof.replay({id!r}, my_loss)"
+            )
         data["features"] = tuple(data["features"])
         kind = BuilderRecipe if data["spec"] in BUILDERS else Recipe
         data["recipe"] = kind.from_json(dict(data["recipe"]))
-        return Stored(candidate=Candidate(**declared), **data)
+        return Stored(candidate=Candidate.from_json(declared, given), **data)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} cannot be read ({error}); delete it and run check again") from None

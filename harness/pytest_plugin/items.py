@@ -15,12 +15,13 @@ from ..judge.loading import Job
 from ..laws import Law
 from ..report.events import CaseJudged
 from ..results import CandidateResult, LawResult, Level, Overall, Verdict, overall
-from .open_candidate import STOPS, OpenCandidate, said
+from ..run.alone import one_thread
+from ..run.open_candidate import STOPS, OpenCandidate, said
 
 if TYPE_CHECKING:
     from .session import Run
 
-LAW, CANDIDATE = "shiftproof.law", "shiftproof.candidate"
+LAW, CANDIDATE, KEY = "shiftproof.law", "shiftproof.candidate", "shiftproof.key"
 """The user properties of a pytest report that carry results, also from other processes."""
 
 
@@ -29,17 +30,32 @@ class LawBroken(Exception):
 
 
 class LawItem(pytest.Item):
-    """One law asked of one candidate."""
+    """One law asked of one candidate.
 
-    def __init__(self, *, run: Run, job: Job, law: Law[Any, Any], **kwargs: Any) -> None:
+    Attributes:
+        key: tells it from all other items of a run.
+        file, line: where it is declared.
+    """
+
+    def __init__(
+        self, *, run: Run, job: Job, law: Law[Any, Any], key: str = "", file: Path, line: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.run = run
         self.job = job
         self.law = law
+        self.key = key or self.nodeid
+        self.file = file
+        self.line = line
         self.following: Job | None = None  # the entry of the item after this one
+        self.user_properties.append((KEY, self.key))
         self.add_marker(pytest.mark.xdist_group(job.name))
 
     def runtest(self) -> None:
+        with one_thread():
+            self._judge()
+
+    def _judge(self) -> None:
         try:
             loaded = self.run.hear(self.job)
         except STOPS:
@@ -73,12 +89,20 @@ class LawItem(pytest.Item):
 
     def _send(self, result: LawResult) -> None:
         cases = planned(self.law, self.run.plan.profile)
-        data = {"candidate": self.job.name, "planned": cases, "result": asdict(result)}
+        expected = self.get_closest_marker("xfail")
+        data = {
+            "job": self.job.to_json(),
+            "keys": self.run.keys[self.job.name],
+            "planned": cases,
+            "result": asdict(result),
+            "xfail": "" if expected is None else str(expected.kwargs.get("reason") or "marked xfail"),
+        }
         self.user_properties.append((LAW, json.dumps(data)))
 
     def _conclude(self, loaded: OpenCandidate) -> CandidateResult:
         facts = loaded.facts()
-        self.user_properties.append((CANDIDATE, json.dumps(facts.to_json())))
+        data = {"job": self.job.to_json(), "keys": self.run.keys[self.job.name], "facts": facts.to_json()}
+        self.user_properties.append((CANDIDATE, json.dumps(data)))
         return facts
 
     def _fails_as_declared(self, whole: CandidateResult) -> bool:
@@ -92,7 +116,7 @@ class LawItem(pytest.Item):
         return str(super().repr_failure(excinfo, style))
 
     def reportinfo(self) -> tuple[Path, int, str]:  # pytest needs a line number for items that are marked to be skipped
-        return Path(self.job.candidate.call), 0, f"{self.law.id}: {self.law.title}"
+        return self.file, self.line, f"{self.law.id}: {self.law.title}"
 
 
 def _named(result: CandidateResult) -> str:

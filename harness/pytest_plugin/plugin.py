@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 import pytest
 
+from .conformance import Conformance
+
 if TYPE_CHECKING:
+    from .fixture import Suite
     from .session import Run
 
 _RUN = "shiftproof-run"
@@ -73,11 +77,63 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)  # pytest's own reporter must exist first, so that it can be replaced
 def pytest_configure(config: pytest.Config) -> None:
-    if not (config.getoption("--shiftproof") or config.getoption("--shiftproof-declared")):
-        return
-    from .session import begin
+    if not hasattr(config, "workerinput"):
+        config.option.shiftproof_drawn = _seed(config)  # here, so that all pytest-xdist processes draw the same cases
+    config.pluginmanager.register(_Awaiting(config))
+    if config.getoption("--shiftproof") or config.getoption("--shiftproof-declared"):
+        the_run(config)
 
-    config.pluginmanager.register(begin(config), _RUN)
+
+def _seed(config: pytest.Config) -> int:
+    given = config.getoption("--hypothesis-seed", default=None)
+    if isinstance(given, str) and given.isdecimal():
+        if config.option.shiftproof_seed is None:
+            config.option.shiftproof_seed = int(given)
+        return int(given)
+    return secrets.randbelow(2**31)
+
+
+class _Awaiting:
+    """Begins the run where no law is collected: a process of pytest-xdist collects, and this one gets the reports."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if run_of(self.config) is None and any(name.startswith("shiftproof.") for name, _ in report.user_properties):
+            the_run(self.config).pytest_runtest_logreport(report)
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> pytest.Collector | None:
+    if not isinstance(obj, Conformance):
+        return None
+    from .collect import ConformanceNode
+
+    return ConformanceNode.from_parent(collector, name=name, declared=obj)
+
+
+@pytest.fixture
+def shiftproof(request: pytest.FixtureRequest) -> Suite:
+    """``shiftproof.check``, ``assert_conforms`` and ``identify`` with the seed and the profile of this run of pytest."""
+    from .fixture import Suite
+
+    return Suite(request.config)
+
+
+def the_run(config: pytest.Config) -> Run:
+    """Return the run of a pytest session, and begin it if there is none yet.
+
+    Raises:
+        pytest.UsageError: if the options cannot be followed.
+    """
+    found = run_of(config)
+    if found is None:
+        from .session import begin
+
+        found = begin(config)
+        config.pluginmanager.register(found, _RUN)
+    return found
 
 
 def run_of(config: pytest.Config) -> Run | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from ..candidates.declaration import UsageError
 from ..judge.ask import planned
@@ -26,8 +25,8 @@ from ..report.events import CandidateJudged, CandidateStarted, LawJudged, Report
 from ..report.json_report import JsonReport
 from ..report.terminal import TerminalReport
 from ..results import CandidateResult, LawResult, Overall, Verdict, law_from_json, merge
-from .items import CANDIDATE, LAW, LawItem
-from .open_candidate import STOPS, OpenCandidate, blank
+from ..run.open_candidate import STOPS, OpenCandidate, blank
+from .items import CANDIDATE, KEY, LAW, LawItem
 
 _KEPT_LOADED = 3  # candidates whose workers stay up between the check of their arguments and their trial
 _LOST = "every law was asked, but other findings were lost: a pytest plugin may have removed them"
@@ -61,13 +60,13 @@ class Run:
     """
 
     def __init__(self, config: pytest.Config, plan: Plan) -> None:
-        torch.set_num_threads(1)  # small cases are faster with one thread, and the candidate shares the judge's cores
-        self.plan = plan
+        self.plan = replace(plan, jobs=())
         self.config = config
-        self.found: dict[str, dict[str, LawResult]] = {job.name: {} for job in plan.jobs}
+        self.found: dict[str, dict[str, LawResult]] = {}
         self.facts: dict[str, CandidateResult] = {}
-        self._left_out: set[str] = set()  # names of items that the user deselected
-        self._why_not: dict[str, str] = {}  # name of an item that ran without a result -> pytest's reason
+        self.keys: dict[str, dict[str, str]] = {}  # job -> law -> the key of its item
+        self._left_out: set[str] = set()  # keys of items that the user deselected
+        self._why_not: dict[str, str] = {}  # key of an item that ran without a result -> pytest's reason
         self._cut = ""  # why the rest of the items were not reached
         self._reported: set[str] = set()
         self.started = time.perf_counter()
@@ -75,8 +74,9 @@ class Run:
         self.own_display = config.getoption("--shiftproof-display") == "own"
         self.versions: dict[str, dict[str | None, Mapping[str, str]]] = {}  # candidate -> interpreter -> versions in it
         for job in plan.jobs:
-            self.versions.setdefault(job.candidate.name, {})[job.candidate.python] = {}
+            self.add(job, {law.id: item_name(law, job) for law in laws_of(job.spec).values()})
         self.reporter = self._reporters(config)
+        self._of_options = self.plan.jobs
         self._current: OpenCandidate | None = None
         self._ready: dict[str, LoadedCandidate] = {}
         self._tracers = Tracers()
@@ -84,6 +84,13 @@ class Run:
         if self.own_display:
             standard = config.pluginmanager.getplugin("terminalreporter")
             config.pluginmanager.unregister(standard)
+
+    def add(self, job: Job, keys: Mapping[str, str]) -> None:
+        """Plan a job. ``keys`` has the key of the item of each of its laws."""
+        self.plan = replace(self.plan, jobs=(*self.plan.jobs, job))
+        self.keys[job.name] = dict(keys)
+        self.found[job.name] = {}
+        self.versions.setdefault(job.candidate.name, {})[job.candidate.python] = {}
 
     def _reporters(self, config: pytest.Config) -> Reporters:
         if self.is_xdist_worker:
@@ -143,15 +150,28 @@ class Run:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> Iterator[None]:
+        chosen = {item.key for item in items if isinstance(item, LawItem)}
         items[:0] = [
-            LawItem.from_parent(session, name=item_name(law, job), run=self, job=job, law=law)
-            for job in self.plan.jobs
+            LawItem.from_parent(
+                session,
+                name=item_name(law, job),
+                run=self,
+                job=job,
+                law=law,
+                key=item_name(law, job),
+                file=Path(job.candidate.call),
+            )
+            for job in self._of_options
             for law in laws_of(job.spec).values()
         ]
+        # Of a test file, pytest drops the tests that the command line does not name, and tells nobody.
+        of_options = {job.name for job in self._of_options}
+        others = (keys for name, keys in self.keys.items() if name not in of_options)
+        self._left_out.update(key for keys in others for key in keys.values() if key not in chosen)
         yield
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
-        self._left_out.update(item.name for item in items if isinstance(item, LawItem))
+        self._left_out.update(item.key for item in items if isinstance(item, LawItem))
 
     # While judging ------------------------------------------------------------------------------------------------
 
@@ -191,16 +211,27 @@ class Run:
             return
         properties = dict(report.user_properties)
         if report.when != "call":
-            if not report.passed:
-                self._why_not[report.nodeid.rpartition("::")[2]] = f"{report.outcome} by pytest: {report.longreprtext}"
+            if not report.passed and KEY in properties:
+                self._why_not[str(properties[KEY])] = f"{report.outcome} by pytest: {report.longreprtext}"
             return
         if LAW in properties:
             data = json.loads(str(properties[LAW]))
-            result = law_from_json(data["result"])
-            self.found[data["candidate"]][result.id] = result
-            self.reporter.tell(LawJudged(data["candidate"], result, data["planned"]))
+            job, result = self._job_of(data), law_from_json(data["result"])
+            if data["xfail"] and result.verdict.is_failure:
+                result = replace(result, verdict=Verdict.ALLOWED, message=f"expected to fail: {data['xfail']}")
+            self.found[job.name][result.id] = result
+            self.reporter.tell(LawJudged(job.name, result, data["planned"]))
         if CANDIDATE in properties:
-            self._add(CandidateResult.from_json(json.loads(str(properties[CANDIDATE]))))
+            data = json.loads(str(properties[CANDIDATE]))
+            self._job_of(data)
+            self._add(CandidateResult.from_json(data["facts"]))
+
+    def _job_of(self, data: Mapping[str, Any]) -> Job:
+        """Return the job that a report is about. It may have been collected by another process."""
+        job = Job.from_json(data["job"])
+        if job.name not in self.found:
+            self.add(job, data["keys"])
+        return job
 
     def _add(self, facts: CandidateResult) -> None:
         name = facts.candidate
@@ -208,7 +239,7 @@ class Run:
         self.facts[name] = merge(known, facts) if known else facts
         job = self._entry(name)
         self.versions[job.candidate.name][job.candidate.python] = facts.environment
-        ids = {law.id for law in laws_of(job.spec).values() if item_name(law, job) not in self._left_out}
+        ids = {law for law, key in self.keys[name].items() if key not in self._left_out}
         if ids <= self.found[name].keys() or not facts.laws:
             self._tell(name)
 
@@ -225,7 +256,7 @@ class Run:
         """
         facts = self.facts.get(job.name)
         laws = laws_of(job.spec)
-        names = {law.id: item_name(law, job) for law in laws.values()}
+        names = self.keys[job.name]
         known = facts or blank(job)
         results = self.found[job.name]
         found = conclude(known, [*laws.values()], results, lambda id: self._missing(names[id], known.message))
@@ -301,7 +332,7 @@ class Run:
     @property
     def is_empty(self) -> bool:
         """Return whether the user left out every law of every candidate, so that there is nothing to report."""
-        every = {item_name(law, job) for job in self.plan.jobs for law in laws_of(job.spec).values()}
+        every = {key for keys in self.keys.values() for key in keys.values()}
         return every <= self._left_out
 
     def finished(self) -> RunFinished:

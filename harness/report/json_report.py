@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..judge.environments import comparisons
-from ..results import Overall
+from ..results import CandidateResult, Overall
 from .events import Event, RunFinished
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
@@ -31,7 +32,7 @@ def as_json(run: RunFinished) -> dict[str, Any]:
     return {
         "schema": VERSION,
         "shiftproof": run.version,
-        "verdict": verdict_of(run),
+        "verdict": str(worst_of(run.results)),
         "seed": run.seed,
         "profile": run.profile,
         "cases": sum(result.cases for result in run.results),
@@ -41,10 +42,10 @@ def as_json(run: RunFinished) -> dict[str, Any]:
     }
 
 
-def verdict_of(run: RunFinished) -> str:
+def worst_of(results: Iterable[CandidateResult]) -> Overall:
     """Return the worst of the candidates' verdicts, or inconclusive if there is none."""
-    found = {result.verdict for result in run.results}
-    return str(next((verdict for verdict in _WORST_FIRST if verdict in found), Overall.INCONCLUSIVE))
+    found = {result.verdict for result in results}
+    return next((verdict for verdict in _WORST_FIRST if verdict in found), Overall.INCONCLUSIVE)
 
 
 _WORST_FIRST = (

@@ -355,3 +355,17 @@ def _effort(result: CandidateResult) -> str:
         f"{result.cases} cases ({result.calls} calls) in {result.seconds:.1f} s, {rate:.0f} a second; "
         f"{share:.0f}% of the time in the harness, the rest in candidate and oracle"
     )
+
+
+def as_text(result: CandidateResult, verbosity: int = 0, width: int = 120) -> str:
+    """Temporary."""
+    import io
+
+    console = Console(file=io.StringIO(), width=width)
+    console.print(candidate_findings(result))
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def as_html(result: CandidateResult) -> str:
+    """Temporary."""
+    return f"<pre>{as_text(result)}</pre>"

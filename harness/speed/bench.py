@@ -180,7 +180,7 @@ class Bench:
         if candidate is None:
             how: dict[str, Any] = {"folder": REFERENCE, "kind": contender.kind, "spec": self.terms.spec.name}
         else:
-            how = {"target": candidate.call, "cwd": os.path.abspath(candidate.cwd or os.getcwd())}
+            how = {**candidate.target.message(), "cwd": os.path.abspath(candidate.cwd or os.getcwd())}
         answer = self._worker.ask("seat", {"part": part, **how})
         if isinstance(answer, Outcome):
             raise NotMeasured(f"loading {contender.name} {answer.describe()}")

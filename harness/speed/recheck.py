@@ -35,7 +35,7 @@ def wrong_untimed(candidate: Candidate, terms: Terms, seed: int) -> str | None:
         call_deadline=terms.deadline,
         memory_limit=None,
     )
-    with Worker(candidate.call, settings) as worker:
+    with Worker(candidate.target, settings) as worker:
         binding = bind_target(worker.describe(), candidate.rename, TO_LOSSES)
         tensors, scalars, _ = inputs.for_candidate(binding)
         logits: dict[str, Tensor] = {binding.names[name]: inputs.logits(name) for name in terms.spec.logits}

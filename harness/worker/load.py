@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import pickle
 import pkgutil
 import platform
 import re
@@ -22,8 +23,10 @@ from typing import Any
 import torch
 
 from .device import cuda_devices, device_of
+from .fingerprint import changed
 from .global_state import settings
-from .target import LoadFailure, LoadReason, Parameter, TargetDescription
+from .instances import instance_of
+from .target import LoadFailure, Parameter, Target, TargetDescription
 from .tracebacks import exception_message, exception_name, exception_traceback
 
 
@@ -98,17 +101,35 @@ def _cast(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     return copied
 
 
-def load(target: str, cwd: str, device: torch.device) -> Loaded:
-    """Import `target` with `cwd` first on `sys.path`, and describe it.
+def load(target: Target | str, cwd: str, device: torch.device) -> Loaded:
+    """Import what ``target`` names with ``cwd`` first on `sys.path`, or unpickle it, and describe it.
 
-    A class derived from torch.nn.Module is instantiated without arguments. For a model class of transformers, a tiny
-    model is built. Any module is moved to `device`.
+    A class is instantiated, with ``target.init`` or without arguments. For a model class of transformers, a tiny model
+    is built. With ``target.init``, a function is a factory. A method of a class gets an instance of it. Any module is
+    moved to `device`.
 
     Raises:
         LoadFailure: with any reason except "died" and "timed out". "interpreter" means that the device is missing.
         SystemExit, KeyboardInterrupt: the candidate's module raised it.
     """
+    wanted = target if isinstance(target, Target) else Target(target)
     check_device(device)
+    if wanted.object is not None or wanted.pickle is not None:
+        owner, found = None, _given(wanted, cwd)
+        module, package = sys.modules.get(getattr(found, "__module__", None) or ""), None
+    else:
+        owner, found, module, package = _named(wanted.name, cwd)
+    function = instance_of(owner, found, wanted)
+    if isinstance(function, torch.nn.Module):
+        # In a model, dropout is noise. A loss may depend on whether it is training.
+        function = (function.eval() if "input_ids" in _signature(function, wanted.name).parameters else function).to(
+            device
+        )
+    return describe_function(function, wanted, device, _source_file(function, module), package)
+
+
+def _named(target: str, cwd: str) -> tuple[Any, Any, ModuleType, str | None]:
+    """What ``target`` names and what that is an attribute of, its module, and its package unless it is a lone file."""
     path, colon, attribute = target.rpartition(":")
     is_file = path.endswith(".py") or "/" in path or os.sep in path
     if not colon or not path or not attribute:
@@ -117,14 +138,41 @@ def load(target: str, cwd: str, device: torch.device) -> Loaded:
             f"{target!r} does not say what to call: write package.module:attribute or path/file.py:attribute",
         )
     module = _load_file(path, cwd) if is_file else _load_module(path, cwd)
-    function = _callable(_attribute(module, attribute, path), target, device)
-    file = _source_file(function, module)
-    return describe_function(function, target, device, file, None if is_file else path.partition(".")[0])
+    owner, found = _attribute(module, attribute, path)
+    lone = is_file and not module.__package__
+    return owner, found, module, None if lone else module.__name__.partition(".")[0]
+
+
+def _given(target: Target, cwd: str) -> Any:
+    """The Python object of a target: itself, or as it was pickled in another process."""
+    if target.object is not None:
+        return target.object
+    assert target.pickle is not None
+    sys.path[:] = [*sys.path, *(folder for folder in target.path if folder not in sys.path)]
+    _put_first_on_path(cwd)
+    try:
+        with open(target.pickle, "rb") as file:
+            found = pickle.load(file)
+    except Exception as error:
+        raise LoadFailure(
+            "import failed",
+            f"{target.name} could not be taken over from the process that asks: unpickling it raised "
+            f"{exception_name(error)}: {exception_message(error)}",
+            exception_traceback(error),
+        ) from error
+    if name := changed(target.marks, found):
+        raise LoadFailure(
+            "other code",
+            f"{target.name} uses {name}, whose code is not the same in the process that judges it: it was patched "
+            "after it was imported, and an installed package is imported anew there. Write a function that patches and "
+            'returns the loss, and give that with init={}, or name it as "path/file.py:function"',
+        )
+    return found
 
 
 def describe_function(
     function: Callable[..., Any],
-    target: str,
+    target: Target,
     device: torch.device,
     file: str | None = None,
     package: str | None = None,
@@ -134,11 +182,11 @@ def describe_function(
     Raises:
         LoadFailure: the names of its arguments are unknown.
     """
-    signature = _signature(function, target)
+    signature = _signature(function, target.name)
     return Loaded(
         function=function,
         description=TargetDescription(
-            target=target,
+            target=target.name,
             parameters=tuple(_parameters(signature)),
             # A transformers model may declare **kwargs and yet not take num_items_in_batch.
             accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
@@ -177,13 +225,52 @@ def _load_file(path: str, cwd: str) -> ModuleType:
         folder = os.path.dirname(file)
         siblings = [name for name in _listdir(folder) if name.endswith(".py")]
         raise LoadFailure("no such file", f"there is no file {file}{_did_you_mean(os.path.basename(file), siblings)}")
-    _put_first_on_path(os.path.dirname(file), cwd)
-    name = os.path.splitext(os.path.basename(file))[0]
+    if not file.endswith(".py"):
+        raise LoadFailure("no such file", f"{file} is not a Python file: its name must end in .py")
+    root, dotted = _place_in_package(file)
+    name = dotted.rpartition(".")[2]
+    _put_first_on_path(root, cwd)
+    if dotted != name or file.endswith("__init__.py"):
+        return _load_in_package(dotted, file)
     if name in sys.modules:
         # A candidate in torch.py must not replace torch, which it probably imports.
         name = f"_shiftproof_candidate_{name}"
-    if not file.endswith(".py"):
-        raise LoadFailure("no such file", f"{file} is not a Python file: its name must end in .py")
+    return _executed(name, file)
+
+
+def _place_in_package(file: str) -> tuple[str, str]:
+    """The folder that belongs on `sys.path`, and the dotted name of a file's module there.
+
+    As in pytest, a folder with an ``__init__.py`` is a package, and so on upwards.
+    """
+    folder, name = os.path.split(file)
+    parts = [] if name == "__init__.py" else [os.path.splitext(name)[0]]
+    while (parts and all(map(str.isidentifier, parts))) or name == "__init__.py":
+        above, package = os.path.split(folder)
+        if not os.path.isfile(os.path.join(folder, "__init__.py")) or not package.isidentifier():
+            break
+        folder, parts = above, [package, *parts]
+    return folder, ".".join(parts or [os.path.splitext(name)[0]])
+
+
+def _load_in_package(dotted: str, file: str) -> ModuleType:
+    """Import a file as a module of its package, so that its relative imports work."""
+    parent, _, name = dotted.rpartition(".")
+    package = _load_module(parent, os.path.dirname(file)) if parent else None
+    found = sys.modules.get(dotted) or _executed(dotted, file)  # the package may have imported it
+    if not os.path.samefile(getattr(found, "__file__", None) or os.devnull, file):
+        raise LoadFailure(
+            "import failed",
+            f"{file} is the module {dotted} of its package, but another {dotted} is imported already, from "
+            f"{getattr(found, '__file__', None)}: rename the package, or name the loss as {dotted}:…",
+        )
+    if package is not None:
+        setattr(package, name, found)
+    return found
+
+
+def _executed(name: str, file: str) -> ModuleType:
+    """Run a file as the module ``name``."""
     spec = importlib.util.spec_from_file_location(name, file, loader=_FromSource(name, file))
     assert spec is not None
     assert spec.loader is not None
@@ -237,65 +324,20 @@ def _import_failed(what: str, error: BaseException) -> BaseException:
     )
 
 
-def _attribute(module: ModuleType, dotted: str, where: str) -> Any:
+def _attribute(module: ModuleType, dotted: str, where: str) -> tuple[Any, Any]:
+    """What an attribute of an attribute … of a module is an attribute of, and itself."""
     found: Any = module
-    separator = ":"
+    owner, separator = found, ":"
     for name in dotted.split("."):
         try:
-            found = getattr(found, name)
+            owner, found = found, getattr(found, name)
         except AttributeError:
             guess = _did_you_mean(name, (known for known in dir(found) if not known.startswith("__")))
             raise LoadFailure("no such attribute", f"{where} has no attribute {name!r}{guess}") from None
         except Exception as error:  # a lazy package imports an attribute when it is first read
             raise _import_failed(f"{where}{separator}{name}", error) from error
         where, separator = f"{where}{separator}{name}", "."
-    return found
-
-
-def _callable(found: Any, target: str, device: torch.device) -> Callable[..., Any]:
-    owner = found if isinstance(found, type) else getattr(found, "__self__", None)
-    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
-        raise LoadFailure(
-            "no signature",
-            f"{target} is a torch.autograd.Function, whose arguments have no names: wrap it in a function",
-        )
-    if isinstance(found, type) and issubclass(found, torch.nn.Module):
-        found = _instance(found, target) if getattr(found, "config_class", None) is None else _tiny(found)
-    if isinstance(found, torch.nn.Module):
-        # In a model, dropout is noise. A loss may depend on whether it is training.
-        return (found.eval() if "input_ids" in _signature(found, target).parameters else found).to(device)
-    if not callable(found):
-        raise LoadFailure("not callable", f"{target} is of type {type(found).__name__}, which cannot be called")
-    return found  # type: ignore[no-any-return]
-
-
-def _tiny(model_class: type[torch.nn.Module]) -> torch.nn.Module:
-    """Build a tiny model of a transformers class."""
-    from .tiny.build import CannotBuild, NoPairs, build_tiny
-
-    try:
-        return build_tiny(model_class)
-    except CannotBuild as error:
-        reason: LoadReason = "no pairs" if isinstance(error, NoPairs) else "not built"
-        raise LoadFailure(reason, str(error)) from error
-
-
-def _instance(module_class: type[torch.nn.Module], target: str) -> torch.nn.Module:
-    try:
-        inspect.signature(module_class).bind()
-    except TypeError as error:
-        raise LoadFailure(
-            "not callable",
-            f"{target} is a torch.nn.Module that cannot be made without arguments ({error}): name an instance",
-        ) from None
-    try:
-        return module_class()
-    except Exception as error:
-        raise LoadFailure(
-            "import failed",
-            f"making a {target} raised {exception_name(error)}: {exception_message(error)}",
-            exception_traceback(error),
-        ) from error
+    return owner, found
 
 
 def _signature(function: Callable[..., Any], target: str) -> inspect.Signature:
@@ -326,7 +368,7 @@ def _documentation(function: Callable[..., Any]) -> str:
     return inspect.getdoc(function.forward if isinstance(function, torch.nn.Module) else function) or ""
 
 
-def _source_file(function: Any, module: ModuleType) -> str | None:
+def _source_file(function: Any, module: ModuleType | None) -> str | None:
     while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
         function = function.func
     if isinstance(function, torch.nn.Module):

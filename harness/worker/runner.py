@@ -27,7 +27,7 @@ from .memory import MemoryLimit
 from .protocol import LOADING, UNANSWERED, ProtocolError, decode_line, encode_line
 from .scratch import remove_orphan
 from .shield import shielded
-from .target import LoadFailure
+from .target import LoadFailure, Target, target_in
 from .tiny.find import language_models
 from .tracebacks import exception_message, exception_name, exception_traceback
 from .wire import decode_call, encode_description, encode_failure, encode_outcome
@@ -157,7 +157,7 @@ class _Server:
     def _load(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         try:
             self._device = torch.device(body["device"])
-            self._loaded = load(body["target"], body["cwd"], self._device)
+            self._loaded = load(target_in(body), body["cwd"], self._device)
         except LoadFailure as load_failure:
             return "failed", encode_failure(load_failure)
         self._memory = MemoryLimit(body["memory_limit"] if self._device.type == "cpu" else None)
@@ -207,10 +207,10 @@ class _Server:
     def _seat(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         try:
             if body.get("target") is not None:
-                loaded = load(body["target"], body["cwd"], self._device)
+                loaded = load(target_in(body), body["cwd"], self._device)
             else:
                 function = of_reference(body["folder"], body["kind"], body["spec"])
-                loaded = describe_function(function, body["kind"], self._device)
+                loaded = describe_function(function, Target(body["kind"]), self._device)
         except LoadFailure as load_failure:
             return "failed", encode_failure(load_failure)
         self._bench().seat(body["part"], loaded)

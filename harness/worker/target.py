@@ -1,9 +1,10 @@
-"""The description of a loaded candidate, and the reasons why one could not be loaded."""
+"""What is to be loaded, the description of what was, and the reasons why a candidate could not be loaded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 ParameterKind = Literal["positional", "keyword", "either"]
 
@@ -13,6 +14,7 @@ LoadReason = Literal[
     "no such attribute",
     "not callable",
     "no signature",
+    "other code",
     "import failed",
     "not built",
     "no pairs",
@@ -22,8 +24,60 @@ LoadReason = Literal[
     "interpreter",
 ]
 
-USAGE_REASONS = frozenset({"no such file", "no such module", "no such attribute", "not callable", "no signature"})
+USAGE_REASONS = frozenset(
+    {"no such file", "no such module", "no such attribute", "not callable", "no signature", "other code"}
+)
 """The reasons that are a mistake of the user in naming the candidate, and not a failure inside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be loaded."""
+
+    name: str
+    """`package.module:attribute` or `path/file.py:attribute`. Of a Python object, only what reports call it."""
+
+    init: Mapping[str, Any] | None = None
+    """The arguments with which a class is instantiated, or a factory called. None: a class is, without arguments."""
+
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that every call gets, by name."""
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Our names of arguments -> the candidate's."""
+
+    pickle: str | None = None
+    """The file of a Python object, written by cloudpickle in a process of the same interpreter. None if named."""
+
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """The `fingerprint.py` of that object where it was pickled."""
+
+    path: tuple[str, ...] = ()
+    """Folders that belong on `sys.path`, as where it was pickled."""
+
+    object: Callable[..., Any] | None = None
+    """The Python object itself, in the process that has it. Else None."""
+
+    def message(self) -> dict[str, Any]:
+        """The fields of the message "load" that say what to load, without those that say nothing."""
+        fields: dict[str, Any] = {"target": self.name}
+        fields |= {} if self.init is None else {"init": dict(self.init)}
+        for name in ("kwargs", "rename", "marks"):
+            fields |= {name: dict(getattr(self, name))} if getattr(self, name) else {}
+        return fields | ({"pickle": self.pickle, "path": list(self.path)} if self.pickle else {})
+
+
+def target_in(body: Mapping[str, Any]) -> Target:
+    """Invert `Target.message`."""
+    return Target(
+        name=body["target"],
+        init=body.get("init"),
+        kwargs=body.get("kwargs", {}),
+        rename=body.get("rename", {}),
+        pickle=body.get("pickle"),
+        marks=body.get("marks", {}),
+        path=tuple(body.get("path", ())),
+    )
 
 
 @dataclass(frozen=True, slots=True)

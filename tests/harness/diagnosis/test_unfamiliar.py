@@ -24,9 +24,9 @@ from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.pytest_plugin.open_candidate import blank
 from shiftproof.harness.report.terminal import candidate_findings
 from shiftproof.harness.results import Overall, overall
+from shiftproof.harness.run.open_candidate import blank
 from shiftproof.reference.profiles import PROFILES
 from shiftproof.reference.spec import LossSpec, LossTerm, Score
 

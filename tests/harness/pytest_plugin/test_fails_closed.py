@@ -23,9 +23,9 @@ from shiftproof.harness.cli.main import main
 from shiftproof.harness.judge import laws_of
 from shiftproof.harness.judge.loading import LoadedCandidate
 from shiftproof.harness.laws.base import PASS, Judgement, Law, failing
-from shiftproof.harness.pytest_plugin import open_candidate as opened
 from shiftproof.harness.report.json_report import SCHEMA
 from shiftproof.harness.results import CandidateResult, Level
+from shiftproof.harness.run import open_candidate as opened
 
 RIGHT = """
 import torch.nn.functional as F

@@ -13,7 +13,7 @@ import pytest
 
 from shiftproof.harness.cases.recipe import Mask, Recipe
 from shiftproof.harness.report.events import CandidateJudged, Event, RunFinished, RunStarted
-from shiftproof.harness.report.json_report import SCHEMA, JsonReport, as_json, verdict_of
+from shiftproof.harness.report.json_report import SCHEMA, JsonReport, as_json, worst_of
 from shiftproof.harness.results import (
     CandidateResult,
     Counterexample,
@@ -171,7 +171,7 @@ def test_what_is_written_can_be_read_back(tmp_path: Path) -> None:
     ],
 )
 def test_the_verdict_on_all_is_the_worst(results: tuple[CandidateResult, ...], verdict: str) -> None:
-    assert verdict_of(run_of(*results)) == verdict
+    assert worst_of(results) == verdict
 
 
 def named_in_schema(definition: str) -> set[str]:

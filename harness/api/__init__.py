@@ -1,0 +1,1 @@
+"""shiftproof in Python: what ``import shiftproof`` offers besides the reference."""
