@@ -107,7 +107,7 @@ def plan(
     deadline: float = 10.0,
     all_branches: bool = False,
 ) -> Plan:
-    """The plan of a run over some candidates. If no seed is given and the profile has none, it is ``drawn``, or drawn now.
+    """The plan of a run over some candidates. If no seed is given and the profile has none, it is ``drawn`` or new.
 
     Raises:
         UsageError: the profile, a spec or an allowed law is unknown, the seed is negative, the deadline is not above 0,

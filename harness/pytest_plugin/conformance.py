@@ -40,8 +40,8 @@ def conformance(
 
     >>> test_text_loss = shiftproof.conformance(text_loss, spec="hf.causal_lm")
 
-    The tests are ``test_x.py::test_text_loss::ALIGN-1`` and so on. The number of cases and the seed are those of the run:
-    ``--shiftproof-profile`` and ``--shiftproof-seed``, or else ``--hypothesis-seed``.
+    The tests are ``test_x.py::test_text_loss::ALIGN-1`` and so on. The run decides on the number of cases
+    (``--shiftproof-profile``) and on the seed (``--shiftproof-seed``, or else ``--hypothesis-seed``).
 
     Args:
         target: as for ``shiftproof.check``.

@@ -14,7 +14,7 @@ from .plugin import the_run
 
 
 class Suite:
-    """``check``, ``assert_conforms`` and ``identify`` with the seed, the profile and the deadline of a pytest session."""
+    """``check``, ``assert_conforms`` and ``identify`` with the seed, profile and deadline of a pytest session."""
 
     def __init__(self, config: pytest.Config) -> None:
         plan = the_run(config).plan

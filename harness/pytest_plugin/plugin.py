@@ -115,7 +115,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
 
 @pytest.fixture
 def shiftproof(request: pytest.FixtureRequest) -> Suite:
-    """``shiftproof.check``, ``assert_conforms`` and ``identify`` with the seed and the profile of this run of pytest."""
+    """``shiftproof.check``, ``assert_conforms`` and ``identify`` with the seed and profile of this run of pytest."""
     from .fixture import Suite
 
     return Suite(request.config)

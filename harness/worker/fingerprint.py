@@ -56,7 +56,7 @@ def _functions_of(found: Any) -> Iterator[Any]:
     owner = getattr(found, "__self__", None)
     if isinstance(owner, torch.nn.Module):
         yield from _functions_of(owner)
-    yield found if _resolved(found) is not None else getattr(type(found), "__call__", None)
+    yield found if _resolved(found) is not None else inspect.getattr_static(type(found), "__call__", None)
 
 
 def _resolved(found: Any) -> types.FunctionType | None:

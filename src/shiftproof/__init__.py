@@ -1,7 +1,7 @@
 """Proves that a trainer's autoregressive loss is right.
 
-``check`` judges a loss, a model, a trainer or a label builder; ``assert_conforms`` raises if it is wrong; ``conformance``
-makes a test of each law; ``identify`` says what a loss computes; ``replay`` asks a stored case again.
+``check`` judges a loss, a model, a trainer or a label builder; ``assert_conforms`` raises if it is wrong;
+``conformance`` makes a test of each law; ``identify`` says what a loss computes; ``replay`` asks a stored case again.
 
 The words in which a loss is specified are ``LossSpec``, ``LossTerm`` and ``PROFILES``, and the reference that says what
 it must be is ``Batch``, ``build_pairing`` and ``evaluate``.
