@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import einops
 from torch import Tensor
@@ -225,6 +225,8 @@ class Binding:
         takes_any_keyword: whether it has ``**kwargs``.
         is_module: whether it is a torch.nn.Module, or a method of one.
         withheld: our name -> the model's name, of arguments that a model gets only from laws about them.
+        made: its own parameters that are made of others -> what they are, such as ``outputs`` with logits.
+        spare: its own parameters that have a default and get nothing.
     """
 
     names: Mapping[str, str]
@@ -232,6 +234,8 @@ class Binding:
     takes_any_keyword: bool = False
     is_module: bool = False
     withheld: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=dict)
+    spare: tuple[str, ...] = ()
 
     def takes(self, name: str) -> bool:
         return name in self.names
@@ -244,7 +248,13 @@ class Binding:
     @property
     def is_model(self) -> bool:
         """Whether the candidate makes its logits from ``input_ids``."""
-        return self.takes("input_ids") and self.takes("labels") and not any(map(self.takes, (*LOGITS, *LEAVES)))
+        has_labels = self.takes("labels") or self.is_module
+        return self.takes("input_ids") and has_labels and not any(map(self.takes, (*LOGITS, *LEAVES)))
+
+    @property
+    def makes_labels(self) -> bool:
+        """Whether the candidate is a model that takes tokens alone: they are its labels too."""
+        return self.is_model and not self.takes("labels")
 
     @property
     def is_trainer(self) -> bool:
@@ -258,6 +268,8 @@ def bind(
     rename: Mapping[str, str],
     accepts_any_keyword: bool = False,
     offer: Offer = TO_LOSSES,
+    *,
+    is_module: bool = False,
 ) -> Binding:
     """Match a candidate's ``parameters`` (name, required) with the arguments in ``offer``.
 
@@ -278,46 +290,70 @@ def bind(
     back = {their: ours for ours, their in rename.items()}
     names: dict[str, str] = {}
     required = set()
+    unknown: list[str] = []
+    spare: list[str] = []
     for name, needed in parameters:
         ours = back.get(name) or (name if name in offer.names else offer.aliases.get(name, ""))
         renamed_away = ours in rename and rename[ours] != name
         shadowed = name not in back and ours != name and ours in theirs  # an alias beside the name itself
         if not ours or renamed_away or shadowed:
             if needed:
-                raise UnknownArgument(
-                    f"{target} requires {name!r}, which {offer.to} is not given{nearest(name, offer.names)}; "
-                    f"`shiftproof list arguments` shows all arguments, and rename = {{ {offer.shown[0]} = {name!r} }} "
-                    "maps one to it"
-                )
+                unknown.append(name)
+            else:
+                spare.append(name)
             continue
         names[ours] = name
         if needed:
             required.add(ours)
     for ours, their in rename.items():
         names.setdefault(ours, their)
-    if not set(offer.telling) & set(names):
-        neither = "neither" if len(offer.shown) > 1 else "no"
-        example = ", ".join(f'{name} = "…"' for name in offer.shown)
+    if unknown:
+        free = [ours for ours in offer.shown if ours not in names]
+        chosen = dict(zip(free, unknown, strict=False))
+        told = f"{target} requires {unknown[0]!r}, which {offer.to} is not given{nearest(unknown[0], offer.names)}"
+        if 0 < len(unknown) <= len(free):
+            raise UnknownArgument(
+                f"{told}; {_rename(chosen)} if that is what it is. `shiftproof list arguments` shows all"
+            )
         raise UnknownArgument(
-            f"{target} takes {neither} {' nor '.join(offer.shown)} "
-            f"(its parameters: {', '.join(sorted(theirs)) or 'none'}); rename = {{ {example} }} says which is which"
+            f"{told}; `shiftproof list arguments` shows all arguments. A parameter that is the same in every call gets "
+            f"its value by --kwarg {unknown[0]}=… (kwargs = {{ {unknown[0]} = … }})"
         )
-    binding = Binding(names, frozenset(required))
+    is_alone = is_module and "input_ids" in names  # a model that makes its labels itself
+    if not set(offer.telling) & set(names) and not is_alone:
+        neither = "neither" if len(offer.shown) > 1 else "no"
+        parameters_of_it = ", ".join(sorted(theirs)) or "none"
+        told = f"{target} takes {neither} {' nor '.join(offer.shown)} (its parameters: {parameters_of_it})"
+        if accepts_any_keyword:
+            spare += [name for name in offer.shown if name not in spare]
+        if len(spare) < len(offer.shown):
+            raise UnknownArgument(
+                f"{told}; write a function of {' and '.join(offer.shown)} that calls it, and name that"
+            )
+        raise UnknownArgument(f"{told}; {_rename(dict(zip(offer.shown, spare, strict=False)))}, or as it is meant")
+    binding = Binding(names, frozenset(required), is_module=is_module, spare=tuple(spare))
     return _of_model(binding, accepts_any_keyword) if binding.is_model else binding
+
+
+def _rename(names: Mapping[str, str]) -> str:
+    """How to say that our arguments have these names in the candidate."""
+    on_the_line = " ".join(f"--rename {ours}={its}" for ours, its in names.items())
+    declared = ", ".join(f'{ours} = "{its}"' for ours, its in names.items())
+    return f"add {on_the_line} (rename = {{ {declared} }})"
 
 
 def _of_model(binding: Binding, accepts_any_keyword: bool) -> Binding:
     """Keep the arguments that a model's loss depends on.
 
     If the model takes ``**kwargs``, it also gets ``num_items_in_batch`` and ``shift_labels`` there, because trainers
-    pass them that way.
+    pass them that way. Not if it takes tokens alone: it would hand them on to its layers.
     """
     given = {*TO_MODELS, *OF_STREAMS, *binding.required}
     names = {name: its for name, its in binding.names.items() if name in given}
-    if accepts_any_keyword:
+    if accepts_any_keyword and not binding.makes_labels:
         names |= {name: name for name in TO_MODELS if name not in names}
     withheld = {name: its for name, its in binding.names.items() if name not in names}
-    return Binding(names, binding.required, withheld=withheld)
+    return replace(binding, names=names, withheld=withheld)
 
 
 def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
@@ -327,10 +363,11 @@ def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
         return reason and f"{target} trains a model on labels [B, S], but {spec.name} does not describe one: {reason}"
     factors = [name for name in LEAVES if name in binding.required]
     if factors and not binding.is_linear:
-        return (
-            f"{target} requires {factors[0]}, which comes only with {HIDDEN} and {WEIGHT}, in place of logits; "
-            f'rename = {{ {HIDDEN} = "…", {WEIGHT} = "…" }} says which they are'
-        )
+        told = f"{target} requires {factors[0]}, which comes only with {HIDDEN} and {WEIGHT}, in place of logits"
+        missing = [name for name in (HIDDEN, WEIGHT) if not binding.takes(name)]
+        if binding.takes("logits") or len(missing) > len(binding.spare):
+            return f"{told}; write a function of {HIDDEN}, {WEIGHT} and labels that calls it, and name that"
+        return f"{told}; {_rename(dict(zip(missing, binding.spare, strict=False)))}, or as it is meant"
     if binding.is_linear and (reason := no_linear(spec)):
         return f"{target} multiplies {HIDDEN} with {WEIGHT}, but {spec.name} has no such logits: {reason}"
     if binding.is_model and (reason := no_model(spec, binding)):
@@ -340,15 +377,16 @@ def misfit(target: str, binding: Binding, spec: LossSpec) -> str | None:
     for name in sorted(theirs - set(reads)):
         return (
             f"{target} requires {name}, but {spec.name} does not have it: it reads {', '.join(reads)}; "
-            "give a spec that has it, or rename"
+            "give a spec that has it, see `shiftproof list profiles`"
         )
     if not binding.is_model and (len(spec.logits) > 1 or "logits" not in reads):
         for name in reads:
             if not binding.takes(name):
-                return (
-                    f"{spec.name} reads {name}, but {target} has no such parameter (it takes "
-                    f'{", ".join(binding.names.values())}); rename = {{ {name} = "…" }} says which it is'
-                )
+                told = f"{spec.name} reads {name}, but {target} has no such parameter"
+                takes = f"it takes {', '.join((*binding.names.values(), *binding.spare))}"
+                if binding.spare:
+                    return f"{told} ({takes}); {_rename({name: binding.spare[0]})}, if that is what it is"
+                return f"{told} ({takes}); give a spec that reads what it takes, see `shiftproof list profiles`"
     return None
 
 
@@ -365,8 +403,8 @@ def no_model(spec: LossSpec, binding: Binding) -> str | None:
     read["eos_token_id"] = term.stops_at_eos
     if missing := [name for name, is_read in read.items() if is_read and not binding.takes(name)]:
         return f"it reads {' and '.join(missing)}, which a model has in its configuration"
-    if term.shifted_by is ShiftedBy.DATA:
-        return "its labels are already shifted, but the labels of a model are the tokens themselves"
+    if binding.makes_labels and (term.shifted_by is not ShiftedBy.LOSS or term.heads is not Heads.ONE):
+        return "the model makes its labels itself, of the tokens that it is given"
     return None
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from shiftproof.reference.batch import Batch
@@ -49,6 +50,9 @@ _ROWS = (1, 2, 3, 4)
 _FIRST_ROWS = 2
 _LENGTHS = (2, 3, 4, 5, 6, 7, 9, 12)
 
+
+_OF_LABELS = {"ALIGN-2", "EMPTY-2", "MODEL-3", "LAYOUT-3", "MODEL-4"}
+"""The laws that hand other labels over."""
 
 _OF_THE_LOGITS = {"CONTRACT-2", "ALIGN-1", "SELECT-1", "REDUCE-1", "GRAD-1", "GRAD-2", "GRAD-3", "EMPTY-2"}
 """The laws that need the gradient at the logits."""
@@ -102,6 +106,7 @@ class ModelTrial(Trial):
         layout: how a model with codebooks takes and gives its arrays. None for other models.
         classes: V of its logits.
         extra: the number of rows of logits before the rows of the labels.
+        short: the number of rows of logits that are missing at the end of each sequence, where no label follows.
         route: where the gradient is read.
         answers: whether it gave a loss and logits of a fitting shape when it was first called.
         shows_loss_alone: whether it returns no logits in train mode, but only a loss. Then those of eval mode are read.
@@ -131,7 +136,9 @@ class ModelTrial(Trial):
         if dtypes != _AS_IT_IS and not binding.is_module:
             told = f"{candidate.name} is no torch.nn.Module, so it cannot be cast to {dtypes[0]}"
             raise UsageError(f"{told}; drop --dtype {dtypes[0]}, or name the module")
-        self.classes, self.extra = 2, 0
+        self.classes, self.extra, self.short = 2, 0, 0
+        if binding.makes_labels:
+            self.scope = (*self.scope, "on labels that all count: it makes them itself, of the tokens that it is given")
         self.route = Route.RETURNED
         self.shows_loss_alone = False
         self.layout: ModelLayout | None = None
@@ -220,7 +227,16 @@ class ModelTrial(Trial):
 
     def _canonical(self, logits: Tensor, rows: int) -> Tensor:
         """Bring logits of the model into [B, L, V] or [B, L, K, V]. Raises ValueError if that is not their layout."""
-        return logits if self.layout is None else self.layout.canonical_logits(logits, rows)
+        if self.layout is not None:
+            return self.layout.canonical_logits(logits, rows)
+        if logits.dim() == 2 and rows and len(logits) % rows == 0:
+            logits = logits.view(rows, -1, logits.shape[-1])
+        return F.pad(logits, (0, 0, 0, self.short)) if logits.dim() == 3 else logits
+
+    def _whole(self, watched: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What was found in a model, with the rows that its logits leave out."""
+        rows = ("hidden", "hidden_gradient")
+        return {name: F.pad(each, (0, 0, 0, self.short)) if name in rows else each for name, each in watched.items()}
 
     def _find_route(self, first: Returned) -> Route:
         """Find where to read the gradient of a loss that may not flow, or not wholly, through the returned logits."""
@@ -250,9 +266,13 @@ class ModelTrial(Trial):
             shape = self._canonical(outcome.outputs["logits"], recipe.rows).shape
         except ValueError:
             return None
-        if len(shape) != (3 if self.layout is None else 4) or shape[0] != recipe.rows or shape[1] < recipe.length:
+        if len(shape) != (3 if self.layout is None else 4) or shape[0] != recipe.rows:
             return None
-        self.classes, self.extra = shape[-1], shape[1] - recipe.length
+        # A model that scores the token after each may leave out the last logits, which have none after them.
+        missing = recipe.length - shape[1]
+        if missing > 0 and (missing > 1 or self.layout is not None or not self.spec.terms[0].shift):
+            return None
+        self.classes, self.extra, self.short = shape[-1], max(-missing, 0), max(missing, 0)
         return outcome
 
     def _own(self, space: Space) -> Space:
@@ -266,6 +286,8 @@ class ModelTrial(Trial):
     def skip_reason(self, law: str) -> str | None:
         if law not in _ASKED:
             return "it is a model, whose logits cannot be chosen"
+        if self.binding.makes_labels and law in _OF_LABELS:
+            return "it makes its labels itself, of the tokens that it is given"
         if law == "ALIGN-2" and self.shifts_inputs:
             return "its labels are also its inputs, so they change its logits"
         if law in _OF_THE_LOGITS and self.route in (Route.HEAD, Route.PARAMETERS):
@@ -289,6 +311,8 @@ class ModelTrial(Trial):
             length=min(recipe.length, max(_LENGTHS)),
         )
         own = replace(super().fit(own), classes=self.classes)
+        if self.binding.makes_labels:
+            own = replace(own, masks=(Mask.NONE,))
         return own if self.layout is None else replace(own, codebooks=self.layout.codebooks)
 
     @property
@@ -380,7 +404,7 @@ class ModelTrial(Trial):
         seen = self._read(own, outcome, {})
         if seen.problem is not None:
             return seen
-        head = read_head(outcome.watched, logits) if self.layout is None else None
+        head = read_head(self._whole(outcome.watched), logits) if self.layout is None else None
         if head is not None and self.route is Route.HEAD:
             off = head.rounding
         gradients = None
@@ -418,10 +442,11 @@ class ModelTrial(Trial):
 
     def _wrong_logits(self, case: Case, logits: Tensor) -> Problem | None:
         rows, length, *codebooks = case.batch.tensor("labels").shape
-        expected = [rows, length + self.extra, *codebooks, self.classes]
+        expected = [rows, length + self.extra - self.short, *codebooks, self.classes]
         if self.layout is not None:
             expected = list(self.layout.lay_out_logits(torch.empty(expected, device="meta")).shape)
-        if list(logits.shape) == expected and logits.is_floating_point():
+        flat = [rows * expected[1], *expected[2:]] if self.layout is None else expected
+        if list(logits.shape) in (expected, flat) and logits.is_floating_point():
             return None
         dtype = str(logits.dtype).removeprefix("torch.")
         return Problem(

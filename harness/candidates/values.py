@@ -35,21 +35,37 @@ def _check(name: str, value: Any) -> None:
 
 
 def parse_values(option: str, texts: Iterable[str]) -> dict[str, Any]:
-    """Read ``name=value`` of the command line: a Python literal, or else a string.
+    """Read ``name=value`` of the command line: a Python literal, or else a string. ``""`` has no argument.
 
     Raises:
         ValueError: a text has no "=", or a name comes twice.
     """
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise ValueError(f"{option} {text!r}: expected name=value, such as {option} smoothing=0.1")
-        if name.strip() in values:
-            raise ValueError(f"{option} gives {name.strip()!r} twice; give it once")
-        values[name.strip()] = _literal(value.strip())
+    values = {name: _literal(value) for name, value in _pairs(option, texts, "smoothing=0.1").items()}
     check_values(values)
     return values
+
+
+def parse_names(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """Read ``ours=its`` of the command line. Raises ValueError as :func:`parse_values`."""
+    names = _pairs(option, texts, "logits=text_logits")
+    for name, its in names.items():
+        if not its.isidentifier():
+            raise ValueError(f"{option} {name}={its}: {its!r} cannot be the name of a parameter")
+    return names
+
+
+def _pairs(option: str, texts: Iterable[str], example: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not text.strip():
+            continue
+        if not equals or not name.isidentifier():
+            raise ValueError(f"{option} {text!r}: expected name=value, such as {option} {example}")
+        if name in pairs:
+            raise ValueError(f"{option} gives {name!r} twice; give it once")
+        pairs[name] = value
+    return pairs
 
 
 def _literal(text: str) -> Any:

@@ -125,6 +125,9 @@ _CHOOSING = (
     "requires",
     "allow",
     "shapes",
+    "rename",
+    "init",
+    "kwargs",
 )
 
 
@@ -192,6 +195,9 @@ def _pytest_arguments(targets: Sequence[str], options: dict[str, Any], given: Se
         "requires": "requires",
         "allow": "allow",
         "shape": "shapes",
+        "rename": "rename",
+        "init": "init",
+        "kwarg": "kwargs",
     }
     for name, option in several.items():
         arguments += [f"--shiftproof-{name}={value}" for value in options[option]]

@@ -33,6 +33,18 @@ _ON_CANDIDATES = (
         "float32 and bfloat16 at once, and all else in float32.",
     ),
     click.option("--precision", metavar="CLASS", help="strict (accumulates in fp32) or native."),
+    click.option(
+        "--rename", multiple=True, metavar="OURS=ITS", help="Our argument has another name in it; repeatable."
+    ),
+    click.option(
+        "--init",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An argument of its class, or of the factory that makes it ('' for a factory without); repeatable.",
+    ),
+    click.option(
+        "--kwarg", "kwargs", multiple=True, metavar="NAME=VALUE", help="An argument of every call; repeatable."
+    ),
     click.option("--no-gradient", is_flag=True, help="Judge only the value."),
     click.option(
         "--python",
@@ -63,6 +75,9 @@ def candidates_from(
     requires: Sequence[str] = (),
     allow: Sequence[str] = (),
     shapes: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    init: Sequence[str] = (),
+    kwargs: Sequence[str] = (),
 ) -> list[Candidate]:
     """Return the candidates that the options name. Without targets, return all declared candidates.
 
@@ -86,6 +101,9 @@ def candidates_from(
         requires=requires,
         allow=allow,
         shapes=shapes,
+        rename=rename,
+        init=init,
+        kwargs=kwargs,
     )
 
 

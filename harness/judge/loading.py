@@ -272,8 +272,11 @@ def bind_target(described: TargetDescription, rename: Mapping[str, str], offer: 
         UsageError: as :class:`UnknownArgument`.
     """
     parameters = [(parameter.name, parameter.required) for parameter in described.parameters]
+    rename = {ours: its for ours, its in rename.items() if its not in described.made}
     try:
-        binding = bind(described.target, parameters, rename, described.accepts_any_keyword, offer)
+        binding = bind(
+            described.target, parameters, rename, described.accepts_any_keyword, offer, is_module=described.is_module
+        )
     except UnknownArgument as error:
         raise UsageError(str(error)) from None
-    return replace(binding, takes_any_keyword=described.accepts_any_keyword, is_module=described.is_module)
+    return replace(binding, takes_any_keyword=described.accepts_any_keyword, made=described.made)

@@ -14,6 +14,7 @@ from ..candidates.allowance import parse_allowance, read_allowances
 from ..candidates.declaration import DTYPES, PRECISIONS, Candidate, UsageError, declared_in, resolve
 from ..candidates.requires import parse_requires, read_requires
 from ..candidates.shapes import read_shapes, shape_misfit
+from ..candidates.values import parse_names, parse_values
 from ..suggest import nearest
 from .ask import PREREQUISITES
 from .laws_of import laws_of
@@ -53,6 +54,9 @@ def candidates_of(
     requires: Sequence[str] = (),
     allow: Sequence[str] = (),
     shapes: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    init: Sequence[str] = (),
+    kwargs: Sequence[str] = (),
 ) -> list[Candidate]:
     """The candidates that targets and the project's declarations name, each once for every one of ``pythons``.
 
@@ -86,6 +90,11 @@ def candidates_of(
         if requires:
             changes["requires"] = {key: value for text in requires for key, value in parse_requires(text).items()}
             read_requires(changes["requires"])
+        for name, option, texts in (("init", "--init", init), ("kwargs", "--kwarg", kwargs)):
+            if texts:
+                changes[name] = parse_values(option, texts)
+        if rename:
+            changes["rename"] = parse_names("--rename", rename)
         allowed = tuple(parse_allowance(text) for text in allow)
         read_allowances(allowed)
         read_shapes(shapes)
@@ -190,6 +199,9 @@ def from_options(options: Mapping[str, Any]) -> Plan:
             requires=options["shiftproof_requires"],
             allow=options["shiftproof_allow"],
             shapes=options["shiftproof_shape"],
+            rename=options["shiftproof_rename"],
+            init=options["shiftproof_init"],
+            kwargs=options["shiftproof_kwarg"],
         )
     for candidate in candidates:
         if candidate.spec is None:

@@ -54,6 +54,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="B,S[,K],V",
         help="a shape at which every law is asked too; repeatable",
     )
+    option("--shiftproof-rename", action="append", default=[], metavar="OURS=ITS", help="our argument's name in them")
+    option("--shiftproof-init", action="append", default=[], metavar="NAME=VALUE", help="an argument of their class")
+    option("--shiftproof-kwarg", action="append", default=[], metavar="NAME=VALUE", help="an argument of every call")
     option("--shiftproof-profile", default="quick", metavar="PROFILE", help="brief, quick, ci or deep")
     option(
         "--shiftproof-branches",

@@ -19,6 +19,7 @@ import torch
 
 from .bytecode import Branch, Jump, branches_of, name_of, numbers_read_by, source_of
 from .call import perform
+from .call_shapes import Shaped
 from .exchange import Call
 from .load import Loaded
 from .tracebacks import exception_message, exception_name
@@ -267,6 +268,9 @@ def _monitor(of_code: Callable[[CodeType], _Function | None]) -> Callable[[], No
 
 def eager(function: Callable[..., Any]) -> Callable[..., Any]:
     """What a compiled function or module wraps, or the function itself."""
+    if isinstance(function, Shaped):
+        inner = eager(function.function)
+        return function if inner is function.function else function.around(inner)
     for name in ("_torchdynamo_orig_callable", "_orig_mod"):
         found = getattr(function, name, None)
         if callable(found):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .arguments import Arguments, bind, prepare
+from .call_shapes import Shaped
 from .device import device_of
 from .exchange import (
     OTHER_AFTER_LAST_BACKWARD,
@@ -113,7 +114,7 @@ def perform(
             return failure(error, phase, watch.seconds, device, memory)
         windows: list[Window] = []
         attached_to = () if call.outputs_apart else call.outputs
-        watched = Watch(loaded.function) if call.watch else None
+        watched = Watch(_watched_of(loaded.function)) if call.watch else None
 
         def ask(handed: Mapping[str, Any], watched: Watch | None = watched) -> Any:
             positional, keywords = bind(
@@ -248,6 +249,10 @@ def _train_mode(loaded: Loaded, wanted: bool | None) -> Iterator[None]:
             each.training = training
 
 
+def _watched_of(function: Callable[..., Any]) -> Any:
+    return module_of(function) if isinstance(function, Shaped) else function
+
+
 def _backward_of_other(value: torch.Tensor | None) -> None:
     if value is not None and value.requires_grad:
         torch.autograd.backward((value,), (torch.ones_like(value),))
@@ -347,7 +352,10 @@ def _output_in(result: Any, name: str) -> torch.Tensor:
     if isinstance(found, torch.Tensor):
         return found
     what = f"without {name}" if found is None else f"whose {name} is {_describe(found)}"
-    raise _NotALoss(f"returned {_describe(result)} {what}; expected a tensor: a model is judged against its own {name}")
+    raise _NotALoss(
+        f"returned {_describe(result)} {what}; expected both, as in (loss, {name}): a model is judged against its own "
+        f"{name}"
+    )
 
 
 def _number(value: Any) -> float | None:

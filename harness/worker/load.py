@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from .call_shapes import Shaped, shaped
 from .device import cuda_devices, device_of
 from .fingerprint import changed
 from .global_state import settings
@@ -64,7 +65,10 @@ class Loaded:
             if module is None:
                 raise TypeError(f"only a torch.nn.Module can be cast to {dtype}, and this is none")
             copied = _cast(module, getattr(torch, dtype))
-            function = copied if module is self.function else getattr(copied, self.function.__name__)
+            own = self.function.function if isinstance(self.function, Shaped) else self.function
+            function = copied if module is own else getattr(copied, own.__name__)
+            if isinstance(self.function, Shaped):
+                function = self.function.around(function, copied)
             self.cast[dtype] = replace(self, function=function, compiled={}, cast={})
         return self.cast[dtype]
 
@@ -73,12 +77,18 @@ class Loaded:
         if not backend:
             return self.function
         if backend not in self.compiled:
-            self.compiled[backend] = torch.compile(self.function, backend=backend)
+            own = self.function
+            self.compiled[backend] = (
+                own.around(torch.compile(own.function, backend=backend))
+                if isinstance(own, Shaped)
+                else torch.compile(own, backend=backend)
+            )
         return self.compiled[backend]
 
 
 def module_of(function: Callable[..., Any]) -> torch.nn.Module | None:
     """The module that a candidate is, or whose method it is, or None."""
+    function = function.function if isinstance(function, Shaped) else function
     for each in (function, getattr(function, "__self__", None)):
         if isinstance(each, torch.nn.Module):
             return each
@@ -120,12 +130,15 @@ def load(target: Target | str, cwd: str, device: torch.device) -> Loaded:
     else:
         owner, found, module, package = _named(wanted.name, cwd)
     function = instance_of(owner, found, wanted)
-    if isinstance(function, torch.nn.Module):
+    loaded = describe_function(function, wanted, device, _source_file(function, module), package)
+    of = module_of(function)
+    if of is not None:
+        of.to(device)
         # In a model, dropout is noise. A loss may depend on whether it is training.
-        function = (function.eval() if "input_ids" in _signature(function, wanted.name).parameters else function).to(
-            device
-        )
-    return describe_function(function, wanted, device, _source_file(function, module), package)
+        names = {parameter.name for parameter in loaded.description.parameters}
+        if "input_ids" in names and not names & {"logits", "audio_logits"}:
+            of.eval()
+    return loaded
 
 
 def _named(target: str, cwd: str) -> tuple[Any, Any, ModuleType, str | None]:
@@ -183,19 +196,27 @@ def describe_function(
         LoadFailure: the names of its arguments are unknown.
     """
     signature = _signature(function, target.name)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for name in target.kwargs:
+        if name not in signature.parameters and not takes_any:
+            known = _did_you_mean(name, signature.parameters)
+            raise LoadFailure("not callable", f"kwargs has {name!r}, which {target.name} does not take{known}")
+    call, parameters = shaped(function, tuple(_parameters(signature)), target)
     return Loaded(
-        function=function,
+        function=call,
         description=TargetDescription(
             target=target.name,
-            parameters=tuple(_parameters(signature)),
+            parameters=parameters,
             # A transformers model may declare **kwargs and yet not take num_items_in_batch.
-            accepts_any_keyword=any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+            accepts_any_keyword=takes_any
+            and not (isinstance(call, Shaped) and call.watch is not None and bool(call.renames))
             and bool(getattr(function, "accepts_loss_kwargs", True)),
             file=file,
             versions=versions_of(package),
             documentation=_documentation(function),
             device_name=device_of(device).name(),
             is_module=module_of(function) is not None,
+            made=call.renames if isinstance(call, Shaped) else {},
         ),
         defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},
         package=package,

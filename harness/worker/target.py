@@ -118,6 +118,9 @@ class TargetDescription:
     is_module: bool = False
     """Whether it is a torch.nn.Module, or a method of one."""
 
+    made: dict[str, str] = field(default_factory=dict)
+    """Its own parameters that are made of the described ones -> what they are. See `call_shapes.py`."""
+
 
 class LoadFailure(Exception):
     """A candidate could not be loaded.

@@ -261,6 +261,7 @@ def encode_description(description: TargetDescription) -> dict[str, Any]:
         "documentation": description.documentation,
         "device_name": description.device_name,
         "is_module": description.is_module,
+        "made": description.made,
     }
 
 
@@ -284,6 +285,7 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
             documentation=str(body.get("documentation", "")),
             device_name=str(body["device_name"]),
             is_module=bool(body.get("is_module", False)),
+            made={str(name): str(kind) for name, kind in body.get("made", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"loading {target} got an answer that does not follow the protocol: {type(error).__name__}: {error}"

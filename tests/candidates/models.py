@@ -238,9 +238,23 @@ def _refuse(gradient):
     raise AssertionError("put me in training mode")
 
 
-class WithoutLogits(Right):
+class LossAlone(Right):
+    """It returns no logits, but one of its modules does."""
+
     def forward(self, input_ids, labels=None):
         return {"loss": super().forward(input_ids, labels=labels).loss}
+
+
+class LossAloneShiftsTwice(LossAlone):
+    def loss(self, logits, labels, count):
+        return super().loss(logits[:, :-1], labels[:, 1:], count)
+
+
+class WithoutLogits(LossAlone):
+    """Nor does any of its modules: the loss is made of a multiple of what its head returns."""
+
+    def logits(self, input_ids):
+        return super().logits(input_ids) / 2
 
 
 class Drops(Right):

@@ -285,20 +285,28 @@ def test_a_candidate_that_requires_another_stream_is_told_what_the_spec_reads() 
     bound = binding("logits", "labels", "audio_logits")
     assert misfit("m:f", bound, PROFILES["hf.causal_lm"]) == (
         "m:f requires audio_logits, but hf.causal_lm does not have it: it reads logits, labels; "
-        "give a spec that has it, or rename"
+        "give a spec that has it, see `shiftproof list profiles`"
     )
     assert misfit("m:f", bound, PROFILES["higgs.hf"]) is not None, "it takes no audio_labels"
 
 
-def test_a_candidate_that_lacks_a_stream_is_told_how_to_rename() -> None:
-    assert misfit("m:f", bind("m:f", [("x", REQUIRED), ("labels", REQUIRED)], {"logits": "x"}), PROFILES["csm"]) == (
+def test_a_candidate_that_lacks_a_stream_is_told_what_works() -> None:
+    taken = [("x", REQUIRED), ("labels", REQUIRED)]
+    assert misfit("m:f", bind("m:f", taken, {"logits": "x"}), PROFILES["csm"]) == (
         "csm reads depth_logits, but m:f has no such parameter (it takes x, labels); "
-        'rename = { depth_logits = "…" } says which it is'
+        "give a spec that reads what it takes, see `shiftproof list profiles`"
     )
+    bound = bind("m:f", [*taken, ("depth", OPTIONAL)], {"logits": "x"})
+    assert misfit("m:f", bound, PROFILES["csm"]) == (
+        "csm reads depth_logits, but m:f has no such parameter (it takes x, labels, depth); "
+        'add --rename depth_logits=depth (rename = { depth_logits = "depth" }), if that is what it is'
+    )
+    renamed = bind("m:f", [*taken, ("depth", OPTIONAL)], {"logits": "x", "depth_logits": "depth"})
+    assert misfit("m:f", renamed, PROFILES["csm"]) is None
     told = misfit("m:f", binding("logits", "labels"), PROFILES["medusa"])
     assert told == (
         "m:f requires logits, but medusa does not have it: it reads mtp_logits, labels; "
-        "give a spec that has it, or rename"
+        "give a spec that has it, see `shiftproof list profiles`"
     )
 
 

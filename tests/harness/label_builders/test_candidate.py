@@ -184,7 +184,7 @@ def test_every_spec_offers_what_its_own_builder_reads() -> None:
     [
         (["audio_code"], {}, r"requires 'audio_code', which a builder under delay.apply is not given .*'audio_codes'"),
         (["delayed_codes"], {}, "which a builder under delay.apply is not given"),
-        (["delays"], {}, "takes no audio_codes .its parameters: delays.; rename = { audio_codes = "),
+        (["delays"], {}, "takes no audio_codes .its parameters: delays.; write a function of audio_codes"),
         (
             ["codes"],
             {"audio_code": "codes"},

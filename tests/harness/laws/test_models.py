@@ -59,6 +59,7 @@ def test_a_right_model_conforms(name: str, spec: str) -> None:
         ("MasksOneLate", "hf.causal_lm", "MODEL-7", ""),
         ("Raises", "hf.causal_lm", "CONTRACT-1", ""),
         ("WithoutLogits", "hf.causal_lm", "CONTRACT-1", ""),
+        ("LossAloneShiftsTwice", "hf.causal_lm", "ALIGN-1", "double-shift"),
     ],
 )
 def test_a_wrong_model_fails_by_its_name(name: str, spec: str, law: str, called: str) -> None:
@@ -90,7 +91,7 @@ def test_logits_before_those_of_the_labels_need_a_spec_that_has_them() -> None:
 
 
 def test_a_spec_that_no_model_has_is_refused() -> None:
-    for spec in ("higgs.hf", "torch.cross_entropy", "nanogpt"):
+    for spec in ("higgs.hf", "torch.cross_entropy"):
         told = "is a model that makes its logits from input_ids"
         with pytest.raises(UsageError, match=told), trial_of("models:Right", spec):
             pass
