@@ -225,6 +225,7 @@ class Binding:
         takes_any_keyword: whether it has ``**kwargs``.
         is_module: whether it is a torch.nn.Module, or a method of one.
         withheld: our name -> the model's name, of arguments that a model gets only from laws about them.
+        lacks: what its worker cannot do, of ``worker.target.ABILITIES``.
     """
 
     names: Mapping[str, str]
@@ -232,6 +233,7 @@ class Binding:
     takes_any_keyword: bool = False
     is_module: bool = False
     withheld: Mapping[str, str] = field(default_factory=dict)
+    lacks: frozenset[str] = frozenset()
 
     def takes(self, name: str) -> bool:
         return name in self.names

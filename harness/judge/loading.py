@@ -263,4 +263,9 @@ def bind_target(described: TargetDescription, rename: Mapping[str, str], offer: 
         binding = bind(described.target, parameters, rename, described.accepts_any_keyword, offer)
     except UnknownArgument as error:
         raise UsageError(str(error)) from None
-    return replace(binding, takes_any_keyword=described.accepts_any_keyword, is_module=described.is_module)
+    return replace(
+        binding,
+        takes_any_keyword=described.accepts_any_keyword,
+        is_module=described.is_module,
+        lacks=described.lacks,
+    )

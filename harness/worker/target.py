@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,18 @@ LoadReason = Literal[
 
 USAGE_REASONS = frozenset({"no such file", "no such module", "no such attribute", "not callable", "no signature"})
 """The reasons that are a mistake of the user in naming the candidate, and not a failure inside it."""
+
+ABILITIES: Mapping[str, str] = {
+    "autocast": "torch.autocast",
+    "compile": "torch.compile",
+    "inference_mode": "torch.inference_mode",
+    "no_grad": "a mode in which no gradient is recorded",
+    "backward": "a backward pass of its own",
+    "layouts": "tensors that are not contiguous",
+    "settings": "a report of what a call changes in its process",
+    "branches": "a report of the branches that ran",
+}
+"""What a worker in another language may lack, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,9 @@ class TargetDescription:
 
     is_module: bool = False
     """Whether it is a torch.nn.Module, or a method of one."""
+
+    lacks: frozenset[str] = frozenset()
+    """Those of `ABILITIES` that its worker does not have."""
 
 
 class LoadFailure(Exception):

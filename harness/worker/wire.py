@@ -13,7 +13,7 @@ import torch
 from .exchange import OTHER_AFTER, Call, NotAnswered, Outcome, OutOfMemory, Raised, Returned, Training, Unusable, Window
 from .memory import is_out_of_memory
 from .protocol import decode_scalar, encode_scalar
-from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
+from .target import ABILITIES, USAGE_REASONS, LoadFailure, Parameter, TargetDescription
 from .tensors import read_tensors, write_tensors
 
 _ARGUMENT = "argument."
@@ -261,6 +261,7 @@ def encode_description(description: TargetDescription) -> dict[str, Any]:
         "documentation": description.documentation,
         "device_name": description.device_name,
         "is_module": description.is_module,
+        "lacks": sorted(description.lacks),
     }
 
 
@@ -275,6 +276,9 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
         odd = [parameter.kind for parameter in parameters if parameter.kind not in ("positional", "keyword", "either")]
         if odd:
             raise ValueError(f"parameter kind {odd[0]!r}")
+        lacks = frozenset(map(str, body.get("lacks", ())))
+        if unknown := sorted(lacks - ABILITIES.keys()):
+            raise ValueError(f"it lacks {unknown[0]!r}, which is no ability")
         return TargetDescription(
             target=target,
             parameters=parameters,
@@ -284,6 +288,7 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
             documentation=str(body.get("documentation", "")),
             device_name=str(body["device_name"]),
             is_module=bool(body.get("is_module", False)),
+            lacks=lacks,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"loading {target} got an answer that does not follow the protocol: {type(error).__name__}: {error}"
