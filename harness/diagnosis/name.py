@@ -34,6 +34,7 @@ from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, variants_
 from .name_by_lengths import name_by_lengths
 from .name_by_numbers import AS_COMPUTED, leaves_out_zeros, name_by_numbers, same_numbers
 from .name_by_score import name_by_near_score, name_by_score, of_large_logits
+from .reenact import held_against_the_laws
 from .two_bugs import name_two_bugs
 from .where_it_fails import where_it_fails
 
@@ -41,19 +42,19 @@ from .where_it_fails import where_it_fails
 def name_bugs(
     laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
 ) -> tuple[NamedBug, ...]:
-    """Return the bugs that explain the evidence: those of the loss, and those of a model's logits."""
+    """Return the bugs of the loss that explain the evidence and what the laws found, and those of a model's logits."""
+    laws = tuple(laws)
     seeing = (LAWS[id] for id in ("MODEL-1", "MODEL-8", "MODEL-2") if id in trial.failed)
     of_logits = tuple(symptom(law.points_to[0], f"{law.id} fails") for law in seeing)
-    of_loss = _name_bugs_of_loss(laws, trial, evidence, silent)
+    of_loss = held_against_the_laws(_name_bugs_of_loss(laws, trial, evidence, silent), laws, trial)
     known = {bug.mutant for bug in of_loss}
     return (*of_loss, *(bug for bug in of_logits if bug.mutant not in known))
 
 
 def _name_bugs_of_loss(
-    laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
+    laws: tuple[LawResult, ...], trial: Trial, evidence: list[Evidence], silent: list[Observation]
 ) -> tuple[NamedBug, ...]:
     """Name the bug by the pairs, else by the score, else by a symptom, else by the pairs in the state that shows it."""
-    laws = tuple(laws)
     misses = any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence))
     if misses and _values_are_right(trial, evidence):
         which = _without_gradient(evidence, trial.spec) or "pairs have no gradient"

@@ -46,6 +46,9 @@ def vacuous(null: str) -> Judgement:
 REFUSED = "refused"
 """The feature of a judgement that passes an exception."""
 
+NOT_FINITE = "not finite"
+"""The feature of a judgement that fails for a NaN or an infinity where a number belongs."""
+
 
 def refused_rightly(problem: Problem) -> Judgement:
     """The judgement of a case that the candidate may refuse."""
