@@ -39,7 +39,9 @@ class _Reenacted(Trial):
         return at_leaves(seen, self.linear(asked.case)) if self.is_linear else seen
 
 
-def held_against_the_laws(names: tuple[NamedBug, ...], laws: Iterable[LawResult], trial: Trial) -> tuple[NamedBug, ...]:
+def held_against_the_laws(
+    names: tuple[NamedBug, ...], laws: tuple[LawResult, ...], trial: Trial
+) -> tuple[NamedBug, ...]:
     """Return the name of one bug, unless what the laws found speaks against it.
 
     A bug that is known to the last number must fail the law that the report shows, on the case that it shows, and no
