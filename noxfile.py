@@ -123,7 +123,7 @@ def gpu(session: nox.Session) -> None:
 @session(posargs=True)
 def peers(session: nox.Session) -> None:
     """Judge other people's libraries and write docs/peers.md. Arguments go to pytest, and then nothing is written."""
-    install(session, "test", "peers", "peers-need", "peers-light-need", project=("-e", ".[ray]"))
+    install(session, "test", "peers", "peers-need", "peers-light-need", "peers-jax", project=("-e", ".[ray]"))
     install_bare(session, "peers-light", "peers-bare")
     # Without a compiler, this build is skipped, and the table states that.
     install_bare(session, "peers-compiled", success_codes=[0, 1])

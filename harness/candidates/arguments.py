@@ -227,6 +227,7 @@ class Binding:
         withheld: our name -> the model's name, of arguments that a model gets only from laws about them.
         made: its own parameters that are made of others -> what they are, such as ``outputs`` with logits.
         spare: its own parameters that have a default and get nothing.
+        lacks: what its worker cannot do, of ``worker.target.ABILITIES``.
     """
 
     names: Mapping[str, str]
@@ -236,6 +237,7 @@ class Binding:
     withheld: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
     spare: tuple[str, ...] = ()
+    lacks: frozenset[str] = frozenset()
 
     def takes(self, name: str) -> bool:
         return name in self.names

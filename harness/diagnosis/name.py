@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -32,30 +31,30 @@ from ..probe.read import predict, site_of
 from ..results import LawResult, Level, NamedBug, Picture, Verdict
 from .bug import mutant_bug, symptom
 from .evidence import WEIGHT_TOLERANCE, Evidence, explained, explains, variants_of, wrongly_scored
+from .name_by_lengths import name_by_lengths
 from .name_by_numbers import AS_COMPUTED, leaves_out_zeros, name_by_numbers, same_numbers
 from .name_by_score import name_by_near_score, name_by_score, of_large_logits
+from .reenact import held_against_the_laws
 from .two_bugs import name_two_bugs
 from .where_it_fails import where_it_fails
-
-_MISMATCH = re.compile(r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)")
 
 
 def name_bugs(
     laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
 ) -> tuple[NamedBug, ...]:
-    """Return the bugs that explain the evidence: those of the loss, and those of a model's logits."""
+    """Return the bugs of the loss that explain the evidence and what the laws found, and those of a model's logits."""
+    laws = tuple(laws)
     seeing = (LAWS[id] for id in ("MODEL-1", "MODEL-8", "MODEL-2") if id in trial.failed)
     of_logits = tuple(symptom(law.points_to[0], f"{law.id} fails") for law in seeing)
-    of_loss = _name_bugs_of_loss(laws, trial, evidence, silent)
+    of_loss = held_against_the_laws(_name_bugs_of_loss(laws, trial, evidence, silent), laws, trial)
     known = {bug.mutant for bug in of_loss}
     return (*of_loss, *(bug for bug in of_logits if bug.mutant not in known))
 
 
 def _name_bugs_of_loss(
-    laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
+    laws: tuple[LawResult, ...], trial: Trial, evidence: list[Evidence], silent: list[Observation]
 ) -> tuple[NamedBug, ...]:
     """Name the bug by the pairs, else by the score, else by a symptom, else by the pairs in the state that shows it."""
-    laws = tuple(laws)
     misses = any(map(_misses_gradients, evidence)) and all(map(_adds_nothing, evidence))
     if misses and _values_are_right(trial, evidence):
         which = _without_gradient(evidence, trial.spec) or "pairs have no gradient"
@@ -230,14 +229,10 @@ def name_by_ratio(evidence: list[Evidence], spec: LossSpec, dtype: str) -> tuple
 def name_by_symptom(
     laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence], silent: list[Observation]
 ) -> tuple[NamedBug, ...]:
-    """Name bugs that do not show in the pairs: by the text of an exception, or by a law that fails alone."""
-    for observation in silent:
-        problem = observation.problem
-        match = _MISMATCH.search(problem.message) if problem else None
-        if match is not None:
-            rows = max(observation.case.recipe.rows, 1)
-            logits, labels = (int(size) // rows for size in match.groups())
-            return (symptom("length-mismatch", f"{logits} logits per row against {labels} labels"),)
+    """Name bugs that do not show in the pairs: by the sizes that do not fit, or by a law that fails alone."""
+    laws = tuple(laws)
+    if lengths := name_by_lengths(laws, trial, evidence, silent):
+        return lengths
     without_gradient = [each for each in silent if each.case.pairing.pairs]
     if "STABLE-3" in trial.failed and without_gradient and all(map(_hides_nan, without_gradient)):
         return (symptom("nan-hidden", "STABLE-3 fails"),)
@@ -248,7 +243,6 @@ def name_by_symptom(
         for name, charged in (("aux-over-ignored", "z_loss"), ("smooth-ignored", "label_smoothing")):
             if any(getattr(term.score, charged) for term in trial.spec.terms):
                 return (symptom(name, "ignored rows have a gradient"),)
-    laws = tuple(laws)
     shown = counterexample(laws, trial)
     if "STABLE-3" in trial.failed and shown is not None and leaves_out_zeros(shown, trial.bounds(shown)):
         return (symptom("nan-hidden", "STABLE-3 fails, and a codebook whose loss is 0 is left out"),)

@@ -14,6 +14,7 @@ from ..cases.generators import R
 from ..cases.recipe import Recipe
 from ..cases.space import Space
 from ..results import Level, Verdict
+from ..worker.target import ABILITIES
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def vacuous(null: str) -> Judgement:
 
 REFUSED = "refused"
 """The feature of a judgement that passes an exception."""
+
+NOT_FINITE = "not finite"
+"""The feature of a judgement that fails for a NaN or an infinity where a number belongs."""
 
 
 def refused_rightly(problem: Problem) -> Judgement:
@@ -266,3 +270,12 @@ law = LAWS.law
 
 def needs_gradient(trial: Trial) -> str | None:
     return None if trial.candidate.gradient else "the candidate is declared without a gradient"
+
+
+def lacking(trial: Trial, ability: str) -> str | None:
+    """The reason why a law that needs this ability of a worker cannot be asked, or None."""
+    return f"its worker lacks {ABILITIES[ability]}" if ability in trial.binding.lacks else None
+
+
+def needs(ability: str) -> Callable[[Trial], str | None]:
+    return lambda trial: lacking(trial, ability)

@@ -17,7 +17,7 @@ from ..candidates.loss import Trial
 from ..cases.build import Case
 from ..cases.recipe import Mask, Recipe, ShiftLabels
 from ..results import Level
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, not_answered, trains
+from .base import NOT_APPLICABLE, NOT_FINITE, PASS, Judgement, failing, law, needs_gradient, not_answered, trains
 from .numerics import ordinary
 
 
@@ -106,7 +106,8 @@ def empty_gradient(trial: Trial, recipe: Recipe) -> Judgement:
     for gradient in (observation.gradients or {}).values():
         if bool((gradient != 0).any()):
             worst = gradient.flatten()[(gradient.flatten() != 0).nonzero()[0, 0]]
-            return failing(f"no position is trained on, but the gradient holds {float(worst):g}", "gradient")
+            kind = "gradient" if bool(worst.isfinite()) else NOT_FINITE
+            return failing(f"no position is trained on, but the gradient holds {float(worst):g}", kind)
     return PASS
 
 

@@ -13,7 +13,7 @@ from ..candidates.loss import Observation, Trial
 from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
 from ..cases.recipe import Count, Recipe
-from .base import Judgement, law, on
+from .base import Judgement, law, needs, on
 from .numerics import judge_shown, ordinary
 
 _LAYOUTS = ("strided", "transposed", "sliced", "sequence_first", "offset")
@@ -34,6 +34,7 @@ def _laid_out(layout: str) -> Variant:
     "labels, masks and weights that are not contiguous give the right answer or are refused, never a wrong answer",
     source="labels are slices of longer buffers; kernels read them by address",
     budget=6,
+    skip_reason=needs("layouts"),
     restrict=ordinary,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
 )

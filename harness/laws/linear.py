@@ -25,6 +25,7 @@ from .base import (
     PASS,
     Judgement,
     failing,
+    lacking,
     law,
     needs_gradient,
     not_answered,
@@ -115,7 +116,7 @@ def leaves(trial: Trial, recipe: Recipe) -> Judgement:
     budget=40,
     restrict=ordinary,
     adapt=_few_rows,
-    skip_reason=_needs_leaves,
+    skip_reason=lambda trial: _needs_leaves(trial) or lacking(trial, "backward"),
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3", "GRAD-4", "LINEAR-1"),
     points_to=("upstream-ignored-weight",),
 )

@@ -21,7 +21,7 @@ from ..cases.build import Case
 from ..cases.recipe import Delay, Hollow, Ids, Mask, Recipe, Regime, Streams
 from ..cases.space import Space
 from ..results import Level, Verdict
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs_gradient, on, trained, vacuous
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, lacking, law, needs_gradient, on, trained, vacuous
 
 _FACTORS = (0.5, 3.0, -2.0, 7.0)
 _MOST_IN_FP16 = 32768.0
@@ -208,7 +208,7 @@ def zero_where_ignored(trial: Trial, recipe: Recipe) -> Judgement:
     source="fla#963; torchtitan ChunkedLossWrapper, DeepSpeed's tiled loss",
     budget=46,
     restrict=ordinary,
-    skip_reason=needs_gradient,
+    skip_reason=lambda trial: needs_gradient(trial) or lacking(trial, "backward"),
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     points_to=("upstream-ignored",),
 )
@@ -226,7 +226,9 @@ def scales_with_upstream(trial: Trial, observed: Observation) -> Judgement:
     budget=40,
     restrict=ordinary,
     skip_reason=lambda trial: (
-        needs_gradient(trial) or (None if trial.spec.terms[0].reduction is Reduction.NONE else "its loss is a scalar")
+        needs_gradient(trial)
+        or lacking(trial, "backward")
+        or (None if trial.spec.terms[0].reduction is Reduction.NONE else "its loss is a scalar")
     ),
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1"),
     points_to=("upstream-row-0",),
@@ -242,7 +244,7 @@ def scales_row_by_row(trial: Trial, observed: Observation) -> Judgement:
     source="Liger rescales its stored gradient in place, so a second backward scales it twice",
     budget=38,
     restrict=ordinary,
-    skip_reason=needs_gradient,
+    skip_reason=lambda trial: needs_gradient(trial) or lacking(trial, "backward"),
     depends_on=("CONTRACT-1", "ALIGN-1", "GRAD-1", "GRAD-3"),
     points_to=("second-backward",),
 )
@@ -270,6 +272,7 @@ def _loss_scale(case: Case) -> float:
     restrict=ordinary,
     skip_reason=lambda trial: (
         needs_gradient(trial)
+        or lacking(trial, "backward")
         or (
             "it is declared to compute in fp16, where the scaled loss is infinite"
             if trial.compute is Compute.NATIVE and "float16" in trial.dtypes

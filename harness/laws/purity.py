@@ -10,7 +10,7 @@ from ..candidates.variant import Manner, Variant
 from ..cases.recipe import Recipe, Stride
 from ..cases.space import Space
 from ..results import Level, Verdict
-from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, not_answered, on, refused_rightly, trains
+from .base import NOT_APPLICABLE, PASS, Judgement, failing, law, needs, not_answered, on, refused_rightly, trains
 from .numerics import judge_both, judge_value
 
 
@@ -110,6 +110,7 @@ def _made_non_contiguous(recipe: Recipe) -> Recipe:
     "settings and seeds of the process are left as they were",
     source="torch.set_default_dtype, torch.manual_seed or hooks in a loss: the next batch is drawn again",
     budget=10,
+    skip_reason=needs("settings"),
     calls_again=True,
 )
 def leaves_the_process_alone(trial: Trial, recipe: Recipe) -> Judgement:
@@ -132,6 +133,7 @@ def leaves_the_process_alone(trial: Trial, recipe: Recipe) -> Judgement:
     "logits that are not contiguous give the right answer or are refused, never a wrong answer",
     source="slices of a padded vocabulary and transposed heads are not contiguous",
     budget=46,
+    skip_reason=needs("layouts"),
     restrict=_non_contiguous,
     adapt=_made_non_contiguous,
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
@@ -145,6 +147,7 @@ def layout_is_no_matter(trial: Trial, recipe: Recipe) -> Judgement:
     "logits that are not contiguous are accepted",
     source="torch accepts them; transformers' .view raises",
     budget=12,
+    skip_reason=needs("layouts"),
     level=Level.SHOULD,
     restrict=_non_contiguous,
     adapt=_made_non_contiguous,
@@ -174,6 +177,7 @@ def label_dtype(trial: Trial, recipe: Recipe) -> Judgement:
     mode="no_grad",
     source="evaluation runs under no_grad; Liger#930",
     budget=26,
+    skip_reason=needs("no_grad"),
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1"),
     points_to=("no-grad-path",),
 )
@@ -188,6 +192,7 @@ def without_gradients(trial: Trial, observed: Observation) -> Judgement:
     mode="inference_mode",
     source="torch.inference_mode",
     budget=16,
+    skip_reason=needs("inference_mode"),
     level=Level.SHOULD,
     depends_on=("CONTRACT-1", "VALUE-1", "MODE-1"),
 )

@@ -17,7 +17,7 @@ from ..candidates.variant import Manner, Variant
 from ..cases.build import Case
 from ..results import Verdict
 from ..worker.exchange import OTHER_AFTER, OTHER_AFTER_LAST_BACKWARD, OTHER_BEFORE
-from .base import Judgement, law, needs_gradient, on, vacuous
+from .base import Judgement, lacking, law, needs_gradient, on, vacuous
 from .models import judge_slopes
 from .numerics import judge_shown, judge_value, ordinary
 
@@ -46,7 +46,7 @@ def _beside_another(order: str) -> Variant:
     source="K codebooks: K losses are computed, then added; a buffer per shape is overwritten by the next call",
     budget=8,
     restrict=ordinary,
-    skip_reason=needs_gradient,
+    skip_reason=lambda trial: needs_gradient(trial) or lacking(trial, "backward"),
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "GRAD-1", "PURE-3", "PURE-4"),
     points_to=("shared-workspace",),
 )
@@ -62,7 +62,7 @@ def beside_another(trial: Trial, observed: Observation) -> Judgement:
     source="a frozen model, or a teacher's logits; losses that branch on requires_grad",
     budget=12,
     restrict=ordinary,
-    skip_reason=needs_gradient,
+    skip_reason=lambda trial: needs_gradient(trial) or lacking(trial, "no_grad"),
     depends_on=("CONTRACT-1", "ALIGN-1", "VALUE-1", "MODE-1"),
     points_to=("no-grad-path",),
 )
@@ -115,7 +115,7 @@ def _bounds_in_autocast(trial: Trial, observed: Observation) -> Bounds:
         if "float64" in trial.dtypes
         else "its gradient is not read at its logits, and to bfloat16's precision the value alone proves little"
         if trial.makes_logits and trial.skip_reason("GRAD-1") is not None
-        else None
+        else lacking(trial, "autocast")
     ),
 )
 @on(
@@ -152,7 +152,7 @@ def _compiled_by(backend: str) -> Variant:
     skip_reason=lambda trial: (
         "its gradient is read by watching its layers, which torch.compile does not let anybody do"
         if isinstance(trial, ModelTrial) and trial.route in (Route.COPIED, Route.HEAD)
-        else None
+        else lacking(trial, "compile")
         if trial.compiles("eager")
         else "it costs seconds: asked by --profile ci and deep, and if the candidate's own code asks about compiling"
     ),

@@ -1,4 +1,4 @@
-"""Bugs that leave the pairs alone and show in another way: a law that fails alone, or the text of an exception."""
+"""Bugs that leave the pairs alone and show in another way: a law that fails alone, or sizes that do not fit."""
 
 from __future__ import annotations
 

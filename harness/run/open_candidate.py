@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..label_builders.candidate import BuilderTrial
 from ..label_builders.diagnosis import compare, name_builder_bugs
 from ..laws import Law
 from ..results import CandidateResult, LawResult, Level, Overall, Verdict, overall
+from ..worker.target import ABILITIES
 
 STOPS = (KeyboardInterrupt, pytest.exit.Exception)
 """These exceptions end the run. Any other exception, from any source, is a result."""
@@ -49,6 +50,12 @@ def blank(job: Job) -> CandidateResult:
         expected_diagnosis=candidate.diagnosis,
         scope=declared_scope(candidate),
     )
+
+
+def _without(lacks: Collection[str]) -> tuple[str, ...]:
+    """Say what a candidate's worker cannot do. The laws that need it are skipped."""
+    missing = [words for ability, words in ABILITIES.items() if ability in lacks]
+    return (f"what its worker can do, without {', '.join(missing)}",) if missing else ()
 
 
 def said(error: BaseException) -> str:
@@ -138,7 +145,8 @@ class OpenCandidate:
             scope=(*found.scope, *self.trial.scope),
         )
         try:
-            found = replace(found, environment=dict(self.loaded.environment()), branches=self._branches())
+            scope = (*found.scope, *_without(self.loaded.describe().lacks))
+            found = replace(found, scope=scope, environment=dict(self.loaded.environment()), branches=self._branches())
             covered = coverage([*laws_of(self.job.spec).values()], self.trial, self.plan.profile.complete)
             found = replace(found, coverage=covered)
             if overall(laws) is Overall.FAILS:
@@ -154,8 +162,12 @@ class OpenCandidate:
     def _branches(self) -> Branches:
         """Return what is known of the branches of the candidate's code, or why nothing is."""
         worker, trial = self.loaded.worker, self.trial
-        in_process = Branches(unread="it runs in the judge's own process")
-        known = worker.branches.result() if isinstance(worker, Worker) else in_process
+        if not isinstance(worker, Worker):
+            known = Branches(unread="it runs in the judge's own process")
+        elif "branches" in worker.describe().lacks:
+            known = Branches(unread="its worker does not report them")
+        else:
+            known = worker.branches.result()
         is_named = type(trial) in (Trial, BuilderTrial)  # the code of a model or a trainer is too large
         return replace(
             known,

@@ -29,6 +29,18 @@ USAGE_REASONS = frozenset(
 )
 """The reasons that are a mistake of the user in naming the candidate, and not a failure inside it."""
 
+ABILITIES: Mapping[str, str] = {
+    "autocast": "torch.autocast",
+    "compile": "torch.compile",
+    "inference_mode": "torch.inference_mode",
+    "no_grad": "a mode in which no gradient is recorded",
+    "backward": "a backward pass of its own",
+    "layouts": "tensors that are not contiguous",
+    "settings": "a report of what a call changes in its process",
+    "branches": "a report of the branches that ran",
+}
+"""What a worker in another language may lack, in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -120,6 +132,8 @@ class TargetDescription:
 
     made: dict[str, str] = field(default_factory=dict)
     """Its own parameters that are made of the described ones -> what they are. See `call_shapes.py`."""
+    lacks: frozenset[str] = frozenset()
+    """Those of `ABILITIES` that its worker does not have."""
 
 
 class LoadFailure(Exception):

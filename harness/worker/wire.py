@@ -13,7 +13,7 @@ import torch
 from .exchange import OTHER_AFTER, Call, NotAnswered, Outcome, OutOfMemory, Raised, Returned, Training, Unusable, Window
 from .memory import is_out_of_memory
 from .protocol import decode_scalar, encode_scalar
-from .target import USAGE_REASONS, LoadFailure, Parameter, TargetDescription
+from .target import ABILITIES, USAGE_REASONS, LoadFailure, Parameter, TargetDescription
 from .tensors import read_tensors, write_tensors
 
 _ARGUMENT = "argument."
@@ -262,6 +262,7 @@ def encode_description(description: TargetDescription) -> dict[str, Any]:
         "device_name": description.device_name,
         "is_module": description.is_module,
         "made": description.made,
+        "lacks": sorted(description.lacks),
     }
 
 
@@ -276,6 +277,9 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
         odd = [parameter.kind for parameter in parameters if parameter.kind not in ("positional", "keyword", "either")]
         if odd:
             raise ValueError(f"parameter kind {odd[0]!r}")
+        lacks = frozenset(map(str, body.get("lacks", ())))
+        if unknown := sorted(lacks - ABILITIES.keys()):
+            raise ValueError(f"it lacks {unknown[0]!r}, which is no ability")
         return TargetDescription(
             target=target,
             parameters=parameters,
@@ -286,6 +290,7 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
             device_name=str(body["device_name"]),
             is_module=bool(body.get("is_module", False)),
             made={str(name): str(kind) for name, kind in body.get("made", {}).items()},
+            lacks=lacks,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"loading {target} got an answer that does not follow the protocol: {type(error).__name__}: {error}"

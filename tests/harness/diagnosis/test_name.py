@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shiftproof.harness.candidates.declaration import resolve
-from shiftproof.harness.candidates.loss import Observation, Problem, Trial
+from shiftproof.harness.candidates.loss import Trial
 from shiftproof.harness.cases.build import Case, build_case
 from shiftproof.harness.cases.recipe import Mask, Recipe, Regime
 from shiftproof.harness.cases.space import hand_made, space
@@ -259,12 +259,3 @@ def test_pairs_without_a_gradient_under_a_right_value(profile: str) -> None:
     lacking = without(lambda site: site[1:3] == (0, 0))
     elsewhere = Evidence(cases[0], {**lacking[0].scored, (spec.logits[0], 0, 0): {10: 0.1}})
     assert "detached-part" not in named([*lacking[1:], elsewhere], "ALIGN-1")
-
-
-def test_torchs_own_words_about_lengths() -> None:
-    case = build_case(PROFILES["higgs.text"], Recipe(rows=2, length=167, classes=3))
-    words = "raised ValueError: Expected input batch_size (336) to match target batch_size (334)."
-    seen = Observation(case, Problem(Verdict.ERROR, "raised ValueError", words))
-    trial = trial_of("misbehaving.py:raises_always")
-    (bug,) = name_by_symptom([], trial, [], [seen])
-    assert (bug.mutant, bug.detail) == ("length-mismatch", "168 logits per row against 167 labels")

@@ -148,6 +148,33 @@ for line in sys.stdin:
     assert worker.seconds_in_candidate == 0.25
 
 
+LACKS = """
+import json
+print(json.dumps({{"shiftproof_worker": 2}}), flush=True)
+message = json.loads(input())
+loaded = {{"parameters": [], "accepts_any_keyword": False, "file": None, "versions": {{}}, "device_name": "abacus"}}
+print(json.dumps({{"seq": message["seq"], "loaded": {{**loaded, "lacks": {lacks}}}}}), flush=True)
+input()
+"""
+
+
+def test_a_worker_says_what_it_lacks(tmp_path: Path) -> None:
+    able = fake(tmp_path, "able", LACKS.format(lacks=[]))
+    with Worker("loss.py:loss", WorkerSettings(able, str(tmp_path))) as worker:
+        assert worker.describe().lacks == frozenset()
+    unable = fake(tmp_path, "unable", LACKS.format(lacks=["autocast", "layouts"]))
+    with Worker("loss.py:loss", WorkerSettings(unable, str(tmp_path))) as worker:
+        assert worker.describe().lacks == {"autocast", "layouts"}
+
+
+def test_what_it_lacks_must_be_known(tmp_path: Path) -> None:
+    odd = fake(tmp_path, "odd", LACKS.format(lacks=["patience"]))
+    with Worker("loss.py:loss", WorkerSettings(odd, str(tmp_path))) as worker, pytest.raises(LoadFailure) as caught:
+        worker.describe()
+    assert caught.value.reason == "broken"
+    assert "it lacks 'patience', which is no ability" in caught.value.message
+
+
 def test_loading_in_parallel_does_not_wait(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(1.5)\ndef loss(logits): return logits.sum()\n")
     workers = [Worker("slow.py:loss", WorkerSettings(cwd=str(tmp_path))) for _ in range(2)]
