@@ -14,8 +14,9 @@ from ..cases.generators import AnyRecipe
 from ..cases.recipe import Recipe, digest
 from ..label_builders.cases import BuilderRecipe
 from ..suggest import nearest
+from .folder import ROOT, make, prune
 
-FOLDER = Path(".shiftproof") / "replays"
+FOLDER = ROOT / "replays"
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,17 @@ class Stored:
         return digest(self.candidate.call, self.spec, self.device, self.law, self.recipe.canonical())
 
     def save(self, folder: Path = FOLDER) -> str:
-        """Write the case under its id and return the id. If the folder cannot be written, do nothing."""
+        """Write the case under its id and return the id. Of older cases, only the newest stay.
+
+        If the folder cannot be written, do nothing.
+        """
         data = asdict(self)
         data["recipe"] = self.recipe.to_json()
         data["candidate"]["rename"] = dict(self.candidate.rename)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make(folder)
             (folder / f"{self.id}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+            prune(folder, "*.json")
         except OSError:
             pass
         return self.id
