@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +21,18 @@ from ..judge.laws_of import laws_of
 from ..judge.loading import Job, LoadedCandidate
 from ..judge.plan import Plan, from_options
 from ..judge.regions import Tracers
-from ..report.events import CandidateJudged, CandidateStarted, LawJudged, Reporter, Reporters, RunFinished, RunStarted
-from ..report.json_report import JsonReport
+from ..report.console import new_console
+from ..report.events import (
+    CandidateJudged,
+    CandidateStarted,
+    Entry,
+    LawJudged,
+    Reporter,
+    Reporters,
+    RunFinished,
+    RunStarted,
+)
+from ..report.json_report import STDOUT, JsonReport
 from ..report.terminal import TerminalReport
 from ..results import CandidateResult, LawResult, Overall, Verdict, law_from_json, merge
 from .items import CANDIDATE, LAW, LawItem
@@ -41,6 +50,8 @@ def begin(config: pytest.Config) -> Run:
         pytest.UsageError: if the options cannot be followed.
     """
     try:
+        if config.getoption("--shiftproof-json") == STDOUT and config.getoption("--shiftproof-display") != "own":
+            raise UsageError("--shiftproof-json - does not work: pytest writes to standard output itself; name a file")
         plan = from_options(vars(config.option))
         config.option.shiftproof_seed = plan.seed  # so that all pytest-xdist processes draw the same cases
         return Run(config, plan)
@@ -89,15 +100,17 @@ class Run:
         if self.is_xdist_worker:
             return Reporters(())
         path = config.getoption("--shiftproof-json")
-        members: list[Reporter] = [JsonReport(Path(path))] if path else []
-        return Reporters([*members, TerminalReport()] if self.own_display else members)
+        members: list[Reporter] = [JsonReport(path)] if path else []
+        if self.own_display:
+            members.append(TerminalReport(new_console(stderr=path == STDOUT), config.option.verbose))
+        return Reporters(members)
 
     # Before anything is judged ------------------------------------------------------------------------------------
 
     def pytest_collection(self, session: pytest.Session) -> None:
-        names = tuple(job.name for job in self.plan.jobs)
+        entries = tuple(Entry(job.name, job.candidate.spec, job.device, job.dtypes) for job in self.plan.jobs)
         planned = sum(map(self.planned, self.plan.jobs))
-        self.reporter.tell(RunStarted(version("shiftproof"), self.plan.seed, self.plan.profile.name, names, planned))
+        self.reporter.tell(RunStarted(version("shiftproof"), self.plan.seed, self.plan.profile.name, entries, planned))
         if self.is_xdist_worker:
             return
         try:
@@ -327,11 +340,7 @@ class Run:
     def pytest_terminal_summary(self) -> None:
         silent = self.own_display or self.is_xdist_worker or self.config.option.collectonly
         if not silent and not self.is_empty:
-            report = TerminalReport()
-            finished = self.finished()
-            for result in finished.results:
-                report.tell(CandidateJudged(result))
-            report.tell(finished)
+            TerminalReport(verbosity=self.config.option.verbose).tell_all(self.finished())
 
 
 def item_name(law: Any, job: Job) -> str:
