@@ -107,10 +107,14 @@ class Run:
 
     # Before anything is judged ------------------------------------------------------------------------------------
 
-    def pytest_collection(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Tell the seed. Under pytest-xdist, this process collects nothing, and would come by no later hook."""
         entries = tuple(Entry(job.name, job.candidate.spec, job.device, job.dtypes) for job in self.plan.jobs)
         planned = sum(map(self.planned, self.plan.jobs))
         self.reporter.tell(RunStarted(version("shiftproof"), self.plan.seed, self.plan.profile.name, entries, planned))
+
+    def pytest_collection(self, session: pytest.Session) -> None:
         if self.is_xdist_worker:
             return
         try:

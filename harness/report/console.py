@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from rich.console import Console
 
@@ -22,9 +22,22 @@ class _Console(Console):
 
 
 def new_console(stderr: bool = False) -> Console:
-    """Return a console as wide as the terminal. In a file or pipe it has 120 columns."""
-    print_what_it_can(sys.stderr if stderr else sys.stdout)
-    return _Console(highlight=False, width=_columns(stderr), stderr=stderr)
+    """Return a console as wide as the terminal. In a file or pipe it has 120 columns.
+
+    A terminal is written to whatever pytest captures meanwhile, so that a progress bar moves while a law is asked.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    print_what_it_can(stream)
+    return _Console(highlight=False, width=_columns(stderr), stderr=stderr, file=_own_copy(stream))
+
+
+def _own_copy(stream: TextIO | None) -> TextIO | None:
+    """Return a stream of its own to the same terminal, or None: pytest redirects the descriptor that it captures."""
+    with suppress(OSError, ValueError, AttributeError):  # it is closed, or has no descriptor
+        if stream is not None and stream.isatty():
+            copy = os.dup(stream.fileno())
+            return open(copy, "w", encoding=stream.encoding, errors=stream.errors, buffering=1)
+    return None
 
 
 def _columns(stderr: bool) -> int:

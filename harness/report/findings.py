@@ -10,10 +10,10 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from ..results import CandidateResult, Overall
-from .failure import failure
+from .failure import Line, failure
 from .fitting import wrapped
 from .laws import judged_space, laws_table
-from .verdict import INDENT, covered, headline, in_one_line, limits, open_laws
+from .verdict import INDENT, covered, facts_follow, facts_of, headline, in_one_line, open_laws
 
 SCREEN = 40  # lines that the report of one failing candidate may take, with the line of the seed
 _MESSAGE, _DUE = 3, 20  # lines
@@ -65,40 +65,51 @@ class _Findings:
         if self.verbosity < 0:
             yield in_one_line(result, width)
             return
-        is_cut = self.verbosity == 0
-        lines: list[tuple[str, str]] = []
         if self.has_headline:
-            yield headline(result, width if is_cut else _UNCUT)
-        if result.expect == "fails" and result.as_expected and is_cut:
-            return
-        most = _MESSAGE if is_cut and result.verdict is Overall.FAILS else None
-        if result.message:
-            lines += [(line, "") for line in wrapped(result.message, width, INDENT, most)]
-        if result.verdict is Overall.FAILS:
-            said = "; ".join(limits(result)[:1])
-            lines += [(line, "yellow") for line in wrapped(said, width, INDENT, 1 if is_cut else None)] if said else []
-            lines.append(("", ""))
-            lines += failure(result, width, SCREEN - 2 - len(result.stale) - len(lines) if is_cut else None)
-        else:
-            lines += self._open(width)
-        for text, style in lines:
+            yield headline(result, width if self._is_cut else _UNCUT)
+        for text, style in self._lines(width):
             yield Text(text, style=style, no_wrap=True, overflow="ignore")
         if self.verbosity >= 1 and result.asked:
             yield laws_table(result.laws, with_skips=self.verbosity > 1)
         if self.verbosity > 1 and result.asked:
             yield from judged_space(result)
 
-    def _open(self, width: int) -> list[tuple[str, str]]:
+    @property
+    def _is_cut(self) -> bool:
+        return self.verbosity == 0
+
+    def _lines(self, width: int) -> list[Line]:
+        """Return the lines between that of the verdict and the laws."""
+        result = self.result
+        lines: list[Line] = []
+        has_covered = result.asked and result.verdict is not Overall.FAILS
+        if self.has_headline and self._is_cut and not has_covered and facts_follow(result, width):
+            lines.append((" " * INDENT + facts_of(result), ""))
+        if self._is_cut and result.expect == "fails" and result.as_expected:
+            return lines
+        if result.message:
+            most = _MESSAGE if self._is_cut and result.verdict is Overall.FAILS else None
+            lines += [(line, "") for line in wrapped(result.message, width, INDENT, most)]
+        if result.verdict is not Overall.FAILS:
+            return lines + self._open(width)
+        if result.scope:
+            most = 1 if self._is_cut else None
+            lines += [(line, "yellow") for line in wrapped("; ".join(result.scope), width, INDENT, most)]
+        lines.append(("", ""))
+        room = SCREEN - 2 - len(result.stale) - len(lines)  # beside the lines of the seed and of the verdict
+        return lines + failure(result, width, room if self._is_cut else None)
+
+    def _open(self, width: int) -> list[Line]:
         """Return why the verdict is no failure and not CONFORMS, and what it covers."""
         result = self.result
-        found = [(line, "") for said in open_laws(result) for line in wrapped(said, width, INDENT)]
+        found: list[Line] = [(line, "") for said in open_laws(result) for line in wrapped(said, width, INDENT)]
         if result.gaps:
             due = f"the judgement is not complete; there was no case of: {'; '.join(result.gaps)}"
-            most = _DUE if self.verbosity == 0 else None
+            most = _DUE if self._is_cut else None
             found += [(line, "yellow") for line in wrapped(due, width, INDENT, most)]
         if not result.asked:
             return found
-        if self.verbosity == 0:
+        if self._is_cut:
             said = covered(result, width)
             return [*found, (" " * INDENT + said, "dim")] if said else found
         said = covered(result, _UNCUT)

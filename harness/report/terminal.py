@@ -64,11 +64,14 @@ class TerminalReport:
             case CaseJudged() if self.task is not None:
                 self.progress.advance(self.task)
                 self.done_before += 1
-                self._describe(event.candidate, self._law, f"{self.done_before} cases")
+                self._describe(event.candidate, self._law, f"case {self.done_before}")
             case LawJudged() if self.task is not None:
                 # A law may need fewer cases than planned. Its share of the bar counts as done all the same.
                 self.progress.advance(self.task, max(event.planned - self.done_before, 0))
                 self.done_before = 0
+                (task,) = self.progress.tasks
+                if task.total is not None and task.completed > task.total:  # the plan counts cases roughly
+                    self.progress.update(self.task, total=task.completed)
             case CandidateJudged():
                 self._judged(event)
             case RunFinished():
@@ -103,7 +106,7 @@ class TerminalReport:
         return Rows(entries, self.console.width)
 
     def _describe(self, *words: str) -> None:
-        if self.task is not None and self.console.is_terminal:
+        if self.task is not None and not self.progress.disable:
             self.progress.update(self.task, description=escape("  ".join(words)))
 
     def _judged(self, event: CandidateJudged) -> None:

@@ -30,14 +30,14 @@ _SHORT = 60  # columns of a message that stands for a whole report
 
 def headline(result: CandidateResult, width: int) -> Text:
     """Return who was judged, against what, the verdict, where, in how many cases and in how many seconds."""
-    facts = "" if _facts_follow(result, width) else f" · {facts_of(result)}"
+    facts = "" if facts_follow(result, width) else f" · {facts_of(result)}"
     return _styled(result, _head(result, width - len(facts)) + facts)
 
 
-def _facts_follow(result: CandidateResult, width: int) -> bool:
-    """Whether what conforms has so many exceptions that device, cases and seconds are on the next line."""
+def facts_follow(result: CandidateResult, width: int) -> bool:
+    """Whether the line of the verdict is so long that device, cases and seconds are on the next line."""
     longest = _who(result) + SAID[result.verdict] + exceptions(result)[0] + _expected(result)
-    return result.verdict is Overall.CONFORMS and len(f"{longest} · {facts_of(result)}") > width
+    return len(f"{longest} · {facts_of(result)}") > width
 
 
 def in_one_line(result: CandidateResult, width: int) -> Text:
@@ -56,7 +56,7 @@ def covered(result: CandidateResult, width: int) -> str:
     largest = result.coverage.largest if result.coverage is not None else {}
     sizes = " ".join(f"{axis}={size}" for axis, size in largest.items())
     parts = [
-        [facts_of(result), facts_of(result, short_dtypes(result.dtypes))] if _facts_follow(result, width) else [],
+        [facts_of(result), facts_of(result, short_dtypes(result.dtypes))] if facts_follow(result, width) else [],
         limits(result),
         shorter(failing_should(result), "SHOULD laws that fail: ", f"{len(failing_should(result))} SHOULD fail"),
         [f"up to {sizes}"] if sizes else [],

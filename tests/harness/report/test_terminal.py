@@ -80,9 +80,9 @@ def test_progress_says_what_is_tried_now() -> None:
         report.tell(event)
     assert report.task is not None
     (task,) = report.progress.tasks
-    assert (task.completed, task.total, task.description) == (3, 4, "a[0]  VALUE-1  1 cases")
+    assert (task.completed, task.total, task.description) == (3, 4, "a[0]  VALUE-1  case 1")
     report.tell(finished())
-    assert "VALUE-1  1 cases" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "VALUE-1  case 1" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_progress_only_where_there_is_a_terminal() -> None:
@@ -99,4 +99,8 @@ def test_a_law_with_fewer_cases_than_planned_still_fills_its_share() -> None:
         report.tell(LawJudged("a", GOOD.laws[0], 5))
     (task,) = report.progress.tasks
     assert task.completed == 5 + 7
+    for _ in range(9):
+        report.tell(CaseJudged("a"))
+    report.tell(LawJudged("a", GOOD.laws[0], 5))
+    assert task.completed == task.total == 21  # the plan counts cases roughly
     report.tell(finished())

@@ -97,6 +97,13 @@ def test_what_was_expected(result: object, words: str) -> None:
     assert words in as_text(result).splitlines()[0]
 
 
+def test_what_is_too_long_for_one_line_goes_on_on_the_next() -> None:
+    for long in (replace(BAD, candidate="x" * 90), replace(KNOWN, candidate="x" * 90)):
+        first, second, *_ = as_text(long).splitlines()
+        assert first.startswith("x" * 90 + " against hf.causal_lm: DOES NOT CONFORM")
+        assert second == "  cpu · float32 · 83 cases · 2.0 s"
+
+
 def test_as_expected_needs_no_explanation() -> None:
     assert len(whole(KNOWN)) == 2
     assert len(as_text(KNOWN, verbosity=1).splitlines()) > 10
