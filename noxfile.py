@@ -312,7 +312,9 @@ def benchmark(session: nox.Session) -> None:
     keeps_pages = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(64 << 20)}
     found = Path(session.create_tmp()).resolve() / "benchmark.json"
     recording = () if session.posargs else ("tests/benchmarks", f"--benchmark-json={found}")
-    session.run("pytest", "-m", "benchmark", *(session.posargs or recording), env=keeps_pages)
+    # The settings of pytest leave this plugin out. It makes a folder for its storage, even if it stores nothing.
+    plugin = ("-p", "pytest_benchmark.plugin", f"--benchmark-storage=file://{found.parent / 'storage'}")
+    session.run("pytest", *plugin, "-m", "benchmark", *(session.posargs or recording), env=keeps_pages)
     if not session.posargs:
         session.run("python", "docs/scripts/benchmark.py", str(found))
 

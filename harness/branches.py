@@ -50,8 +50,12 @@ class Branch:
         missing = [way for index, way in enumerate(self.ways) if not self.ran[index] and not self.only_raises[index]]
         return missing[0] if missing else ""
 
+    @property
+    def place(self) -> str:
+        return f"{os.path.basename(self.file)}:{self.line}"
+
     def __str__(self) -> str:
-        return f"{os.path.basename(self.file)}:{self.line} ({self.condition} never {self.never})"
+        return f"{self.place} ({self.condition} never {self.never})"
 
 
 @dataclass(frozen=True)

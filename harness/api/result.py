@@ -14,8 +14,8 @@ from ..cases.recipe import Recipe
 from ..judge.loading import find_spec
 from ..label_builders.cases import BuilderRecipe, build_builder_case
 from ..report.events import RunFinished
+from ..report.findings import as_html, as_text
 from ..report.json_report import as_json, worst_of
-from ..report.terminal import as_html, as_text
 from ..results import CandidateResult, LawResult, Level, NamedBug, Overall
 
 

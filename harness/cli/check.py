@@ -14,7 +14,7 @@ import rich_click as click
 from ..candidates.declaration import UsageError
 from .exit_code import CONFORMS, UNJUDGED, USAGE, verdict_code
 from .identify import say_identity
-from .options import DEADLINE, IN_PROCESS, SPEC, candidates_from, check_folders, on_candidates
+from .options import DEADLINE, IN_PROCESS, JSON_HELP, SPEC, candidates_from, check_folders, on_candidates
 
 if TYPE_CHECKING:
     from ..pytest_plugin.session import Run
@@ -69,7 +69,11 @@ class _Check(click.RichCommand):
 )
 @click.option("--seed", type=int, metavar="N", help="Draw the cases from this seed.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, metavar="N", help="Judge N candidates at once.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON.")
+@click.option("--json", "json_file", metavar="FILE", help=JSON_HELP)
+@click.option(
+    "-v", "--verbose", count=True, help="Show the laws; -vv shows skips, cells, sizes, branches and effort too."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print the last line only.")
 @click.option("--junit", "junit_file", metavar="FILE", help="Write pytest's JUnit XML.")
 @click.option("--pytest", "for_pytest", is_flag=True, expose_value=False, help="Pass everything after this to pytest.")
 @click.pass_context
@@ -95,6 +99,8 @@ def check(ctx: click.RichContext, /, targets: Sequence[str], **options: Any) -> 
             "--in-process judges in one process, so that a debugger sees it, and several were asked for; "
             "leave out --in-process, --jobs or pytest's -n"
         )
+    if options["verbose"] and options["quiet"]:
+        raise UsageError("--verbose asks for more and --quiet for less; give one of them")
     plan(candidates, profile=options["profile"], seed=options["seed"], deadline=options["deadline"])  # for its checks
     check_folders(json=options["json_file"])
     caught = _Caught()
@@ -206,4 +212,5 @@ def _pytest_arguments(targets: Sequence[str], options: dict[str, Any], given: Se
             arguments.append(f"--shiftproof-{name.replace('_', '-')}")
     if options["junit_file"]:
         arguments.append(f"--junitxml={options['junit_file']}")
+    arguments += ["-q"] if options["quiet"] else ["-v"] * options["verbose"]
     return [*arguments, *given]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import rich_click as click
 from click.exceptions import Exit
 
+from ..report.encoding import print_what_it_can
 from ..suggest import nearest
 from .check import check
 from .exit_code import CONFORMS, USAGE, exit_code_of, say
@@ -48,6 +49,8 @@ def _run(argv: Sequence[str] | None) -> int:
     ``shiftproof.main`` turns every interrupt into one exception and a closed pipe into exit code 1, so it only prints
     completions here.
     """
+    for stream in (sys.stdout, sys.stderr):
+        print_what_it_can(stream)
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Shells ask without arguments. A check must not be answered by a script, because this variable was left set.
     if _COMPLETION in os.environ and not arguments:

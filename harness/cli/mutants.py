@@ -11,7 +11,7 @@ import rich_click as click
 from ..candidates.declaration import UsageError
 from ..suggest import nearest
 from .exit_code import CONFORMS, FAILS
-from .options import check_folders
+from .options import JSON_HELP, check_folders
 
 
 @click.command()
@@ -33,7 +33,7 @@ from .options import check_folders
 @click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="What --doors draws from.")
 @click.option("--drawn-only", is_flag=True, help="Leave out the hand-made cases.")
 @click.option("--processes", type=int, metavar="N", help="How many processes at once (default: one per core).")
-@click.option("--json", "json_file", metavar="FILE", help="Write the table as JSON.")
+@click.option("--json", "json_file", metavar="FILE", help=JSON_HELP)
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write the table as Markdown.")
 def mutants(
     specs: Sequence[str],
@@ -55,6 +55,7 @@ def mutants(
     from ..kill_table.run import kill_table
     from ..kill_table.table import MutantOutcome
     from ..report.console import new_console
+    from ..report.json_report import STDOUT
     from ..report.kill_table import markdown, render
 
     for what, given, known in (("spec", specs, PROFILES), ("profile", [profile], EFFORTS)):
@@ -67,9 +68,9 @@ def mutants(
     if doors is not None and (specs or drawn_only):
         raise UsageError("--doors draws profiles and mutants itself; drop --spec and --drawn-only")
     check_folders(json=json_file, markdown=markdown_file)
-    console = new_console()
     if doors is not None:
         return _behind_doors(doors, seed, processes, json_file, markdown_file)
+    console = new_console(stderr=json_file == STDOUT)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("mutants", total=None)
         table = kill_table(
@@ -94,8 +95,9 @@ def _behind_doors(
     from ..kill_table.doors import try_doors
     from ..report.console import new_console
     from ..report.doors import markdown, render
+    from ..report.json_report import STDOUT
 
-    console = new_console()
+    console = new_console(stderr=json_file == STDOUT)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("doors", total=number)
         table = try_doors(number, seed, processes, lambda done, of: progress.update(task, completed=done))
@@ -105,10 +107,9 @@ def _behind_doors(
 
 
 def _write(table: Mapping[str, Any], json_file: str | None, text: str, markdown_file: str | None) -> None:
-    import json
+    from ..report.json_report import write_json
 
     if json_file:
-        dumped = json.dumps(table, indent=1, allow_nan=False, ensure_ascii=False)
-        Path(json_file).write_text(dumped + "\n", encoding="utf-8")
+        write_json(table, json_file)
     if markdown_file:
         Path(markdown_file).write_text(text, encoding="utf-8")

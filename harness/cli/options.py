@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import rich_click as click
 
 from ..candidates.declaration import Candidate, UsageError
+from ..report.json_report import STDOUT
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,6 +18,7 @@ DEADLINE = click.option(
     "--deadline", type=float, default=10.0, metavar="SECONDS", show_default=True, help="The time limit for one call."
 )
 IN_PROCESS = click.option("--in-process", is_flag=True, help="Run candidates in this process, for a debugger.")
+JSON_HELP = "Write the report as JSON; - is standard output, and what people read goes to standard error."
 SPEC = click.option(
     "--spec", metavar="PROFILE", help="What the loss or label builder promises; see `shiftproof list profiles`."
 )
@@ -114,5 +116,5 @@ def check_folders(**files: str | None) -> None:
         UsageError: names the option.
     """
     for option, file in files.items():
-        if file and not Path(file).resolve().parent.is_dir():
+        if file and file != STDOUT and not Path(file).resolve().parent.is_dir():
             raise UsageError(f"--{option} {file}: its folder does not exist; create it first")

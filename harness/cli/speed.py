@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
 from .exit_code import CONFORMS, FAILS, UNJUDGED
-from .options import SPEC, candidates_from, check_folders, on_candidates
+from .options import JSON_HELP, SPEC, candidates_from, check_folders, on_candidates
 
 
 @click.command()
@@ -44,7 +43,7 @@ from .options import SPEC, candidates_from, check_folders, on_candidates
 @click.option(
     "--deadline", type=float, default=20.0, metavar="SECONDS", show_default=True, help="The time limit for one shape."
 )
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON.")
+@click.option("--json", "json_file", metavar="FILE", help=JSON_HELP)
 def speed(
     targets: Sequence[str],
     config: str | None,
@@ -60,9 +59,8 @@ def speed(
     **chosen: Any,
 ) -> int:
     """Time candidates against the yardstick, and decide on them. A TARGET is as for `check`."""
-    import json
-
     from ..report.console import new_console
+    from ..report.json_report import STDOUT, write_json
     from ..report.speed import as_json, render
     from ..speed.plan import plan
     from ..speed.result import Grade, overall
@@ -82,7 +80,7 @@ def speed(
         deadline=deadline,
         times_only=times_only,
     )
-    console = new_console()
+    console = new_console(stderr=json_file == STDOUT)
     trials = []
     for each in plans:
         with console.status(str(each)) as status:
@@ -97,6 +95,5 @@ def speed(
             )
         console.print(render(trials[-1]))
     if json_file:
-        text = json.dumps(as_json(trials), indent=1, allow_nan=False, ensure_ascii=False)
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        write_json(as_json(trials), json_file)
     return {Grade.PASSES: CONFORMS, Grade.FAILS: FAILS}.get(overall(trials), UNJUDGED)

@@ -15,8 +15,9 @@ from ..cases.generators import AnyRecipe
 from ..cases.recipe import Recipe, digest
 from ..label_builders.cases import BuilderRecipe
 from ..suggest import nearest
+from .folder import ROOT, make, prune
 
-FOLDER = Path(".shiftproof") / "replays"
+FOLDER = ROOT / "replays"
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,18 @@ class Stored:
         return digest(self.candidate.call, self.spec, self.device, self.law, self.recipe.canonical())
 
     def save(self, folder: Path = FOLDER) -> str:
-        """Write the case under its id and return the id. If the folder cannot be written, do nothing."""
+        """Write the case under its id and return the id. Of older cases, only the newest stay.
+
+        If the folder cannot be written, do nothing.
+        """
         data = {each.name: getattr(self, each.name) for each in fields(self)}
         data["candidate"] = self.candidate.to_json()
         data["is_object"] = self.candidate.given is not None and not self.candidate.given.has_name
         data["recipe"] = self.recipe.to_json()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make(folder)
             (folder / f"{self.id}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+            prune(folder, "*.json")
         except OSError:
             pass
         return self.id

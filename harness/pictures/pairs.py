@@ -12,7 +12,10 @@ from ..probe.read import Positions, Site
 from ..results import Picture
 
 _LEGEND = "● right   ○ missing   × wrong   - no target"
-_WIDEST = 24
+_WIDEST, _TALLEST = 24, 14  # cells
+_MARGIN = 15  # columns, as of most names of rows
+_COLUMNS = 90  # of names and cells; beside them there is room for a target that is no label of the drawing
+_CONTEXT = 2  # places before the first one that is wrong
 
 Flat = tuple[int, int]
 
@@ -55,7 +58,7 @@ class _Slice:
 
 
 def draw(case: Case, expected: Positions, found: Positions) -> Picture:
-    """Draw expected and found pairs of one small case. Wide cases are cut on the right.
+    """Draw expected and found pairs of one case. Of a large one, draw the part around the first wrong pair.
 
     If there are several heads or streams, draw the first on which the two differ.
     """
@@ -117,20 +120,43 @@ def _grid(
 ) -> str:
     across = "codebook" if chosen.frame is not None else "label position"
     down = "head " if chosen.frame is not None else "logit"
-    columns = [(row, position) for row in range(labels[0]) for position in range(labels[1])][:_WIDEST]
-    trained = {chosen.label(place) for places in expected.values() for place in places}
-    lines = [" " * 15 + "".join(f"{'│ ' if at == 0 and row else ''}{at:<3d}" for row, at in columns) + across]
     places = [(row, position) for row in range(logits[0]) for position in range(logits[1])]
-    for here in places[:_WIDEST]:
+    wrong = next((at for at in places if expected.get(at) != found.get(at)), places[0] if places else (0, 0))
+    above, shown, below = _window(places, wrong, _TALLEST)
+    names = {here: f"row {here[0]} {down} {here[1]:<3d}" for here in shown}
+    margin = max([_MARGIN, *(len(name) for name in names.values())])
+    columns = [(row, position) for row in range(labels[0]) for position in range(labels[1])]
+    cell = max(3, len(str(max(labels[1] - 1, 0))) + 1)
+    bars = min(labels[0], _WIDEST) - 1
+    first = [at for place in (*expected.get(wrong, ()), *found.get(wrong, ())) if (at := chosen.label(place))]
+    most = max((_COLUMNS - margin - 2 * bars) // cell, 4)
+    left, columns, right_of = _window(columns, min(first, default=(0, 0)), min(most, _WIDEST))
+    trained = {chosen.label(place) for places in expected.values() for place in places}
+    before = "… " if left else ""
+    heading = "".join(f"{'│ ' if at == 0 and row else ''}{at:<{cell}d}" for row, at in columns)
+    lines = [" " * margin + before + heading + ("… " if right_of else "") + across]
+    if above:
+        lines.append(f"… {above} rows above (--json has all)")
+    for here in shown:
         right = {chosen.label(place) for place in expected.get(here, ())}
         theirs = [chosen.label(place) for place in found.get(here, ())]
-        cells = ""
+        cells = " " * len(before)
         for place in columns:
             cells += "│ " if place[1] == 0 and place[0] else ""
-            cells += f"{_cell(place, right, theirs, trained):<3s}"
-        strays = [_stray(place) for place in found.get(here, ()) if chosen.label(place) is None]
-        lines.append(f"row {here[0]} {down} {here[1]:<3d}" + cells + "".join(strays[:1]))
+            cells += f"{_cell(place, right, theirs, trained):<{cell}s}"
+        strays = [_stray(place) for place in found.get(here, ()) if chosen.label(place) not in columns]
+        lines.append(names[here].ljust(margin) + cells + "".join(strays[:1]))
+    if below:
+        lines.append(f"… {below} rows below (--json has all)")
     return "\n".join([*lines, _LEGEND])
+
+
+def _window(places: list[Flat], wrong: Flat, most: int) -> tuple[int, list[Flat], int]:
+    """Return at most ``most`` places in a row, with ``wrong`` near their beginning, and how many are left out."""
+    at = places.index(wrong) if wrong in places else 0
+    start = max(0, min(at - _CONTEXT, len(places) - most)) if len(places) > most else 0
+    shown = places[start : start + most]
+    return start, shown, len(places) - start - len(shown)
 
 
 def _stray(place: Place) -> str:

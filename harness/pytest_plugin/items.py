@@ -13,7 +13,7 @@ from ..judge.ask import planned
 from ..judge.conclusion import without_result
 from ..judge.loading import Job
 from ..laws import Law
-from ..report.events import CaseJudged
+from ..report.events import CaseJudged, LawStarted
 from ..results import CandidateResult, LawResult, Level, Overall, Verdict, overall
 from ..run.alone import one_thread
 from ..run.open_candidate import STOPS, OpenCandidate, said
@@ -85,6 +85,7 @@ class LawItem(pytest.Item):
             raise LawBroken(result.message)
 
     def _ask(self, loaded: OpenCandidate) -> LawResult:
+        self.run.reporter.tell(LawStarted(self.job.name, self.law.id))
         return loaded.ask(self.law, lambda: self.run.reporter.tell(CaseJudged(self.job.name)))
 
     def _send(self, result: LawResult) -> None:

@@ -21,8 +21,18 @@ from ..judge.laws_of import laws_of
 from ..judge.loading import Job, LoadedCandidate
 from ..judge.plan import Plan, from_options
 from ..judge.regions import Tracers
-from ..report.events import CandidateJudged, CandidateStarted, LawJudged, Reporter, Reporters, RunFinished, RunStarted
-from ..report.json_report import JsonReport
+from ..report.console import new_console
+from ..report.events import (
+    CandidateJudged,
+    CandidateStarted,
+    Entry,
+    LawJudged,
+    Reporter,
+    Reporters,
+    RunFinished,
+    RunStarted,
+)
+from ..report.json_report import STDOUT, JsonReport
 from ..report.terminal import TerminalReport
 from ..results import CandidateResult, LawResult, Overall, Verdict, law_from_json, merge
 from ..run.open_candidate import STOPS, OpenCandidate, blank
@@ -40,6 +50,8 @@ def begin(config: pytest.Config) -> Run:
         pytest.UsageError: if the options cannot be followed.
     """
     try:
+        if config.getoption("--shiftproof-json") == STDOUT and config.getoption("--shiftproof-display") != "own":
+            raise UsageError("--shiftproof-json - does not work: pytest writes to standard output itself; name a file")
         plan = from_options(vars(config.option))
         config.option.shiftproof_seed = plan.seed  # so that all pytest-xdist processes draw the same cases
         return Run(config, plan)
@@ -96,15 +108,21 @@ class Run:
         if self.is_xdist_worker:
             return Reporters(())
         path = config.getoption("--shiftproof-json")
-        members: list[Reporter] = [JsonReport(Path(path))] if path else []
-        return Reporters([*members, TerminalReport()] if self.own_display else members)
+        members: list[Reporter] = [JsonReport(path)] if path else []
+        if self.own_display:
+            members.append(TerminalReport(new_console(stderr=path == STDOUT), config.option.verbose))
+        return Reporters(members)
 
     # Before anything is judged ------------------------------------------------------------------------------------
 
-    def pytest_collection(self, session: pytest.Session) -> None:
-        names = tuple(job.name for job in self.plan.jobs)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Tell the seed. Under pytest-xdist, this process collects nothing, and would come by no later hook."""
+        entries = tuple(Entry(job.name, job.candidate.spec, job.device, job.dtypes) for job in self.plan.jobs)
         planned = sum(map(self.planned, self.plan.jobs))
-        self.reporter.tell(RunStarted(version("shiftproof"), self.plan.seed, self.plan.profile.name, names, planned))
+        self.reporter.tell(RunStarted(version("shiftproof"), self.plan.seed, self.plan.profile.name, entries, planned))
+
+    def pytest_collection(self, session: pytest.Session) -> None:
         if self.is_xdist_worker:
             return
         try:
@@ -332,15 +350,19 @@ class Run:
     @property
     def is_empty(self) -> bool:
         """Return whether the user left out every law of every candidate, so that there is nothing to report."""
-        every = {key for keys in self.keys.values() for key in keys.values()}
-        return every <= self._left_out
+        return all(map(self._is_left_out, self.plan.jobs))
+
+    def _is_left_out(self, job: Job) -> bool:
+        """Whether the user left out every law of a job. A test file's loss is then as if it were not there."""
+        return set(self.keys[job.name].values()) <= self._left_out
 
     def finished(self) -> RunFinished:
         """Return every entry of the plan with its verdict."""
-        results = {job.name: self.result(job) for job in self.plan.jobs}
-        for job in self.plan.jobs:
+        jobs = [job for job in self.plan.jobs if job in self._of_options or not self._is_left_out(job)]
+        results = {job.name: self.result(job) for job in jobs}
+        for job in jobs:
             candidate = job.candidate
-            own = [results[each.name] for each in self.plan.jobs if each.candidate.name == candidate.name]
+            own = [results[each.name] for each in jobs if each.candidate.name == candidate.name]
             unmatched = tuple(str(each) for each in candidate.allowances if stale(each, own))
             found = results[job.name]
             results[job.name] = replace(found, stale=(*found.stale, *unmatched))
@@ -355,14 +377,18 @@ class Run:
     def pytest_report_header(self) -> str:
         return f"shiftproof: seed {self.plan.seed}, profile {self.plan.profile.name}"
 
-    def pytest_terminal_summary(self) -> None:
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         silent = self.own_display or self.is_xdist_worker or self.config.option.collectonly
-        if not silent and not self.is_empty:
-            report = TerminalReport()
-            finished = self.finished()
-            for result in finished.results:
-                report.tell(CandidateJudged(result))
-            report.tell(finished)
+        if silent or self.is_empty:
+            return
+        finished = self.finished()
+        verbosity = self.config.option.verbose
+        if not self._of_options and not all(map(_as_hoped, finished.results)):
+            verbosity = max(verbosity, 0)  # -q is there for the tests that pass, not to hide what is wrong
+        if verbosity >= 0:
+            seed = f"seed {self.plan.seed}, profile {self.plan.profile.name}"
+            terminalreporter.write_sep("=", f"shiftproof: {seed}")
+        TerminalReport(verbosity=verbosity).tell_all(finished)
 
 
 def item_name(law: Any, job: Job) -> str:

@@ -10,13 +10,23 @@ from ..results import CandidateResult, LawResult
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One candidate of the plan, before anything is known of it."""
+
+    candidate: str
+    spec: str | None
+    device: str
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RunStarted:
     """``planned`` is the approximate total number of cases to judge."""
 
     version: str
     seed: int
     profile: str
-    candidates: tuple[str, ...]
+    candidates: tuple[Entry, ...]
     planned: int
 
 
@@ -24,6 +34,12 @@ class RunStarted:
 class CandidateStarted:
     candidate: str
     planned: int
+
+
+@dataclass(frozen=True)
+class LawStarted:
+    candidate: str
+    law: str
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,7 @@ class RunFinished:
     results: tuple[CandidateResult, ...]
 
 
-Event = RunStarted | CandidateStarted | CaseJudged | LawJudged | CandidateJudged | RunFinished
+Event = RunStarted | CandidateStarted | LawStarted | CaseJudged | LawJudged | CandidateJudged | RunFinished
 
 
 class Reporter(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,29 @@ SCHEMA = Path(__file__).with_name("report.schema.json")
 VERSION = 3
 
 
-class JsonReport:
-    """Writes the whole run to one file at its end."""
+STDOUT = "-"
+"""The file that stands for standard output."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class JsonReport:
+    """Writes the whole run to one file, or to standard output, at its end."""
+
+    def __init__(self, file: str | Path) -> None:
+        self.file = file
 
     def tell(self, event: Event) -> None:
         if isinstance(event, RunFinished):
-            self.path.write_text(json.dumps(as_json(event), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            write_json(as_json(event), self.file)
+
+
+def write_json(data: Any, file: str | Path) -> None:
+    """Write data as JSON to a file, or to standard output if ``file`` is "-". It is ASCII, so any stream takes it."""
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    if file == STDOUT:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        Path(file).write_text(text, encoding="utf-8")
 
 
 def as_json(run: RunFinished) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from ..candidates.declaration import UsageError
 from ..cases.recipe import digest
+from ..judge.folder import ROOT, make, prune
 from .result import Outcome, Row
 
 VERSION = 1
@@ -46,9 +47,7 @@ class Header:
     def default_path(self) -> Path:
         """The default file of a sweep: the same path for the same header."""
         version = self.versions.get(self.package, "unknown")
-        return (
-            Path(".shiftproof") / "sweeps" / f"{self.package}-{version}-{digest(_line('header', self.to_json()))}.jsonl"
-        )
+        return ROOT / "sweeps" / f"{self.package}-{version}-{digest(_line('header', self.to_json()))}.jsonl"
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": VERSION, **asdict(self), "patterns": list(self.patterns)}
@@ -81,7 +80,10 @@ class Store:
         self.header = header
         self.rows: dict[str, Row] = {}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make(path.parent)
+            if path.parent == ROOT / "sweeps":  # a folder of the user's own may hold anything
+                path.touch()  # so that it is the newest
+                prune(path.parent, "*.jsonl")
             self._file: BinaryIO = path.open("a+b")
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}; name another file with --out") from None

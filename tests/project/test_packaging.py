@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -56,3 +58,25 @@ def test_every_package_of_a_group_has_its_version_in_the_constraints() -> None:
     asked = [each for group in PYPROJECT["dependency-groups"].values() for each in group]
     asked += PYPROJECT["project"]["dependencies"]
     assert [each for each in asked if re.split("[<>=]", each)[0] not in pinned] == []
+
+
+def test_what_times_losses_is_no_dependency_of_the_package() -> None:
+    names = {re.split("[<>=]", each)[0] for each in PYPROJECT["project"]["dependencies"]}
+    assert "pytest-benchmark" not in names
+
+
+@pytest.mark.parametrize("more", [(), ("-p", "pytest_benchmark.plugin", "--benchmark-storage=file://elsewhere")])
+def test_no_run_of_pytest_leaves_a_folder_of_benchmarks_behind(tmp_path: Path, more: tuple[str, ...]) -> None:
+    settings = ("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider")
+    one = str(ROOT / "tests" / "harness" / "test_suggest.py")
+    command = [sys.executable, "-m", "pytest", *settings, *more, "-q", one]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert not (tmp_path / ".benchmarks").exists()
+
+
+def test_it_runs_where_its_classifiers_say() -> None:
+    """Workers are forked, and files are locked by fcntl."""
+    systems = [each for each in PYPROJECT["project"]["classifiers"] if each.startswith("Operating System")]
+    assert systems
+    assert all("POSIX" in each or "MacOS" in each for each in systems)

@@ -99,7 +99,9 @@ def test_code_that_is_printed(folder: Path) -> None:
         (name,) = re.findall(r"^def (\w+)\(", block, re.MULTILINE)
         if name.startswith("test_"):
             (folder / f"test_printed_{index}.py").write_text(f"{MY_LOSS}\n{block}")
-            assert pytest.main(["-q", "-p", "no:cacheprovider", "-c", os.devnull, str(folder)]) == 0
+            assert (
+                pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:benchmark", "-c", os.devnull, str(folder)]) == 0
+            )
             continue
         (folder / f"printed_{index}.py").write_text(f"import torch\n\n{block}")
         ran = run(folder, f"shiftproof check printed_{index}.py:{name} --spec hf.causal_lm")

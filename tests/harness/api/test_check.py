@@ -1,4 +1,4 @@
-"""``shiftproof.check`` on callables of every kind. The losses are here, so that they are no targets that have a name."""
+"""``shiftproof.check`` on callables of every kind. The losses here are in the test file, which no target names."""
 
 from __future__ import annotations
 

@@ -118,6 +118,7 @@ def test_several_processes_find_the_same(run: Run, files: Path) -> None:
         ran = run(*arguments, *parallel, "--pytest", "-k", laws)
         assert ran.code == 1
         assert ran.err == ""
+        assert "seed 0 " in ran.out.splitlines()[0]
         found.append(
             {
                 (candidate["candidate"], law["id"]): law["verdict"]

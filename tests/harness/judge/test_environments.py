@@ -20,8 +20,8 @@ from rich.console import Console
 
 from shiftproof.harness.cli.main import main
 from shiftproof.harness.judge.environments import Comparison, comparisons, tell_apart
+from shiftproof.harness.report.comparison import comparison
 from shiftproof.harness.report.json_report import SCHEMA
-from shiftproof.harness.report.terminal import comparison
 from shiftproof.harness.results import CandidateResult, LawResult, Level, NamedBug, Overall, Verdict
 
 README = Path(__file__).parents[3] / "README.md"

@@ -266,6 +266,14 @@ def test_the_command_writes_both_files(
     assert "kill score 100%" in capsys.readouterr().out
 
 
+def test_json_on_standard_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(run, "kill_table", lambda specs, **how: table_of_text(_SOME))
+    assert main(["mutants", "--spec", "hf.causal_lm", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    jsonschema.validate(json.loads(out), json.loads(SCHEMA.read_text(encoding="utf-8")))
+    assert "kill score 100%" in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -284,8 +284,26 @@ def test_every_spec_can_be_drawn(spec: str) -> None:
         case = build_builder_case(BUILDERS[spec], recipe)
         drawn = draw(case, case.expected + 1)
         assert drawn is not None
-        assert all(len(line) <= 200 for line in drawn.drawing.splitlines())
+        assert all(len(line) <= 114 for line in drawn.drawing.splitlines())
+        assert len(drawn.drawing.splitlines()) <= 22
         assert (drawn.recipe, drawn.of) == (recipe.to_json(), spec)
+
+
+def test_of_a_large_case_the_part_around_the_first_wrong_place_is_drawn() -> None:
+    case = build_builder_case(BUILDERS["delay.labels.boson"], BuilderRecipe(rows=3, length=900, codebooks=9))
+    found = case.expected.clone()
+    found[1, 4, 500:] = 7
+    drawn = draw(case, found)
+    assert drawn is not None
+    above, right, wrong, marks, *rest = drawn.drawing.splitlines()
+    assert above == "… 13 rows above, which are right"
+    assert right.startswith("row 1 codebook 4  expected …")
+    assert wrong.split()[:2] == ["found", "…"]
+    assert wrong.split()[4] == "7"
+    assert marks.split()[0] == "×"
+    assert rest[-2].startswith("row 2 codebook 8  right    … ")
+    assert len(drawn.drawing.splitlines()) <= 22
+    assert max(map(len, drawn.drawing.splitlines())) <= 114
 
 
 def test_a_result_with_a_comparison_survives_json_and_merging() -> None:

@@ -76,9 +76,33 @@ def test_extra_logits_have_lines_of_their_own() -> None:
 def test_wide_cases_are_cut() -> None:
     case = build_case(SPEC, Recipe(rows=2, length=17, classes=5))
     drawing = draw(case, {}, {}).drawing.splitlines()
-    assert len(drawing) == 1 + 24 + 1
-    assert drawing[0].split()[-3:] == ["6", "label", "position"]
+    assert len(drawing) == 1 + 14 + 2
+    assert drawing[0].split()[-4:] == ["6", "…", "label", "position"]
+    assert drawing[-2] == "… 20 rows below (--json has all)"
     assert len(draw(case, {}, {}).labels[0]) == 17
+
+
+def test_of_a_long_case_the_part_around_the_first_wrong_pair_is_drawn() -> None:
+    case = build_case(SPEC, Recipe(rows=1, length=1200, classes=5))
+    right = expected_positions(case.pairing)
+    wrong: Positions = {**right, ("logits", 0, 1005): ((0, 1007),), ("logits", 0, 1006): ((0, 3),)}
+    heading, above, *rows, below, _ = draw(case, right, wrong).drawing.splitlines()
+    assert (above, below) == ("… 1003 rows above (--json has all)", "… 183 rows below (--json has all)")
+    assert heading.split()[:3] == ["…", "1004", "1005"]
+    assert rows[2].startswith("row 0 logit 1005 ")
+    assert rows[2].split()[4:8] == ["·", "·", "○", "×"]
+    assert rows[3].endswith("× label [0, 3]")
+    assert max(map(len, (heading, *rows))) <= 114
+
+
+def test_many_codebooks_and_rows_of_one_position_fit() -> None:
+    case = build_case(PROFILES["dia"], Recipe(rows=64, length=1, classes=20, codebooks=33))
+    right = expected_positions(case.pairing)
+    wrong = {**right, ("logits", 60, 0, 32): ((60, 0, 31),)}
+    lines_of_it = draw(case, right, wrong).drawing.splitlines()
+    assert len(lines_of_it) <= 18
+    assert max(map(len, lines_of_it)) <= 114
+    assert any(line.endswith("× label [60, 0, codebook 31]") for line in lines_of_it)
 
 
 def test_labels_shown_are_those_scored() -> None:

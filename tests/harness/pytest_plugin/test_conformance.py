@@ -104,7 +104,7 @@ def test_an_expected_failure_has_a_reason_and_may_not_pass(suite: Path) -> None:
     assert "XPASS(strict)" in run(suite, "-q", *BRIEF, *laws, code=1)
     file.write_text(TESTS + expected % "ALIGN-11")
     refused = run(suite, "-q", *BRIEF, code=2)
-    assert "xfail has 'ALIGN-11', which is no law" in " ".join(refused.split())
+    assert "xfail has 'ALIGN-11', which is not a law (did you mean 'ALIGN-1'?)" in " ".join(refused.split())
 
 
 def test_what_cannot_be_judged_is_an_error_of_collection(suite: Path) -> None:

@@ -434,7 +434,7 @@ def test_one_of_two_whose_last_law_raises_in_pytest_itself(judge: Judge, place: 
     assert list(ran.candidates) == list(targets)
     assert_not_judged(ran, "LAST-1 could not be asked: planned but never asked", lost)
     assert ran.candidates[kept]["verdict"] == "conforms"
-    assert f"{kept} against hf.causal_lm: CONFORMS" in ran.out
+    assert any(line.startswith(kept) and "  conforms" in line for line in ran.out.splitlines())
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,20 @@ def test_a_broken_law_is_a_failed_test_without_a_traceback(repository: Path) -> 
     assert "ALIGN-1" in (repository / "j.xml").read_text()
 
 
+def test_its_report_is_as_long_as_pytests_own(repository: Path) -> None:
+    def told(*more: str) -> str:
+        arguments = ("--shiftproof", "losses.py:bad", *CHECK, "-k", "CONTRACT-1 or ALIGN-1", "--tb=no")
+        return pytest_in(repository, *more, *arguments).stdout
+
+    row = re.compile(r"CONTRACT-1 +MUST +pass")
+    assert not row.search(told())
+    assert row.search(told("-v"))
+    assert "a second;" in told("-vv")
+    quiet = told("-q")
+    assert "losses.py:bad against hf.causal_lm: DOES NOT CONFORM (double-shift)" in quiet
+    assert "smallest counterexample" not in quiet
+
+
 @pytest.mark.slow
 def test_it_stops_at_the_first_failure_where_asked_to(repository: Path) -> None:
     ran = pytest_in(repository, "-x", "--shiftproof", "losses.py:bad", *CHECK, "-k", "not CONTRACT-1")
@@ -121,6 +136,7 @@ def test_only_collected_where_asked_to(repository: Path) -> None:
         (("--shiftproof", "losses.py:goo", *CHECK), "did you mean 'good'?"),
         (("--shiftproof", "losses.py:good"), "losses.py:good has no spec"),
         (("--shiftproof-declared",), "nothing to judge"),
+        (("--shiftproof", "losses.py:good", *CHECK, "--shiftproof-json", "-"), "name a file"),
     ],
 )
 def test_usage(repository: Path, arguments: tuple[str, ...], words: str) -> None:
