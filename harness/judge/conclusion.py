@@ -74,9 +74,7 @@ def declared_scope(candidate: Candidate) -> tuple[str, ...]:
     found += [f"only sizes that it requires: {candidate.sizes}"] if candidate.requires else []
     found += [f"allowed: {allowance}" for allowance in candidate.allowances]
     if candidate.given is not None and candidate.given.stays:
-        found.append(
-            f"without protection from crashes and hangs: it runs in this process, because {candidate.given.stays}"
-        )
+        found.append(f"in this process, without protection from crashes: {candidate.given.stays}")
     return tuple(found)
 
 
