@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from ..bounds.compare import same_value
 from ..bounds.derive import derive_bounds
 from ..candidates.loss import Observation, Trial
 from ..cases.linear import through
-from ..cases.recipe import Recipe
+from ..cases.recipe import Recipe, Streams
 from ..laws import LAWS
 from ..laws.alignment import (
     expected_positions,
@@ -37,6 +37,8 @@ from .name_by_score import name_by_near_score, name_by_score, of_large_logits
 from .reenact import held_against_the_laws
 from .two_bugs import name_two_bugs
 from .where_it_fails import where_it_fails
+
+_NEAR = 6  # cases beside a counterexample that show nothing but NaN
 
 
 def name_bugs(
@@ -243,8 +245,9 @@ def name_by_symptom(
         for name, charged in (("aux-over-ignored", "z_loss"), ("smooth-ignored", "label_smoothing")):
             if any(getattr(term.score, charged) for term in trial.spec.terms):
                 return (symptom(name, "ignored rows have a gradient"),)
-    shown = counterexample(laws, trial)
-    if "STABLE-3" in trial.failed and shown is not None and leaves_out_zeros(shown, trial.bounds(shown)):
+    if "STABLE-3" in trial.failed and any(
+        leaves_out_zeros(seen, trial.bounds(seen)) for seen in _with_a_value(laws, trial)
+    ):
         return (symptom("nan-hidden", "STABLE-3 fails, and a codebook whose loss is 0 is left out"),)
     alone = [
         result
@@ -257,6 +260,19 @@ def name_by_symptom(
         if result.verdict is Verdict.FAIL and len(points_to) == 1:
             return (symptom(points_to[0], f"{result.id} fails"),)
     return ()
+
+
+def _with_a_value(laws: Iterable[LawResult], trial: Trial) -> Iterator[Observation]:
+    """Yield what the loss did on the counterexample and on cases near it, where its value is a number."""
+    shown = (law.counterexample for law in laws if law.level is Level.MUST and law.counterexample is not None)
+    worst = next(shown, None)
+    if worst is None:
+        return
+    recipe = Recipe.from_json(worst.recipe)
+    near = [replace(recipe, streams=Streams.BOTH, seed=recipe.seed + ahead) for ahead in range(_NEAR)]
+    for seen in map(trial.observe_cached, (recipe, *near)):
+        if seen.problem is None and seen.value is not None and math.isfinite(seen.value):
+            yield seen
 
 
 def name_in_state(laws: Iterable[LawResult], trial: Trial, evidence: list[Evidence]) -> tuple[NamedBug, ...]:
