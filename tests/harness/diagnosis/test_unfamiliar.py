@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from shiftproof.harness.candidates.declaration import resolve
 from shiftproof.harness.diagnosis.evidence import gather
@@ -24,7 +22,7 @@ from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.judge.loading import LoadedCandidate, Options, jobs_of
 from shiftproof.harness.judge.profile import Profile
 from shiftproof.harness.laws import LAWS
-from shiftproof.harness.report.terminal import candidate_findings
+from shiftproof.harness.report.findings import as_text
 from shiftproof.harness.results import Overall, overall
 from shiftproof.harness.run.open_candidate import blank
 from shiftproof.reference.profiles import PROFILES
@@ -73,9 +71,8 @@ def report_on(file: str, function: str, promised: str) -> tuple[Overall, str]:
     finally:
         loaded.close()
     found = replace(blank(job), laws=laws, verdict=overall(laws), diagnosis=names, difference=apart)
-    console = Console(record=True, width=200, file=io.StringIO())
-    console.print(candidate_findings(found))
-    return found.verdict, " ".join(console.export_text().partition("smallest counterexample")[2].split())
+    shown = as_text(found, verbosity=1, width=200)
+    return found.verdict, " ".join(shown.partition("smallest counterexample")[2].split())
 
 
 @pytest.fixture(autouse=True)
