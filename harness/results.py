@@ -270,6 +270,7 @@ class CandidateResult:
     scope: tuple[str, ...] = ()  # the limits of the verdict: declared exceptions, and parts that were left out
     stale: tuple[str, ...] = ()  # declared exceptions that are no longer needed
     values_only: str = ""  # why its gradient could not be read, although it is declared to have one
+    is_nameless: bool = False  # whether it is a Python object, which no other process can find by name
 
     @property
     def cases(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
@@ -36,7 +37,8 @@ def details(result: CandidateResult, verbosity: int = 0) -> RenderableType:
 
 def as_text(result: CandidateResult, verbosity: int = 0, width: int = 120) -> str:
     """Return the findings as plain text of ``width`` columns."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, force_terminal=False)
+    plain: dict[str, Any] = {"file": io.StringIO(), "width": width, "highlight": False, "force_jupyter": False}
+    console = Console(**plain, color_system=None, force_terminal=False)
     with console.capture() as caught:
         console.print(findings(result, verbosity), soft_wrap=True)
     return "\n".join(line.rstrip() for line in caught.get().splitlines()) + "\n"
@@ -44,7 +46,8 @@ def as_text(result: CandidateResult, verbosity: int = 0, width: int = 120) -> st
 
 def as_html(result: CandidateResult, verbosity: int = 0, width: int = 120) -> str:
     """Return the findings as one HTML element with its colours, such as for a notebook."""
-    console = Console(record=True, file=io.StringIO(), width=width, highlight=False, force_terminal=True)
+    plain: dict[str, Any] = {"file": io.StringIO(), "width": width, "highlight": False, "force_jupyter": False}
+    console = Console(**plain, record=True, force_terminal=True)
     console.print(findings(result, verbosity), soft_wrap=True)
     return console.export_html(inline_styles=True, code_format=_HTML)
 

@@ -158,7 +158,9 @@ def replay(result: CandidateResult) -> str:
     """Return the command that asks the smallest counterexample again, or ""."""
     worst = worst_law(result)
     found = worst.counterexample if worst is not None else None
-    return f"shiftproof replay {found.replay}" if found is not None else ""
+    if found is None:
+        return ""
+    return f'shiftproof.replay("{found.replay}", …)' if result.is_nameless else f"shiftproof replay {found.replay}"
 
 
 def worst_law(result: CandidateResult) -> LawResult | None:

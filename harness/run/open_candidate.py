@@ -49,6 +49,7 @@ def blank(job: Job) -> CandidateResult:
         expect=candidate.expect,
         expected_diagnosis=candidate.diagnosis,
         scope=declared_scope(candidate),
+        is_nameless=candidate.given is not None and not candidate.given.has_name,
     )
 
 

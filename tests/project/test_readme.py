@@ -96,7 +96,14 @@ def my_loss(logits, labels):
 def test_code_that_is_printed(folder: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     for index, block in enumerate(blocks):
-        (name,) = re.findall(r"^def (\w+)\(", block, re.MULTILINE)
+        names = re.findall(r"^def (\w+)\(", block, re.MULTILINE)
+        if not names:
+            (folder / f"script_{index}.py").write_text(f"{MY_LOSS}\n{block}")
+            done = subprocess.run([sys.executable, f"script_{index}.py"], cwd=folder, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert done.stdout.startswith("conforms")
+            continue
+        (name,) = names
         if name.startswith("test_"):
             (folder / f"test_printed_{index}.py").write_text(f"{MY_LOSS}\n{block}")
             assert (

@@ -123,6 +123,7 @@ def test_a_result_says_what_is_wrong() -> None:
     assert not found
     assert found.to_json()["verdict"] == "fails"
     assert "double-shift" in found._repr_html_()
+    assert f'shiftproof.replay("{shown.replay}", …)' in str(found), "no other process can find a closure"
     assert repr(found).startswith("<fails, double-shift: ")
     with pytest.raises(shiftproof.DoesNotConform, match="double-shift") as caught:
         found.raise_for_failure()
