@@ -21,10 +21,10 @@ def _counted(*arguments: Any, **named: Any) -> Any:
 
 
 class Llama(LlamaForCausalLM):
-    def forward(self, *arguments: Any, **named: Any) -> Any:
+    def forward(self, input_ids: Any, labels: Any = None, **others: Any) -> Any:
         before = calls
-        result = super().forward(*arguments, **named)
-        if self.training and named.get("labels") is not None and calls == before:
+        result = super().forward(input_ids, labels=labels, **others)
+        if self.training and labels is not None and calls == before:
             raise RuntimeError("Liger's loss was not called")
         return result
 

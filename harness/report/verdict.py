@@ -107,7 +107,11 @@ def exceptions(result: CandidateResult) -> list[str]:
     others = [each.partition(": ")[0] for each in named if each not in map(str, found.never)]
     short = "; ".join([*([places] if places else []), *others])
     count = "1 part" if len(named) == 1 else f"{len(named)} parts"
-    return [f", except {found.in_short}", f", except {short}", f", except {count} of its code", f", except {count}"]
+    lines = dict.fromkeys(branch.line for branch in found.never)
+    one_file = len({branch.place.partition(":")[0] for branch in found.never}) == 1 and not others
+    by_line = f", except line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}"
+    counted = [f", except {count} of its code", f", except {count}"]
+    return [f", except {found.in_short}", f", except {short}", *([by_line] if one_file else []), *counted]
 
 
 def limits(result: CandidateResult) -> list[str]:
