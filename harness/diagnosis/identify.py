@@ -85,12 +85,19 @@ def identify(loaded: LoadedCandidate) -> Identity:
     """Read a candidate's pairs on the cases of every profile whose arguments it takes.
 
     Raises:
-        UsageError, LoadFailure: if it cannot be loaded or called. UsageError also for a label builder.
+        UsageError, LoadFailure: if it cannot be loaded or called. UsageError also for a label builder, a model or a
+            trainer.
     """
     if loaded.builds:
         raise UsageError(
             f"{loaded.job.name} builds labels, but only losses can be identified; state what it should build, as in "
             "`shiftproof check TARGET --spec delay.labels.boson` (see `shiftproof list profiles`)"
+        )
+    if loaded.binding.is_model or loaded.binding.is_trainer:
+        kind = "model" if loaded.binding.is_model else "trainer"
+        raise UsageError(
+            f"{loaded.job.name} is a {kind}, but only losses can be identified; judge it against what it promises, as "
+            "in `shiftproof check TARGET --spec hf.causal_lm` (see `shiftproof list profiles`)"
         )
     fitting = loaded.fitting(PROFILES.values())
     if not fitting:

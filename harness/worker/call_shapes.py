@@ -43,9 +43,12 @@ _TARGETS = ("labels", "targets", "target", "y")
 
 
 class Outputs(Output):
-    """What a model of transformers returns: ``.logits``, ``["logits"]`` and ``[0]`` are the same. It has no loss."""
+    """What a model of transformers returns: without labels, ``.logits``, ``["logits"]`` and ``[0]`` are the same."""
 
-    loss = None
+    @property
+    def loss(self) -> Any:
+        """The loss of a model that got labels, or None."""
+        return self.get("loss")
 
     def __getitem__(self, key: Any) -> Any:
         return tuple(self.values())[key] if isinstance(key, int | slice) else super().__getitem__(key)

@@ -252,7 +252,7 @@ def _load_file(path: str, cwd: str) -> ModuleType:
     name = dotted.rpartition(".")[2]
     _put_first_on_path(root, cwd)
     if dotted != name or file.endswith("__init__.py"):
-        return _load_in_package(dotted, file)
+        return _load_in_package(dotted, file, root)
     if name in sys.modules:
         # A candidate in torch.py must not replace torch, which it probably imports.
         name = f"_shiftproof_candidate_{name}"
@@ -274,10 +274,10 @@ def _place_in_package(file: str) -> tuple[str, str]:
     return folder, ".".join(parts or [os.path.splitext(name)[0]])
 
 
-def _load_in_package(dotted: str, file: str) -> ModuleType:
-    """Import a file as a module of its package, so that its relative imports work."""
+def _load_in_package(dotted: str, file: str, root: str) -> ModuleType:
+    """Import a file as a module of its package in the folder ``root``, so that its relative imports work."""
     parent, _, name = dotted.rpartition(".")
-    package = _load_module(parent, os.path.dirname(file)) if parent else None
+    package = _load_module(parent, root) if parent else None
     found = sys.modules.get(dotted) or _executed(dotted, file)  # the package may have imported it
     if not os.path.samefile(getattr(found, "__file__", None) or os.devnull, file):
         raise LoadFailure(
