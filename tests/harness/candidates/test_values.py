@@ -10,7 +10,13 @@ from shiftproof.harness.candidates.values import check_values, parse_names, pars
 def test_literals_and_strings() -> None:
     texts = ["smoothing=0.1", "on=true", "off=False", "name=mean", "ids=[1, 2]", "none=None", "text=a=b"]
     assert parse_values("--init", texts) == {
-        "smoothing": 0.1, "on": True, "off": False, "name": "mean", "ids": [1, 2], "none": None, "text": "a=b"
+        "smoothing": 0.1,
+        "on": True,
+        "off": False,
+        "name": "mean",
+        "ids": [1, 2],
+        "none": None,
+        "text": "a=b",
     }
     assert parse_values("--init", [""]) == {}
 
