@@ -284,6 +284,9 @@ def main() -> None:
         ((verb, body),) = question.items()
         try:
             if verb == "load":
+                for name in ("init", "kwargs"):
+                    if body.get(name):
+                        cannot_load("not callable", f"this worker follows no {name}: write a function that needs none")
                 function = load(body["target"], body["device"])
                 say(seq=seq, loaded=describe(function))
             elif verb == "call":

@@ -357,6 +357,12 @@ class Worker:
             raise decode_failure(body)
         if verb != "loaded":
             raise LoadFailure("broken", f"loading {self.target} was answered by {verb!r}; expected loaded or failed")
+        if "made" not in body and (asked := [name for name in ("init", "kwargs") if getattr(self._wanted, name)]):
+            raise LoadFailure(
+                "not callable",
+                f"{asked[0]} of {self.target} is not followed by the worker under {self._python}; write a function "
+                "that needs none, and name that",
+            )
         return decode_description(body, self.target)
 
     def _spawn_instead(self) -> TargetDescription:

@@ -57,6 +57,7 @@ def _message(verdict: Overall, laws: tuple[LawResult, ...], found: CandidateResu
         some = "; ".join(list(cells)[:2]) + (f"; and {len(cells) - 2} more" if len(cells) > 2 else "")
         return (
             f"the candidate refused {count} cases of {len(refused)} MUST laws; these were not judged: {some}. "
+            f"It {refused[0].message.partition(': ')[2] or refused[0].message}. "
             "Declare the sizes that it requires, or allow the refusal, with a reason"
         )
     branches = found.branches

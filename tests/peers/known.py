@@ -8,7 +8,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 EXAMPLES, DRIVERS = ROOT / "examples" / "trainers", Path(__file__).with_name("drivers_trainers.py")
 PARLER, QWEN = Path(__file__).with_name("wrong_parler.py"), "qwen_tts.core.models.modeling_qwen3_tts"
-FUSED = ROOT / "examples" / "fused_linear.py"
+FUSED, SHAPES = ROOT / "examples" / "fused_linear.py", ROOT / "examples" / "call_shapes"
 
 
 class Known(NamedTuple):
@@ -46,6 +46,9 @@ KNOWN = [
     example("transformers-5.18.0", "accelerate_loop.py:mean_of_means", "hf.causal_lm", "mean-of-means"),
     example("lightning-2.6.6", "lightning_loop.py:step", "hf.causal_lm"),
     example("lightning-2.6.6", "lightning_loop.py:mean_of_means", "hf.causal_lm", "mean-of-means"),
+    Known("lightning-2.6.6", f"{SHAPES}/lightning_module.py:LanguageModel.training_step", "hf.causal_lm", None),
+    Known("transformers-5.18.0", f"{SHAPES}/trainer_subclass.py:MyTrainer.compute_loss", "hf.causal_lm", None),
+    Known("transformers-4.57.6", f"{SHAPES}/trainer_subclass.py:MyTrainer.compute_loss", "hf.causal_lm", None),
     example("trl-1.16.0", "sft_trainer.py:padded", "hf.causal_lm"),
     example("trl-1.16.0", "sft_trainer.py:padding_free", "hf.causal_lm"),
     example("trl-1.16.0", "sft_trainer.py:packed", "hf.causal_lm"),

@@ -45,7 +45,8 @@ def test_its_spec_and_its_bug_have_names(known: Known) -> None:
 def test_its_target_is_there(known: Known) -> None:
     file, _, name = known.target.rpartition(":")
     found = ast.parse(Path(file).read_text(encoding="utf-8")).body
-    assert name in {node.name for node in found if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own = {node.name for node in found if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert name.partition(".")[0] in own
 
 
 def test_a_target_without_a_file_is_a_class_of_the_library_of_its_version() -> None:

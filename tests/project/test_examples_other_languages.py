@@ -17,7 +17,7 @@ import torch
 from shiftproof.harness.isolation.client import Worker
 from shiftproof.harness.isolation.settings import WorkerSettings
 from shiftproof.harness.worker.exchange import Call, Outcome, Raised, Returned, Unusable
-from shiftproof.harness.worker.target import LoadFailure
+from shiftproof.harness.worker.target import LoadFailure, Target
 
 FOLDER = Path(__file__).parents[2] / "examples" / "other_languages"
 WORKER = str(FOLDER / "worker")
@@ -79,6 +79,17 @@ def test_bfloat16_without_ml_dtypes_is_no_verdict(only_numpy: str, tmp_path: Pat
     assert code == 3, told
     assert "INCONCLUSIVE" in told
     assert "numpy has no bfloat16; install ml_dtypes" in " ".join(told.split())
+
+
+@pytest.mark.parametrize("option", ["init", "kwargs"])
+def test_what_it_does_not_follow_it_refuses(only_numpy: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_PYTHON", only_numpy)
+    target = Target(str(FOLDER / "numpy_loss.py") + ":causal_lm", **{option: {"shift": 2}})
+    with (
+        Worker(target, WorkerSettings(python=WORKER)) as worker,
+        pytest.raises(LoadFailure, match=f"this worker follows no {option}"),
+    ):
+        worker.describe()
 
 
 @pytest.fixture
