@@ -11,6 +11,7 @@ import pytest
 from shiftproof.harness.branches import UNREAD, Branch, Branches
 from shiftproof.harness.candidates.allowance import Allowance
 from shiftproof.harness.candidates.declaration import Candidate
+from shiftproof.harness.candidates.given import Given
 from shiftproof.harness.judge.conclusion import conclude, declared_scope, stale, without_result
 from shiftproof.harness.laws.base import PASS, Law
 from shiftproof.harness.results import CandidateResult, Coverage, LawResult, Level, Overall, Verdict
@@ -299,3 +300,17 @@ def test_the_message_names_it_and_how_to_allow_it() -> None:
 def test_an_allowed_branch_that_ran_or_is_not_there_is_stale(key: str, branches: Branches, is_stale: bool) -> None:
     judged = replace(FOUND, laws=(result("A-1", Verdict.PASS),), branches=branches)
     assert stale(Allowance("why", branch=key), [judged]) is is_stale
+
+
+def test_that_it_runs_in_this_process_is_a_limit() -> None:
+    given = Given(len, stays="it cannot be pickled")
+    assert declared_scope(Candidate("text", "m:f", given=given)) == (
+        "in this process, without protection from crashes: it cannot be pickled",
+    )
+    assert declared_scope(Candidate("text", "m:f", given=replace(given, stays=""))) == ()
+
+
+def test_the_candidates_own_words_of_a_refusal_are_told() -> None:
+    words = "refused 2 cases: raised NotImplementedError: too long"
+    told = concluded(result("A-1", Verdict.REFUSED, refused=2, refusals=("one",), message=words)).message
+    assert "these were not judged: one. It raised NotImplementedError: too long. Declare the sizes" in told
