@@ -89,7 +89,7 @@ MY_LOSS = """
 from torch.nn.functional import cross_entropy
 
 def my_loss(logits, labels):
-    return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
 """
 
 

@@ -8,6 +8,7 @@ from shiftproof.harness.candidates.model import Route
 from shiftproof.harness.judge.ask import ask
 from shiftproof.harness.laws import LAWS
 from shiftproof.harness.results import Overall, Verdict
+from shiftproof.harness.worker.load import module_of
 
 from .judged_models import BRIEF, Judged, ask_all, trial_of
 
@@ -93,5 +94,6 @@ def test_one_that_is_declared_without_a_gradient_is_not_said_to_hide_it() -> Non
 def test_a_model_that_is_asked_often_keeps_no_hooks() -> None:
     with trial_of("unread:FusedTied", "hf.causal_lm") as trial:
         ask(LAWS["MODEL-5"], trial, BRIEF, seed=0)
-        module = trial.caller._ready().function  # type: ignore[attr-defined]
+        module = module_of(trial.caller._ready().function)  # type: ignore[attr-defined]
+        assert module is not None
         assert not module.head.weight._backward_hooks
