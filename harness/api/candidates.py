@@ -98,7 +98,8 @@ def _check(chosen: Chosen) -> None:
     known = Chosen.__annotations__
     for name, value in chosen.items():
         if name not in known:
-            raise UsageError(f"there is no option {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+            every = (*known, "spec", "profile", "seed", "deadline", "all_branches", "in_process")
+            raise UsageError(f"there is no option {name!r}{nearest(name, every)}; there are {', '.join(every)}")
         if name in _LISTS and (isinstance(value, str) or not isinstance(value, Sequence)):
             raise UsageError(f"{name} is {value!r}; expected a list of them, such as {name}=[{value!r}]")
         if name in _TABLES and not isinstance(value, Mapping):

@@ -312,7 +312,10 @@ def bind(
     if unknown:
         free = [ours for ours in offer.shown if ours not in names]
         chosen = dict(zip(free, unknown, strict=False))
+        values = " ".join(f"--init {name}=…" for name in unknown)
         told = f"{target} requires {unknown[0]!r}, which {offer.to} is not given{nearest(unknown[0], offer.names)}"
+        if not names and len(unknown) < len(free):
+            raise UnknownArgument(f"{told}. If it makes the loss, give {values}; `shiftproof list arguments` shows all")
         if 0 < len(unknown) <= len(free):
             raise UnknownArgument(
                 f"{told}; {_rename(chosen)} if that is what it is. `shiftproof list arguments` shows all"
@@ -328,6 +331,8 @@ def bind(
         told = f"{target} takes {neither} {' nor '.join(offer.shown)} (its parameters: {parameters_of_it})"
         if accepts_any_keyword:
             spare += [name for name in offer.shown if name not in spare]
+        if not theirs and not accepts_any_keyword:
+            raise UnknownArgument(f"{told}. If it makes the loss, add --init ''")
         if len(spare) < len(offer.shown):
             raise UnknownArgument(
                 f"{told}; write a function of {' and '.join(offer.shown)} that calls it, and name that"

@@ -225,6 +225,8 @@ def resolve(target: str, declared: Mapping[str, Candidate]) -> Candidate:
         hint = nearest(target, known)
         if target.endswith(".py"):
             hint = f"; name the function in it, as {target}:my_loss"
+        elif not known and ":" not in target and not Path("pyproject.toml").is_file():
+            hint = "; nothing is declared here, for there is no pyproject.toml in this folder (see --config)"
         raise UsageError(
             f"{target!r} is neither a declared candidate nor of the form package.module:attribute "
             f"or path/file.py:attribute{hint}"

@@ -20,6 +20,8 @@ from .conformance import Conformance
 from .items import LawItem
 from .plugin import the_run
 
+_OF_THE_RUN = {"profile", "seed", "deadline", "in_process"}
+
 
 class ConformanceNode(pytest.Collector):
     """The tests of one loss: ``test_x.py::test_loss``."""
@@ -56,6 +58,9 @@ class ConformanceNode(pytest.Collector):
 
     def _candidate(self, in_process: bool) -> Candidate:
         declared = self.declared
+        for name in _OF_THE_RUN & declared.options.keys():
+            option = f"--shiftproof-{name.replace('_', '-')}"
+            raise UsageError(f"{name} is the same for all tests of a run; give it to pytest, as {option}")
         found = candidate_for(declared.target, declared.spec, declared.options, in_process=in_process)  # type: ignore[arg-type]
         if found.spec is None:
             raise UsageError(f"{found.name} has no spec; give spec=…, or find one with shiftproof.identify")

@@ -49,4 +49,6 @@ def conformance(
         xfail: law -> the reason why it is expected to fail, such as ``{"GRAD-5": "its backward runs once"}``.
         **options: ``dtypes``, ``devices``, ``rename``, ``init``, ``allow``, …, as for ``shiftproof.check``.
     """
+    if xfail is not None and not isinstance(xfail, Mapping):
+        raise TypeError(f'xfail is {xfail!r}; expected a dict from a law to its reason, as in {{"GRAD-5": "why"}}')
     return Conformance(target, spec, dict(xfail or {}), options)

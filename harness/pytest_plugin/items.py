@@ -81,7 +81,7 @@ class LawItem(pytest.Item):
             pytest.skip(result.message)
         if result.verdict is not Verdict.PASS:
             if result.level is Level.SHOULD and result.verdict is not Verdict.UNJUDGED:
-                pytest.xfail(result.message)
+                pytest.xfail(f"a SHOULD law, which does not decide: {result.message}")
             raise LawBroken(result.message)
 
     def _ask(self, loaded: OpenCandidate) -> LawResult:

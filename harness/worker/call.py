@@ -370,6 +370,8 @@ def _number(value: Any) -> float | None:
 def _describe(value: Any) -> str:
     if value is None:
         return "None"
+    if callable(value) and not isinstance(value, torch.Tensor):
+        return f"the function {getattr(value, '__name__', type(value).__name__)} (if it makes the loss, add --init '')"
     if isinstance(value, str):
         return f"the str {value[:40]!r}"
     if isinstance(value, (tuple, list)) and not value:

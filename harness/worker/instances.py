@@ -20,10 +20,18 @@ def instance_of(owner: Any, found: Any, target: Target) -> Callable[..., Any]:
         LoadFailure: there is nothing to call, or making it raised.
     """
     made = _made(owner, found, target)
+    if isinstance(made, torch.nn.Module) and _has_no_forward(made):
+        steps = [name for name in ("training_step", "loss", "compute_loss") if callable(getattr(made, name, None))]
+        hint = f": name its method, as {target.name}.{steps[0]}" if steps else ""
+        raise LoadFailure("not callable", f"{target.name} is a torch.nn.Module without a forward{hint}")
     if not callable(made):
         of = f"makes a {type(made).__name__}" if made is not found else f"is of type {type(made).__name__}"
         raise LoadFailure("not callable", f"{target.name} {of}, which cannot be called")
     return made  # type: ignore[no-any-return]
+
+
+def _has_no_forward(module: torch.nn.Module) -> bool:
+    return getattr(type(module).forward, "__name__", "") == "_forward_unimplemented"
 
 
 def _made(owner: Any, found: Any, target: Target) -> Any:
@@ -41,7 +49,7 @@ def _made(owner: Any, found: Any, target: Target) -> Any:
         if target.init is None and issubclass(found, torch.nn.Module) and getattr(found, "config_class", None):
             return _tiny(found)
         return _instance(found, target)
-    return found if target.init is None else _called(found, target.init, target.name)
+    return found if target.init is None else _from_factory(found, target.init, target.name)
 
 
 def _self_for(owner: type, target: Target) -> Any:
@@ -72,6 +80,20 @@ def _instance(of: type, target: Target) -> Any:
     except ValueError:  # it has no signature to look at
         pass
     return _called(of, init, target.name)
+
+
+def _from_factory(function: Any, init: Mapping[str, Any], target: str) -> Any:
+    try:
+        inspect.signature(function).bind(**init)
+    except TypeError as error:
+        raise LoadFailure(
+            "not callable",
+            f"{target} cannot be called{_with(init)} ({error}): init is for a class, or for a factory that makes the "
+            "loss; an argument of every call is given by --kwarg name=value",
+        ) from None
+    except ValueError:  # it has no signature to look at
+        pass
+    return _called(function, init, target)
 
 
 def _with(init: Mapping[str, Any]) -> str:

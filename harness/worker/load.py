@@ -322,7 +322,16 @@ def _load_module(name: str, cwd: str) -> ModuleType:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise _import_failed(name, error) from error
         parent = error.name.rpartition(".")[0]
-        message = f"there is no module {error.name!r}{_did_you_mean(error.name, _module_names(parent))}"
+        in_src = os.path.join("src", *error.name.split("."))
+        if any(os.path.exists(os.path.join(cwd, in_src + end)) for end in ("", ".py")):
+            path = os.path.join("src", *name.split(".")) + ".py"
+            raise LoadFailure(
+                "no such module",
+                f"there is no module {error.name!r} in {cwd}, but {in_src} is there: install the project "
+                f"(pip install -e .), or name the file, as {path}:…",
+            ) from None
+        known = [each for each in _module_names(parent) if each not in sys.stdlib_module_names]
+        message = f"there is no module {error.name!r}{_did_you_mean(error.name, known)}"
         if not parent:
             message += f"; looked in {cwd} and in the packages of {sys.executable}"
         raise LoadFailure("no such module", message) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -324,3 +325,26 @@ def test_a_candidate_that_asks_for_what_the_spec_reads_fits(profile: str) -> Non
 @pytest.mark.parametrize("only", ["logits", "labels"])
 def test_under_one_stream_one_of_the_two_still_will_do(only: str) -> None:
     assert misfit("m:f", binding(only), PROFILES["torchtune"]) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "hint"),
+    [
+        ([("smoothing", REQUIRED)], "If it makes the loss, give --init smoothing=…"),
+        ([], "If it makes the loss, add --init ''"),
+        ([("x", REQUIRED), ("y", REQUIRED)], "add --rename logits=x --rename labels=y"),
+        ([("logits", REQUIRED), ("y", REQUIRED)], 'add --rename labels=y (rename = { labels = "y" })'),
+        (
+            [("logits", REQUIRED), ("labels", REQUIRED), ("scale", REQUIRED)],
+            "by --kwarg scale=… (kwargs = { scale = … })",
+        ),
+        ([("x", OPTIONAL), ("y", OPTIONAL)], "add --rename logits=x --rename labels=y"),
+        ([("x", OPTIONAL)], "write a function of logits and labels that calls it"),
+    ],
+)
+def test_a_hint_is_one_that_works(parameters: list[tuple[str, bool]], hint: str) -> None:
+    with pytest.raises(UnknownArgument) as told:
+        bind("m:f", parameters, {})
+    assert hint in str(told.value)
+    renames = dict(re.findall(r"--rename (\w+)=(\w+)", str(told.value)))
+    assert not renames or bind("m:f", parameters, renames).takes("labels")

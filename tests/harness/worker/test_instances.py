@@ -29,6 +29,9 @@ class Module(torch.nn.Module):
     def forward(self, logits, labels): return self.scale * logits.sum()
     def other(self, logits, labels): return -self.scale * logits.sum()
 
+class Steps(torch.nn.Module):
+    def training_step(self, batch, batch_idx): return batch
+
 class Trainer:
     def __init__(self, model): raise RuntimeError("no model")
     def compute(self, logits, labels): return logits.sum()
@@ -92,6 +95,12 @@ def test_what_is_called(folder: Path, name: str, how: dict[str, Any], value: flo
         ),
         ("Loss", {"init": {"scales": 1}}, "cannot be made with scales"),
         ("nothing", {"init": {}}, "makes a int, which cannot be called"),
+        (
+            "scaled",
+            {"init": {"x": 1}},
+            "init is for a class, or for a factory that makes the loss; an argument of every",
+        ),
+        ("Steps", {}, r"without a forward: name its method, as mine\.py:Steps\.training_step"),
         ("fails", {"init": {"scale": 1}}, "making a mine.py:fails with scale raised ValueError: not made"),
         ("scaled", {"kwargs": {"scales": 4}}, "kwargs has 'scales', which mine.py:scaled does not take; did you mean"),
     ],

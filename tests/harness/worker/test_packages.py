@@ -78,3 +78,13 @@ def test_another_package_of_that_name_is_not_taken_for_it(tmp_path: Path) -> Non
     load(f"{tmp_path / 'one' / 'src' / 'mypackage' / 'deep' / 'losses.py'}:loss", str(tmp_path), CPU)
     with pytest.raises(LoadFailure, match=r"another mypackage.deep.losses is imported already, from .*one"):
         load(f"{other / 'deep' / 'losses.py'}:loss", str(tmp_path), CPU)
+
+
+def test_a_module_that_is_in_src_is_told(tmp_path: Path) -> None:
+    project(tmp_path)
+    with pytest.raises(
+        LoadFailure, match=r"but src/mypackage is there: .* name the file, as src/mypackage/deep/losses\.py"
+    ):
+        load("mypackage.deep.losses:loss", str(tmp_path), CPU)
+    path = "src/mypackage/deep/losses.py"
+    assert load(f"{path}:loss", str(tmp_path), CPU).function(torch.ones(2), None) == 6, "the hint works"
