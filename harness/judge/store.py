@@ -14,6 +14,7 @@ from ..candidates.given import Given
 from ..cases.generators import AnyRecipe
 from ..cases.recipe import Recipe, digest
 from ..label_builders.cases import BuilderRecipe
+from ..suggest import nearest
 from .folder import ROOT, make, prune
 
 FOLDER = ROOT / "replays"
@@ -65,7 +66,9 @@ def load(id: str, folder: Path = FOLDER, given: Given | None = None) -> Stored:
     if not path.is_file():
         known = [file.stem for file in folder.glob("*.json")]
         where = f"{folder} holds {len(known)} cases" if known else f"{folder} holds no cases"
-        raise UsageError(f"no stored case {id!r}: {where}; run replay in the folder in which you ran check")
+        raise UsageError(
+            f"no stored case {id!r}: {where}{nearest(id, known)}; run replay in the folder in which you ran check"
+        )
     try:
         data: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
         declared = dict(data.pop("candidate"))

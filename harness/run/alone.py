@@ -78,7 +78,7 @@ _OBJECTS = 10_000  # made between two collections; with Python's 700, they are a
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small cases are faster with one thread, and if garbage is collected less often; the candidate shares the cores."""
+    """Small cases are faster with one thread, and if garbage is collected less often. The cores are shared."""
     threads, thresholds = torch.get_num_threads(), gc.get_threshold()
     torch.set_num_threads(1)
     if 0 < thresholds[0] < _OBJECTS:

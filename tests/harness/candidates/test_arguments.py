@@ -336,7 +336,7 @@ def test_under_one_stream_one_of_the_two_still_will_do(only: str) -> None:
         ([("logits", REQUIRED), ("y", REQUIRED)], 'add --rename labels=y (rename = { labels = "y" })'),
         (
             [("logits", REQUIRED), ("labels", REQUIRED), ("scale", REQUIRED)],
-            "by --kwarg scale=… (kwargs = { scale = … })",
+            "by --kwarg scale=… (kwargs = {",
         ),
         ([("x", OPTIONAL), ("y", OPTIONAL)], "add --rename logits=x --rename labels=y"),
         ([("x", OPTIONAL)], "write a function of logits and labels that calls it"),

@@ -98,7 +98,7 @@ def test_what_is_called(folder: Path, name: str, how: dict[str, Any], value: flo
         (
             "scaled",
             {"init": {"x": 1}},
-            "init is for a class, or for a factory that makes the loss; an argument of every",
+            "init is for a class, or for a factory that makes the loss",
         ),
         ("Steps", {}, r"without a forward: name its method, as mine\.py:Steps\.training_step"),
         ("fails", {"init": {"scale": 1}}, "making a mine.py:fails with scale raised ValueError: not made"),

@@ -82,9 +82,7 @@ def test_another_package_of_that_name_is_not_taken_for_it(tmp_path: Path) -> Non
 
 def test_a_module_that_is_in_src_is_told(tmp_path: Path) -> None:
     project(tmp_path)
-    with pytest.raises(
-        LoadFailure, match=r"but src/mypackage is there: .* name the file, as src/mypackage/deep/losses\.py"
-    ):
+    with pytest.raises(LoadFailure, match=r"src/mypackage is there: .* file, as src/mypackage/deep/losses\.py"):
         load("mypackage.deep.losses:loss", str(tmp_path), CPU)
     path = "src/mypackage/deep/losses.py"
     assert load(f"{path}:loss", str(tmp_path), CPU).function(torch.ones(2), None) == 6, "the hint works"
