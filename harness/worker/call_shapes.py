@@ -43,9 +43,11 @@ _TARGETS = ("labels", "targets", "target", "y")
 
 
 class Outputs(Output):
-    """What a model of transformers returns: ``.logits``, ``["logits"]`` and ``[0]`` are the same. It has no loss."""
+    """What a model of transformers returns: ``.logits``, ``["logits"]`` and ``[0]`` are the same. """
 
-    loss = None
+    def __getattr__(self, name: str) -> Any:
+        # A model that was given no labels has a loss too: None.
+        return None if name == "loss" and name not in self else super().__getattr__(name)
 
     def __getitem__(self, key: Any) -> Any:
         return tuple(self.values())[key] if isinstance(key, int | slice) else super().__getitem__(key)
