@@ -25,6 +25,21 @@ def helper(x):
 def scaled(x, by=2):
     return helper(x) * by
 
+class Base:
+    def __call__(self, x):
+        return self.inside(x)
+
+    @property
+    def inside(self):
+        return helper
+
+class Loss(Base):
+    def __call__(self, x):
+        return super().__call__(x)
+
+TABLE = {"scaled": scaled}
+loss = Loss()
+
 def chooses(x):
     return x in {"a", "b", "c", "d"} and (lambda y: y + 1)(2)
 """,
@@ -70,6 +85,33 @@ def test_a_patched_function_is_found_through_what_reads_it(
     marks = fingerprint(found)
     monkeypatch.setattr(library.inner, "helper", other)
     assert changed(marks, found) == "patched_library.inner.helper"
+
+
+@pytest.mark.parametrize(
+    ("patched", "reads"),
+    [
+        ("Base.__call__", lambda inner: lambda x: inner.Loss()(x)),
+        ("Base.__call__", lambda inner: lambda x: inner.loss(x)),
+        ("Base.__call__", lambda inner: inner.loss),
+        ("Base.__call__", lambda inner: inner.loss.__call__),
+        ("Base.__call__", lambda inner: type("Own", (inner.Loss,), {})()),
+        ("Base.inside", lambda inner: inner.Loss()),
+        ("TABLE.scaled", lambda inner: lambda x: inner.TABLE["scaled"](x)),
+    ],
+)
+def test_a_patched_method_and_a_patched_table_are_found(
+    patched: str, reads: Callable[[Any], Any], library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = reads(library.inner)
+    marks = fingerprint(found)
+    assert changed(marks, found) == ""
+    owner, _, name = patched.partition(".")
+    if owner == "TABLE":
+        monkeypatch.setitem(library.inner.TABLE, name, other)
+    else:
+        changes = property(other) if name == "inside" else other
+        monkeypatch.setattr(getattr(library.inner, owner), name, changes)
+    assert changed(marks, found).rpartition(".")[2] == name
 
 
 def test_a_function_behind_a_decorator_is_found(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
