@@ -6,6 +6,7 @@ process, such as another ``forward`` of a class, is then missing here, and anoth
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import inspect
@@ -98,7 +99,7 @@ def _read_by(function: types.FunctionType) -> Iterator[Any]:
             yield from _used(cell.cell_contents, names)
         except ValueError:  # the cell is still empty
             continue
-    for name in sorted(names):  # the same order in each process
+    for name in sorted(_globals_in(function)):  # the same order in each process
         yield from _used(function.__globals__.get(name), names)
 
 
@@ -119,6 +120,13 @@ def _used(value: Any, names: set[str]) -> Iterator[Any]:
 
 def _names_in(function: types.FunctionType) -> set[str]:
     return {name for code in (function.__code__, *_codes_in(function.__code__)) for name in code.co_names}
+
+
+def _globals_in(function: types.FunctionType) -> set[str]:
+    """The names that it reads from its module. Those of attributes are none: a pickle does not bring what has them."""
+    codes = (function.__code__, *_codes_in(function.__code__))
+    read = (each for code in codes for each in dis.get_instructions(code))
+    return {each.argval for each in read if each.opname == "LOAD_GLOBAL"}
 
 
 def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -167,6 +167,12 @@ def compiled(text: str, file: str = "<a>") -> Callable[..., Any]:
     return found
 
 
+def test_the_name_of_an_attribute_is_not_that_of_a_function_of_the_module() -> None:
+    """A pickle brings the functions that are read, and not others that happen to have such a name."""
+    found = compiled("def inner(): return 1\ndef f(x): return x.inner + (lambda: x.inner)()")
+    assert [name.rpartition(".")[2] for name in fingerprint(found)] == ["f"]
+
+
 @pytest.mark.parametrize(
     ("other", "differs"),
     [
