@@ -152,11 +152,11 @@ def _recompiled(found: Any) -> Any:
     while hasattr(backend, "_torchdynamo_orig_backend"):
         backend = backend._torchdynamo_orig_backend
     how: dict[str, Any] = {"fullgraph": context.fullgraph, "dynamic": backend.dynamic}
-    if hasattr(backend, "compiler_name"):
+    if hasattr(backend, "config"):  # inductor's, which has a name too
+        how["options"] = dict(backend.config) or None
+    else:
         how["backend"] = backend.compiler_name if isinstance(backend.compiler_name, str) else backend.compiler_fn
         how["options"] = backend.kwargs.get("options")
-    else:
-        how["options"] = dict(backend.config) or None
     return functools.partial(torch.compile, **how), (original,)
 
 

@@ -6,11 +6,13 @@ process, such as another ``forward`` of a class, is then missing here, and anoth
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import inspect
 import sys
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,15 +31,16 @@ _MOST = 500  # functions
 def fingerprint(found: Any) -> dict[str, str]:
     """Name of a function -> digest of its code, for the functions that a callable runs, as far as names show them."""
     marks: dict[str, str] = {}
-    waiting = [_resolved(each) for each in _functions_of(found)]
+    # From the outermost inwards: of all that a patch hides, the first is what was patched.
+    waiting = deque(_resolved(each) for each in _functions_of(found))
     seen: set[int] = set()
     while waiting and len(marks) < _MOST:
-        function = waiting.pop()
+        function = waiting.popleft()
         if function is None or id(function.__code__) in seen or _package(function) in _LEFT_OUT:
             continue
         seen.add(id(function.__code__))
         marks[f"{function.__module__}.{function.__qualname__}"] = _digest(function.__code__)
-        waiting += [_resolved(each) for each in _read_by(function)]
+        waiting.extend(_resolved(each) for each in _read_by(function))
     return marks
 
 
@@ -52,36 +55,78 @@ def _functions_of(found: Any) -> Iterator[Any]:
     while isinstance(found, functools.partial):
         found = found.func
     if isinstance(found, torch.nn.Module):
-        yield from (part.forward for part in found.modules())
+        for part in found.modules():
+            yield part.forward
+            yield from _methods(type(part), {"forward"})
     owner = getattr(found, "__self__", None)
     if isinstance(owner, torch.nn.Module):
         yield from _functions_of(owner)
-    yield found if _resolved(found) is not None else inspect.getattr_static(type(found), "__call__", None)
+    if _resolved(found) is None:
+        yield from _methods(type(found), {"__call__"})
+    else:
+        yield found
+        yield from _methods(type(owner), {found.__name__})
+
+
+def _methods(of: type, names: set[str]) -> Iterator[types.FunctionType]:
+    """Methods of a class and of those that it extends, and the ones that these name in turn."""
+    classes = [each for each in of.__mro__ if each.__module__.partition(".")[0] not in _LEFT_OUT]
+    waiting, seen = sorted(names), set(names)
+    while waiting and classes:
+        name = waiting.pop()
+        for each in classes:
+            function = _resolved(vars(each).get(name))
+            if function is not None:
+                yield function
+                further = _names_in(inspect.unwrap(function)) - seen
+                seen |= further
+                waiting += sorted(further)
 
 
 def _resolved(found: Any) -> types.FunctionType | None:
-    """The function in Python behind a method or a decorator that keeps it."""
+    """The function in Python behind a method, a property or a decorator that keeps it."""
     found = getattr(found, "__func__", found)
+    found = found.fget if isinstance(found, property) else found
     return found if isinstance(found, types.FunctionType) else None
 
 
 def _read_by(function: types.FunctionType) -> Iterator[Any]:
     """The functions that a function reads: from its closure, its module, and modules of its module."""
     yield getattr(function, "__wrapped__", None)
+    names = _names_in(function)
     for cell in function.__closure__ or ():
         try:
-            yield from _functions_of(cell.cell_contents)
+            yield from _used(cell.cell_contents, names)
         except ValueError:  # the cell is still empty
             continue
-    names = set(function.__code__.co_names)
-    for code in _codes_in(function.__code__):
-        names.update(code.co_names)
-    for name in sorted(names):  # the same order in each process
-        value = function.__globals__.get(name)
-        if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] not in _LEFT_OUT:
-            yield from (vars(value).get(other) for other in sorted(names))
-        elif isinstance(value, types.FunctionType | functools.partial):
-            yield from _functions_of(value)
+    for name in sorted(_globals_in(function)):  # the same order in each process
+        yield from _used(function.__globals__.get(name), names)
+
+
+def _used(value: Any, names: set[str]) -> Iterator[Any]:
+    """The functions of a value that a function may use which names these."""
+    if isinstance(value, types.ModuleType):
+        if value.__name__.partition(".")[0] not in _LEFT_OUT:
+            for name in sorted(names):
+                found = vars(value).get(name)
+                yield from () if isinstance(found, types.ModuleType) else _used(found, names)
+    elif isinstance(value, type):
+        yield from _methods(value, {"__init__", "__call__", "forward", *names})
+    elif isinstance(value, dict):  # such as a table of losses
+        yield from (each for each in list(value.values()) if isinstance(each, types.FunctionType))
+    elif value is not None:
+        yield from _functions_of(value)
+
+
+def _names_in(function: types.FunctionType) -> set[str]:
+    return {name for code in (function.__code__, *_codes_in(function.__code__)) for name in code.co_names}
+
+
+def _globals_in(function: types.FunctionType) -> set[str]:
+    """The names that it reads from its module. Those of attributes are none: a pickle does not bring what has them."""
+    codes = (function.__code__, *_codes_in(function.__code__))
+    read = (each for code in codes for each in dis.get_instructions(code))
+    return {each.argval for each in read if each.opname == "LOAD_GLOBAL"}
 
 
 def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -16,12 +16,14 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import CodeType, ModuleType
 from typing import Any
 
 import torch
 
+from .alone import stands_alone
 from .call_shapes import Shaped, shaped
 from .device import cuda_devices, device_of
 from .fingerprint import changed
@@ -253,10 +255,12 @@ def _load_file(path: str, cwd: str) -> ModuleType:
     _put_first_on_path(root, cwd)
     if dotted != name or file.endswith("__init__.py"):
         return _load_in_package(dotted, file, root)
-    if name in sys.modules:
-        # A candidate in torch.py must not replace torch, which it probably imports.
-        name = f"_shiftproof_candidate_{name}"
-    return _executed(name, file)
+    return _executed(_free(name), file)
+
+
+def _free(name: str) -> str:
+    """A name for a lone file. A candidate in torch.py must not replace torch, which it probably imports."""
+    return f"_shiftproof_candidate_{name}" if name in sys.modules else name
 
 
 def _place_in_package(file: str) -> tuple[str, str]:
@@ -277,7 +281,14 @@ def _place_in_package(file: str) -> tuple[str, str]:
 def _load_in_package(dotted: str, file: str, root: str) -> ModuleType:
     """Import a file as a module of its package in the folder ``root``, so that its relative imports work."""
     parent, _, name = dotted.rpartition(".")
-    package = _load_module(parent, root) if parent else None
+    try:
+        package = _load_module(parent, root) if parent else None
+    except LoadFailure as failure:
+        # Such as for a dependency that is not installed here, which a loss that is on its own does not need.
+        if isinstance(failure.__cause__, ImportError) and stands_alone(file, dotted):
+            with suppress(LoadFailure):
+                return _executed(_free(name), file)
+        raise
     found = sys.modules.get(dotted) or _executed(dotted, file)  # the package may have imported it
     if not os.path.samefile(getattr(found, "__file__", None) or os.devnull, file):
         raise LoadFailure(

@@ -107,7 +107,13 @@ def _is_cut(loss: Any, logits: Any) -> bool:
     return True
 
 
-_CHANGES = {f"{name}Backward" for name in ("Mul", "Div", "Tanh", "Add", "Pow", "Sigmoid", "Clamp")}
+_CHANGES = {
+    f"{name}Backward"
+    for name in (
+        *("Mul", "Div", "Tanh", "Add", "Pow", "Sigmoid", "Clamp", "Hardtanh"),
+        *("MaskedFill", "MaskedScatter", "Where", "IndexFill", "IndexPut", "Scatter", "CopySlices"),
+    )
+}
 """What makes other logits of logits, before a loss is made of them."""
 
 _ARRANGES = {

@@ -1,186 +1,243 @@
-"""The same right and wrong loss in every shape of a call. ``by`` is how far the labels are shifted: 1 is right."""
+"""Losses of every call shape, each with a twin that is wrong in one way. `SHIFTS` says what a twin's name means."""
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+
+V = 61
 
 
-def shifted(logits, labels, by, count=None):
-    logits, targets = logits[:, :-by].flatten(0, 1).float(), labels[:, by:].flatten()
+def shifted(logits: Tensor, labels: Tensor, by: int = 1, count: Any = None) -> Tensor:
+    """Cross-entropy of the logits at t and the labels at t + ``by``, over ``count`` or the labels that count."""
+    rows, targets = (logits[:, :-by], labels[:, by:]) if by else (logits, labels)
+    rows, targets = rows.flatten(0, 1).float(), targets.flatten()
     if count is None:
-        return F.cross_entropy(logits, targets)
-    return F.cross_entropy(logits, targets, reduction="sum") / count
+        return F.cross_entropy(rows, targets)
+    return F.cross_entropy(rows, targets, reduction="sum") / count
 
 
-def of_outputs(outputs, labels, num_items_in_batch=None, *, by=1):
-    return shifted(outputs.logits, labels, by, num_items_in_batch)
+# transformers' compute_loss_func
 
 
-def of_outputs_by_key(outputs, labels, by=1):
-    return shifted(outputs["logits"], labels, by)
+def of_outputs(outputs, labels, num_items_in_batch=None):
+    return shifted(outputs.logits, labels, 1, num_items_in_batch)
 
 
-def of_outputs_by_index(model_output, targets, by=1):
-    return shifted(model_output[0], targets, by)
+def of_outputs_twice(outputs, labels, num_items_in_batch=None):
+    return shifted(outputs["logits"], labels, 2, num_items_in_batch)
 
 
-def of_bare_outputs(outputs, labels, by=1):
-    return shifted(outputs, labels, by)
+def of_outputs_uncounted(outputs, labels, num_items_in_batch=None):
+    return shifted(outputs[0], labels)
 
 
-def of_batch(batch, by=1):
-    return shifted(batch["logits"], batch["labels"], by)
+def of_bare_outputs(outputs, labels):
+    return shifted(outputs.float(), labels)
 
 
-def of_batch_by_attribute(batch, batch_idx, by=1):
-    return shifted(batch.logits, batch.labels, by)
+def of_bare_outputs_unshifted(outputs, labels):
+    return shifted(outputs.float(), labels, 0)
 
 
-def of_logits_and_batch(logits, batch, by=1):
-    return shifted(logits, batch["labels"], by)
+def of_a_result(result, labels):
+    return shifted(result.logits, labels)
 
 
-def of_outputs_and_batch(outputs, batch, by=1):
-    return shifted(outputs.logits, batch["labels"], by)
+def of_a_result_unshifted(result, labels):
+    return shifted(result.logits, labels, 0)
 
 
-def of_model_and_inputs(model, inputs, return_outputs=False, num_items_in_batch=None, by=1):
-    labels = inputs.pop("labels")
-    outputs = model(**inputs)
-    loss = shifted(outputs.logits, labels, by, num_items_in_batch)
-    return (loss, outputs) if return_outputs else loss
+# transformers' Trainer
 
 
-def of_bare_model_and_batch(model, batch, by=1):
-    return shifted(model(batch["input_ids"]), batch["labels"], by)
+class TrainsWith:
+    """It cannot be constructed here, as a Trainer cannot: it wants a model and a dataset."""
+
+    by = 1
+
+    def __init__(self, model, dataset):
+        raise AssertionError("a Trainer is not constructed")
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = shifted(outputs.logits, labels, self.by, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
 
 
-def of_model_and_tokens(model, x, y, by=1):
-    return shifted(model(x), y, by)
+class TrainsWithDoubleShift(TrainsWith):
+    by = 2
 
 
-class NeedsMuch:
-    """Its constructor wants what no judge has, as a Trainer's does; its method needs none of it."""
-
-    def __init__(self, model, arguments):
-        raise RuntimeError("a dataset is missing")
-
-    def compute_loss(self, model, inputs, by=1):
-        return of_model_and_inputs(model, inputs, by=by)
-
-    def twice(self, model, inputs):
-        return self.compute_loss(model, inputs, by=2)
+class TrainsWithNoShift(TrainsWith):
+    by = 0
 
 
-LOSSES = (
-    *(of_outputs, of_outputs_by_key, of_outputs_by_index, of_bare_outputs, of_batch, of_batch_by_attribute),
-    *(of_logits_and_batch, of_outputs_and_batch, of_model_and_inputs, of_bare_model_and_batch, of_model_and_tokens),
-)
-for _loss in LOSSES:
-    _twice = functools.partial(_loss, by=2)
-    functools.update_wrapper(_twice, _loss)
-    globals()[f"{_loss.__name__}_twice"] = _twice
+class LeavesItToTheModel(TrainsWith):
+    """The model has the labels, and computes the loss."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return model(**inputs, num_items_in_batch=num_items_in_batch).loss
+
+
+# Batches
+
+
+def of_a_batch(batch):
+    return shifted(batch["logits"], batch["labels"])
+
+
+def of_a_batch_twice(batch):
+    return shifted(batch["logits"], batch["labels"], 2)
+
+
+def of_logits_and_a_batch(logits, batch):
+    return shifted(logits, batch["labels"])
+
+
+def of_logits_and_a_batch_unshifted(logits, batch):
+    return shifted(logits, batch["labels"], 0)
+
+
+def of_a_model_and_a_batch(model, batch):
+    return shifted(model(batch["input_ids"]), batch["labels"])
+
+
+def of_a_model_and_a_batch_twice(model, batch):
+    return shifted(model(batch["input_ids"]), batch["labels"], 2)
+
+
+def of_a_model_x_and_y(model, x, y):
+    return shifted(model(x).logits, y)
+
+
+def of_a_model_x_and_y_unshifted(model, x, y):
+    return shifted(model(x).logits, y, 0)
+
+
+# Models
 
 
 class Network(nn.Module):
-    def __init__(self, classes=61, width=32):
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.embedding = nn.Embedding(classes, width)
-        self.mixer = nn.GRU(width, width, batch_first=True)
-        self.head = nn.Linear(width, classes)
+        self.embedding = nn.Embedding(V, 24)
+        self.mixer = nn.GRU(24, 24, batch_first=True)
+        self.head = nn.Linear(24, V)
         nn.init.normal_(self.head.weight, std=2.0)
 
     def forward(self, tokens):
         return self.head(self.mixer(self.embedding(tokens))[0])
 
 
-class Model(nn.Module):
+class HasNetwork(nn.Module):
     by = 1
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.network = Network()
 
-    def loss(self, logits, labels):
-        return shifted(logits, labels, self.by)
 
-
-class Step(Model):
+class Steps(HasNetwork):
     def training_step(self, batch, batch_idx):
-        return self.loss(self.network(batch["input_ids"]), batch["labels"])
+        return shifted(self.network(batch["input_ids"]), batch["labels"], self.by)
 
 
-class StepTwice(Step):
+class StepsTwice(Steps):
     by = 2
 
 
-class LossFirst(Model):
-    def forward(self, tokens, targets):
-        logits = self.network(tokens)
-        return self.loss(logits, targets), logits
+class StepsToADict(Steps):
+    def training_step(self, batch, batch_idx):
+        return {"loss": super().training_step(batch, batch_idx)}
 
 
-class LossFirstTwice(LossFirst):
-    by = 2
+class LogitsAndLoss(HasNetwork):
+    """As in nanoGPT: for data that is shifted already."""
 
+    by = 0
 
-class LossLast(Model):
     def forward(self, idx, targets=None):
         logits = self.network(idx)
         return logits, None if targets is None else self.loss(logits, targets)
 
+    def loss(self, logits, targets):
+        rows, targets = (logits[:, : -self.by], targets[:, self.by :]) if self.by else (logits, targets)
+        return F.cross_entropy(rows.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
-class LossLastTwice(LossLast):
+
+class LogitsAndLossShifted(LogitsAndLoss):
+    by = 1
+
+
+class LossAlone(HasNetwork):
+    """As in x-transformers: its labels are its tokens, and the last token makes no logits."""
+
+    def forward(self, x):
+        logits = self.network(x[:, :-1])
+        return F.cross_entropy(logits.transpose(1, 2), x[:, 1:])
+
+
+class LossAloneTwice(HasNetwork):
+    def forward(self, x):
+        logits = self.network(x[:, :-1])
+        return F.cross_entropy(logits[:, :-1].transpose(1, 2), x[:, 2:])
+
+
+class LossAloneUnshifted(HasNetwork):
+    def forward(self, x):
+        logits = self.network(x[:, :-1])
+        return F.cross_entropy(logits.transpose(1, 2), x[:, :-1])
+
+
+class LossAloneOfLabels(HasNetwork):
+    def forward(self, tokens, targets):
+        return shifted(self.network(tokens), targets, self.by)
+
+
+class LossAloneOfLabelsTwice(LossAloneOfLabels):
     by = 2
 
 
-class FlatLogits(Model):
-    def forward(self, input_ids, labels):
-        logits = self.network(input_ids)
-        return logits.flatten(0, 1), self.loss(logits, labels)
+class ScaledInline(HasNetwork):
+    """No module returns the logits of its loss, though one returns a tensor of their shape."""
+
+    def forward(self, tokens, targets):
+        return shifted(self.network(tokens) / 2, targets)
 
 
-class FlatLogitsTwice(FlatLogits):
-    by = 2
+class CappedInline(HasNetwork):
+    def forward(self, tokens, targets):
+        return shifted(5 * torch.tanh(self.network(tokens) / 5), targets)
 
 
-class MakesLabels(Model):
-    def forward(self, x):
-        return F.cross_entropy(self.network(x[:, :-1]).transpose(1, 2), x[:, 1:])
+class MaskedInline(HasNetwork):
+    def forward(self, tokens, targets):
+        padding = torch.arange(V) >= V - 4
+        return shifted(self.network(tokens).masked_fill(padding, -30.0), targets)
 
 
-class MakesLabelsUnshifted(Model):
-    def forward(self, x):
-        return F.cross_entropy(self.network(x).transpose(1, 2), x)
+class ChosenInline(HasNetwork):
+    def forward(self, tokens, targets):
+        padding = torch.arange(V) >= V - 4
+        return shifted(torch.where(padding, -30.0, self.network(tokens)), targets)
 
 
-class Halves(Model):
-    """Its loss is made of half of what a module returns: no module returns its logits."""
+class FusedAlone(Network):
+    """As a fused linear loss: the logits are made of hidden states and a weight, by no module."""
 
-    def forward(self, idx, targets):
-        return self.loss(self.network(idx) / 2, targets)
-
-
-class Fused(Model):
-    """It makes no logits: hidden states and the weight go into the loss."""
-
-    def forward(self, idx, targets):
-        hidden, _ = self.network.mixer(self.network.embedding(idx))
-        return self.loss(F.linear(hidden, self.network.head.weight, self.network.head.bias), targets)
+    def forward(self, tokens, targets):
+        hidden = self.mixer(self.embedding(tokens))[0]
+        return shifted(F.linear(hidden, self.head.weight), targets)
 
 
-class WithConstructor:
-    def __init__(self, by, ignore_index=-100):
-        self.by = by
+class AddsToItsLoss(HasNetwork):
+    """A second part of the loss is made of a parameter, and not of the logits."""
 
-    def __call__(self, logits, labels):
-        return shifted(logits, labels, self.by)
-
-
-def factory(by=1):
-    return lambda logits, labels: shifted(logits, labels, by)
+    def forward(self, tokens, targets):
+        return shifted(self.network(tokens), targets) + self.network.head.bias.square().sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -21,6 +22,7 @@ from shiftproof.harness.candidates.arguments import (
     misfit,
     values_for,
 )
+from shiftproof.harness.candidates.values import parse_names
 from shiftproof.harness.cases.build import build_case
 from shiftproof.harness.cases.recipe import Count, Recipe, ShiftLabels
 from shiftproof.reference.batch import Batch
@@ -348,3 +350,114 @@ def test_a_hint_is_one_that_works(parameters: list[tuple[str, bool]], hint: str)
     assert hint in str(told.value)
     renames = dict(re.findall(r"--rename (\w+)=(\w+)", str(told.value)))
     assert not renames or bind("m:f", parameters, renames).takes("labels")
+
+
+# Hints: each is followed, by either of its two spellings ------------------------------------------------------------
+
+
+def renames_in(message: str) -> dict[str, str]:
+    """The rename that a message tells to add."""
+    on_the_line = parse_names("--rename", re.findall(r"--rename (\S+=\w+)", message))
+    declared = re.search(r"\((rename = \{.*\})\)", message)
+    assert declared is not None, message
+    assert tomllib.loads(declared[1])["rename"] == on_the_line
+    return on_the_line
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        [("scores", REQUIRED), ("labels", REQUIRED)],
+        [("logits", REQUIRED), ("gold", REQUIRED)],
+        [("scores", REQUIRED), ("gold", REQUIRED), ("factor", OPTIONAL)],
+        [("gold", REQUIRED), ("labels", OPTIONAL)],
+        [("a", OPTIONAL), ("b", OPTIONAL), ("c", OPTIONAL)],
+        [("logit", REQUIRED), ("target", REQUIRED)],
+    ],
+)
+def test_the_rename_that_a_hint_gives_works(parameters: list[tuple[str, bool]]) -> None:
+    with pytest.raises(UnknownArgument) as caught:
+        bind("m:f", parameters, {})
+    bound = bind("m:f", parameters, renames_in(str(caught.value)))
+    assert set(bound.names) == {"logits", "labels"}
+    assert misfit("m:f", bound, PROFILES["hf.causal_lm"]) is None
+
+
+def test_a_loss_that_takes_any_keyword_can_be_renamed_as_its_hint_says() -> None:
+    with pytest.raises(UnknownArgument) as caught:
+        bind("m:f", [("x", OPTIONAL)], {}, accepts_any_keyword=True)
+    told = renames_in(str(caught.value))
+    assert set(bind("m:f", [("x", OPTIONAL)], told, accepts_any_keyword=True).names) == {"logits", "labels"}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        [("logits", REQUIRED), ("labels", REQUIRED), ("factor", REQUIRED)],
+        [("logits", REQUIRED), ("labels", REQUIRED), ("factor", REQUIRED), ("power", REQUIRED)],
+    ],
+)
+def test_a_parameter_that_cannot_be_renamed_gets_its_value_by_kwarg(parameters: list[tuple[str, bool]]) -> None:
+    """A parameter with a value is none to be bound: see call_shapes. So at last nothing is left to complain of."""
+    told = []
+    while True:
+        try:
+            bound = bind("m:f", parameters, {})
+        except UnknownArgument as error:
+            said = str(error)
+            (name,) = re.findall(r"--kwarg (\w+)=", said)
+            told.append((name, "--rename" in said, f"(kwargs = {{ {name} = … }})" in said))
+            parameters = [each for each in parameters if each[0] != name]
+        else:
+            break
+    assert told == [("factor", False, True), ("power", False, True)][: len(told)]
+    assert set(bound.names) == {"logits", "labels"}
+
+
+@pytest.mark.parametrize("parameters", [[("factor", OPTIONAL)], [("vocab_size", REQUIRED), ("x", OPTIONAL)]])
+def test_no_rename_is_told_where_there_is_nothing_to_rename(parameters: list[tuple[str, bool]]) -> None:
+    with pytest.raises(UnknownArgument, match="write a function of logits and labels that calls it") as caught:
+        bind("m:f", parameters, {})
+    assert "--rename" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        [("lm_head_weight", REQUIRED), ("hidden", OPTIONAL), ("labels", REQUIRED)],
+        [("hidden_states", REQUIRED), ("w", OPTIONAL), ("labels", REQUIRED)],
+        [("lm_head_bias", REQUIRED), ("h", OPTIONAL), ("w", OPTIONAL), ("labels", REQUIRED)],
+    ],
+)
+def test_the_rename_that_makes_a_linear_loss_whole_works(parameters: list[tuple[str, bool]]) -> None:
+    spec = PROFILES["torch.linear_cross_entropy"]
+    told = misfit("m:f", bind("m:f", parameters, {}), spec)
+    assert told is not None
+    bound = bind("m:f", parameters, renames_in(told))
+    assert bound.is_linear
+    assert misfit("m:f", bound, spec) is None
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        [("lm_head_weight", REQUIRED), ("labels", REQUIRED)],
+        [("lm_head_weight", REQUIRED), ("logits", REQUIRED), ("labels", REQUIRED), ("h", OPTIONAL)],
+    ],
+)
+def test_a_part_of_a_linear_loss_that_cannot_be_made_whole_is_to_be_wrapped(parameters: list[tuple[str, bool]]) -> None:
+    told = misfit("m:f", bind("m:f", parameters, {}), PROFILES["torch.linear_cross_entropy"])
+    assert told is not None
+    assert "write a function of hidden_states, lm_head_weight and labels" in told
+    assert "--rename" not in told
+
+
+def test_the_renames_that_give_a_loss_its_streams_work() -> None:
+    """One after the other, as they are told."""
+    spec = PROFILES["higgs.mean_nonempty"]
+    parameters = [("logits", REQUIRED), ("labels", REQUIRED), ("audio_scores", OPTIONAL), ("audio_gold", OPTIONAL)]
+    rename: dict[str, str] = {}
+    while told := misfit("m:f", bind("m:f", parameters, rename), spec):
+        assert len(rename) < 2, told
+        rename |= renames_in(told)
+    assert rename == {"audio_logits": "audio_scores", "audio_labels": "audio_gold"}

@@ -1,85 +1,92 @@
-"""A loss gets the same verdict and the same name in whatever shape it is called."""
+"""Losses of every call shape: right ones conform, wrong ones fail under their name."""
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import shiftproof
+from shiftproof.harness.results import LawResult, Overall
 
-FILE = Path(__file__).parents[2] / "candidates" / "call_shapes.py"
-LOSSES = (
-    *("of_outputs", "of_outputs_by_key", "of_outputs_by_index", "of_bare_outputs", "of_batch", "of_batch_by_attribute"),
-    *("of_logits_and_batch", "of_outputs_and_batch", "of_model_and_inputs", "of_bare_model_and_batch"),
-    "of_model_and_tokens",
+CANDIDATES = Path(__file__).parents[2] / "candidates" / "call_shapes.py"
+
+
+def check(name: str, spec: str = "hf.causal_lm", rename: Mapping[str, str] | None = None) -> shiftproof.Result:
+    return shiftproof.check(
+        f"{CANDIDATES}:{name}", spec=spec, profile="brief", seed=1, dtypes=["float32"], rename=rename or {}
+    )
+
+
+def law(found: shiftproof.Result, id: str) -> LawResult:
+    return next(each for each in found.laws if each.id == id)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "rename"),
+    [
+        ("of_outputs", "hf.causal_lm", {}),
+        ("of_bare_outputs", "hf.causal_lm", {}),
+        ("of_a_result", "hf.causal_lm", {"outputs": "result"}),
+        ("TrainsWith.compute_loss", "hf.causal_lm", {}),
+        ("LeavesItToTheModel.compute_loss", "hf.causal_lm", {}),
+        ("of_a_batch", "hf.causal_lm", {}),
+        ("of_logits_and_a_batch", "hf.causal_lm", {}),
+        ("of_a_model_and_a_batch", "hf.causal_lm", {}),
+        ("of_a_model_x_and_y", "hf.causal_lm", {}),
+        ("Steps.training_step", "hf.causal_lm", {}),
+        ("StepsToADict.training_step", "hf.causal_lm", {}),
+        ("LogitsAndLoss", "nanogpt", {}),
+        ("LossAlone", "hf.causal_lm", {}),
+        ("LossAloneOfLabels", "hf.causal_lm", {}),
+    ],
 )
-RIGHT = (*LOSSES, "NeedsMuch.compute_loss", "Step.training_step", "LossFirst", "LossLast", "FlatLogits", "MakesLabels")
-WRONG = {
-    **{f"{name}_twice": "double-shift" for name in LOSSES},
-    **{f"{name}Twice": "double-shift" for name in ("LossFirst", "LossLast", "FlatLogits")},
-    "NeedsMuch.twice": "double-shift",
-    "StepTwice.training_step": "double-shift",
-    "MakesLabelsUnshifted": "no-shift",
-}
+def test_a_right_loss_conforms(name: str, spec: str, rename: Mapping[str, str]) -> None:
+    found = check(name, spec, rename)
+    assert found.verdict is Overall.CONFORMS, str(found)
+    assert law(found, "ALIGN-1").cases > 0  # and not for want of questions
 
 
-def check(name: str, **options: Any) -> shiftproof.Result:
-    shared = {"spec": "hf.causal_lm", "profile": "brief", "seed": 1, "in_process": False}
-    return shiftproof.check(f"{FILE}:{name}", **{**shared, **options})
+@pytest.mark.parametrize(
+    ("name", "spec", "rename", "called"),
+    [
+        ("of_outputs_twice", "hf.causal_lm", {}, "double-shift"),
+        ("of_outputs_uncounted", "hf.causal_lm", {}, "count-ignored"),
+        ("of_bare_outputs_unshifted", "hf.causal_lm", {}, "no-shift"),
+        ("of_a_result_unshifted", "hf.causal_lm", {"outputs": "result"}, "no-shift"),
+        ("TrainsWithDoubleShift.compute_loss", "hf.causal_lm", {}, "double-shift"),
+        ("TrainsWithNoShift.compute_loss", "hf.causal_lm", {}, "no-shift"),
+        ("of_a_batch_twice", "hf.causal_lm", {}, "double-shift"),
+        ("of_logits_and_a_batch_unshifted", "hf.causal_lm", {}, "no-shift"),
+        ("of_a_model_and_a_batch_twice", "hf.causal_lm", {}, "double-shift"),
+        ("of_a_model_x_and_y_unshifted", "hf.causal_lm", {}, "no-shift"),
+        ("StepsTwice.training_step", "hf.causal_lm", {}, "double-shift"),
+        ("LogitsAndLossShifted", "nanogpt", {}, "double-shift"),
+        ("LossAloneTwice", "hf.causal_lm", {}, "double-shift"),
+        ("LossAloneOfLabelsTwice", "hf.causal_lm", {}, "double-shift"),
+    ],
+)
+def test_a_wrong_loss_fails_under_its_name(name: str, spec: str, rename: Mapping[str, str], called: str) -> None:
+    found = check(name, spec, rename)
+    assert found.verdict is Overall.FAILS, str(found)
+    assert called in {each for bug in found.diagnosis for each in (bug.mutant, *bug.also)}, str(found)
 
 
-@pytest.mark.representatives(6)
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_right_loss_conforms(name: str) -> None:
+def test_a_model_without_its_last_logits_that_does_not_shift_fails_for_its_pairs() -> None:
+    """No known bug scores the same pairs: the plain one scores the last logits too."""
+    found = check("LossAloneUnshifted")
+    assert law(found, "ALIGN-1").verdict.is_failure, str(found)
+    assert "scored on label [0, 0], not on label [0, 1]" in law(found, "ALIGN-1").message
+
+
+@pytest.mark.parametrize(
+    "name", ["ScaledInline", "CappedInline", "MaskedInline", "ChosenInline", "FusedAlone", "AddsToItsLoss"]
+)
+def test_a_loss_whose_logits_no_module_returns_is_told_to_return_them(name: str) -> None:
     found = check(name)
-    assert found.verdict == "conforms", str(found)
-
-
-@pytest.mark.representatives(6)
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_loss_fails_under_its_name(name: str) -> None:
-    found = check(name)
-    assert found.verdict == "fails"
-    assert WRONG[name] in {bug.mutant for bug in found.diagnosis}, str(found)
-
-
-@pytest.mark.parametrize("name", ["Halves", "Fused"])
-def test_logits_that_no_module_returns_have_to_be_returned(name: str) -> None:
-    found = check(name)
-    assert found.verdict == "fails"
-    assert "without logits; expected both, as in (loss, logits)" in str(found)
-    assert not found.diagnosis
-
-
-def test_labels_that_a_model_makes_all_count_and_that_is_said() -> None:
-    assert "on labels that all count: it makes them itself" in str(check("MakesLabels"))
-    skipped = {law.id for law in check("MakesLabels").laws if law.verdict == "skip"}
-    assert {"EMPTY-2", "MODEL-3"} <= skipped
-
-
-@pytest.mark.parametrize("name", ["WithConstructor", "factory"])
-def test_what_has_to_be_made(name: str) -> None:
-    assert check(name, init={"by": 1})
-    assert check(name, init={"by": 2}).diagnosis[0].mutant == "double-shift"
-
-
-def test_arguments_that_are_the_same_in_every_call() -> None:
-    assert check("shifted", kwargs={"by": 1}, rename={"num_items_in_batch": "count"})
-    assert check("of_outputs", kwargs={"by": 2}).diagnosis[0].mutant == "double-shift"
-
-
-def test_a_composite_goes_by_another_name() -> None:
-    spec = importlib.util.spec_from_file_location("shapes_of_calls", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def loss(result, labels):  # type: ignore[no-untyped-def]
-        return module.shifted(result.logits, labels, 1)
-
-    found = shiftproof.check(loss, spec="hf.causal_lm", profile="brief", rename={"outputs": "result"}, in_process=True)
-    assert found.verdict == "conforms", str(found)
+    assert found.verdict is Overall.FAILS, str(found)
+    contract = law(found, "CONTRACT-1")
+    assert contract.verdict.is_failure
+    assert "logits" in contract.message, contract.message
+    assert not found.diagnosis  # nothing is known of its shift

@@ -1,110 +1,158 @@
-"""A class is instantiated, a factory is called, a method gets an instance."""
+"""From a name to what can be called: classes are instantiated, factories called."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from shiftproof.harness.worker.load import Loaded, load
+from shiftproof.harness.candidates.values import parse_values
+from shiftproof.harness.worker.instances import instance_of
 from shiftproof.harness.worker.target import LoadFailure, Target
 
-SOURCE = """
-import torch
 
-class Loss:
-    def __init__(self, scale, offset=0): self.scale, self.offset = scale, offset
-    def __call__(self, logits, labels): return self.scale * logits.sum() + self.offset
-    def other(self, logits, labels): return -self.scale * logits.sum()
+class Scaled:
+    def __init__(self, factor: float, power: int = 1) -> None:
+        self.factor, self.power = factor, power
 
-class Plain:
-    def __call__(self, logits, labels): return logits.sum()
+    def __call__(self, logits: float) -> float:
+        return float(self.factor * logits**self.power)
 
-class Module(torch.nn.Module):
-    def __init__(self, scale=2.0):
-        super().__init__()
-        self.scale = scale
-    def forward(self, logits, labels): return self.scale * logits.sum()
-    def other(self, logits, labels): return -self.scale * logits.sum()
+    def method(self, logits: float) -> float:
+        return self(logits) + 1
 
-class Steps(torch.nn.Module):
-    def training_step(self, batch, batch_idx): return batch
-
-class Trainer:
-    def __init__(self, model): raise RuntimeError("no model")
-    def compute(self, logits, labels): return logits.sum()
-    @staticmethod
-    def static(logits, labels): return logits.sum()
     @classmethod
-    def of_class(cls, logits, labels): return logits.sum()
+    def of_class(cls, logits: float) -> str:
+        return cls.__name__
 
-def factory(scale=5): return lambda logits, labels: scale * logits.sum()
-def nothing(): return 3
-def fails(scale): raise ValueError("not made")
-def scaled(logits, labels, scale): return scale * logits.sum()
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "mine.py").write_text(SOURCE)
-    return tmp_path
+    @staticmethod
+    def static(logits: float) -> float:
+        return logits
 
 
-def loaded(folder: Path, name: str, **how: Any) -> Loaded:
-    return load(Target(f"mine.py:{name}", **how), str(folder), torch.device("cpu"))
+class Plain(Scaled):
+    def __init__(self) -> None:
+        super().__init__(5)
 
 
-def called(found: Loaded) -> float:
-    return float(found.function(logits=torch.ones(2), labels=None))
+class Module(nn.Module):
+    def __init__(self, factor: float = 2.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits: float) -> float:
+        return self.factor * logits
+
+    def step(self, logits: float) -> float:
+        return self(logits) + 1
 
 
-@pytest.mark.parametrize(
-    ("name", "how", "value"),
-    [
-        ("Plain", {}, 2),
-        ("Loss", {"init": {"scale": 3}}, 6),
-        ("Loss", {"init": {"scale": 3, "offset": 1}}, 7),
-        ("Loss.other", {"init": {"scale": 3}}, -6),
-        ("Module", {}, 4),
-        ("Module", {"init": {"scale": 1.0}}, 2),
-        ("Module.other", {}, -4),
-        ("Trainer.compute", {}, 2),
-        ("Trainer.static", {}, 2),
-        ("Trainer.of_class", {}, 2),
-        ("factory", {"init": {}}, 10),
-        ("factory", {"init": {"scale": 1}}, 2),
-        ("scaled", {"kwargs": {"scale": 4}}, 8),
-    ],
-)
-def test_what_is_called(folder: Path, name: str, how: dict[str, Any], value: float) -> None:
-    found = loaded(folder, name, **how)
-    assert called(found) == value
-    assert [each.name for each in found.description.parameters] == ["logits", "labels"]
+class Breaks:
+    def __init__(self, factor: float = 1.0) -> None:
+        raise OSError("no weights")
+
+    def method(self, logits: float) -> float:
+        return logits
 
 
-@pytest.mark.parametrize(
-    ("name", "how", "words"),
-    [
-        (
-            "Loss",
-            {},
-            r"cannot be made without arguments \(missing a required argument: 'scale'\): give its arguments as",
-        ),
-        ("Loss", {"init": {"scales": 1}}, "cannot be made with scales"),
-        ("nothing", {"init": {}}, "makes a int, which cannot be called"),
-        (
-            "scaled",
-            {"init": {"x": 1}},
-            "init is for a class, or for a factory that makes the loss",
-        ),
-        ("Steps", {}, r"without a forward: name its method, as mine\.py:Steps\.training_step"),
-        ("fails", {"init": {"scale": 1}}, "making a mine.py:fails with scale raised ValueError: not made"),
-        ("scaled", {"kwargs": {"scales": 4}}, "kwargs has 'scales', which mine.py:scaled does not take; did you mean"),
-    ],
-)
-def test_what_cannot_be_made_is_told(folder: Path, name: str, how: dict[str, Any], words: str) -> None:
-    with pytest.raises(LoadFailure, match=words):
-        loaded(folder, name, **how)
+def make(factor: float) -> Callable[[float], float]:
+    return lambda logits: factor * logits
+
+
+def taken(found: Any, init: dict[str, Any] | None = None, owner: Any = None) -> Callable[..., Any]:
+    return instance_of(owner, found, Target("m:it", init=init))
+
+
+def refused(found: Any, init: dict[str, Any] | None = None, owner: Any = None) -> LoadFailure:
+    with pytest.raises(LoadFailure) as caught:
+        taken(found, init, owner)
+    return caught.value
+
+
+def test_a_function_is_taken_as_it_is_and_called_with_init() -> None:
+    assert taken(make) is make
+    assert taken(make, {"factor": 3})(2) == 6
+
+
+def test_init_without_arguments_still_calls_a_factory() -> None:
+    assert taken(lambda: make(4), {})(2) == 8
+
+
+def test_a_class_is_made_with_and_without_arguments() -> None:
+    assert taken(Scaled, {"factor": 3, "power": 2})(2) == 12
+    assert taken(Plain)(2) == 10
+    assert taken(Module, {"factor": 7.0})(2) == 14
+    assert taken(functools.partial(Scaled, 2), {"power": 3})(2) == 16
+
+
+def test_a_class_that_needs_arguments_says_how_to_give_them_and_that_works() -> None:
+    failure = refused(Scaled)
+    assert (failure.reason, failure.is_usage) == ("not callable", True)
+    assert "a class that cannot be made without arguments (missing a required argument: 'factor')" in failure.message
+    assert "init = { name = value } (--init name=value)" in failure.message
+    assert taken(Scaled, parse_values("--init", ["factor=3"]))(2) == 6
+
+
+def test_arguments_that_a_class_does_not_take_are_refused_before_it_is_made() -> None:
+    failure = refused(Breaks, {"smoothing": 0.1})
+    assert failure.reason == "not callable"
+    assert "cannot be made with smoothing (got an unexpected keyword argument 'smoothing')" in failure.message
+
+
+def test_what_raises_while_it_is_made_keeps_its_traceback() -> None:
+    failure = refused(Breaks, {"factor": 2})
+    assert failure.reason == "import failed"
+    assert failure.message == "making a m:it with factor raised OSError: no weights"
+    assert 'raise OSError("no weights")' in failure.traceback
+
+
+def test_what_is_no_factory_of_these_arguments_is_told() -> None:
+    failure = refused(make, {"wrong": 1})
+    assert failure.reason == "not callable"
+    assert "init is for a class, or for a factory that makes the loss" in failure.message
+
+
+def test_what_cannot_be_called_is_refused_by_what_it_is() -> None:
+    assert refused(5).message == "m:it is of type int, which cannot be called"
+    assert refused(lambda: 5, {}).message == "m:it makes a int, which cannot be called"
+
+
+def test_a_method_gets_an_instance() -> None:
+    assert taken(Plain.method, owner=Plain)(2) == 11
+    assert taken(Scaled.method, {"factor": 3}, owner=Scaled)(2) == 7
+    assert taken(Module.step, {"factor": 3}, owner=Module)(2) == 7
+    assert isinstance(taken(Module.step, owner=Module).__self__, Module)  # type: ignore[attr-defined]
+
+
+def test_a_class_that_cannot_be_constructed_still_has_its_method() -> None:
+    found = taken(Breaks.method, owner=Breaks)
+    assert isinstance(found.__self__, Breaks)  # type: ignore[attr-defined]
+    assert found(2) == 2
+    assert refused(Breaks.method, {"factor": 1}, owner=Breaks).reason == "import failed"  # it was asked for
+
+
+def test_a_static_and_a_class_method_need_no_instance() -> None:
+    assert taken(Scaled.static, owner=Scaled)(2) == 2
+    assert taken(Scaled.of_class, owner=Scaled)(2) == "Scaled"
+
+
+def test_an_instances_own_method_keeps_its_instance() -> None:
+    scaled = Scaled(3)
+    assert taken(scaled.method, owner=scaled)(2) == 7
+
+
+class Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Any) -> Any:
+        return logits
+
+
+@pytest.mark.parametrize("found", [Function, Function.apply])
+def test_an_autograd_function_is_to_be_wrapped(found: Any) -> None:
+    failure = refused(found, owner=Function)
+    assert failure.reason == "no signature"
+    assert "wrap it in a function" in failure.message
