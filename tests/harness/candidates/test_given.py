@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import shiftproof
 from shiftproof.harness.candidates.declaration import Candidate
 from shiftproof.harness.candidates.given import Given, give, name_of
 from shiftproof.harness.isolation.client import Worker
@@ -288,3 +289,18 @@ def test_only_what_another_process_finds_by_its_name_has_one() -> None:
     assert not give(made(1.0), stays=True).has_name
     assert not give(Loss(1.0), stays=True).has_name
     assert not give(functools.partial(plain), stays=True).has_name
+
+
+def test_the_branches_of_a_closure_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = 1
+
+    def loss(logits: Tensor, labels: Tensor, num_items_in_batch: int | None = None) -> Tensor:
+        rows, targets = logits[:, :-first].flatten(0, 1).float(), labels[:, first:].flatten()
+        if num_items_in_batch is None:
+            return nn.functional.cross_entropy(rows, targets)
+        return nn.functional.cross_entropy(rows, targets, reduction="sum") / num_items_in_batch
+
+    found = shiftproof.check(loss, spec="hf.causal_lm", profile="brief", seed=1, dtypes=["float32"])
+    assert found, str(found)
+    assert "branches: 1 of 1 of its code ran both ways" in str(found)
