@@ -14,6 +14,7 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -108,7 +109,9 @@ def _used(value: Any, names: set[str]) -> Iterator[Any]:
     if isinstance(value, types.ModuleType):
         if value.__name__.partition(".")[0] not in _LEFT_OUT:
             for name in sorted(names):
-                found = vars(value).get(name)
+                found = None
+                with suppress(Exception):  # a lazy package imports an attribute when it is first read, and may fail
+                    found = getattr(value, name, None)
                 yield from () if isinstance(found, types.ModuleType) else _used(found, names)
     elif isinstance(value, type):
         yield from _methods(value, {"__init__", "__call__", "forward", *names})

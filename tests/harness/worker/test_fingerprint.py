@@ -17,7 +17,16 @@ from torch import nn
 from shiftproof.harness.worker.fingerprint import changed, fingerprint
 
 LIBRARY = {
-    "__init__.py": "from . import inner\nfrom .inner import helper\n",
+    "__init__.py": """
+from . import inner
+from .inner import helper
+
+def __getattr__(name):
+    if name == "late":
+        globals()["late"] = inner.scaled
+        return inner.scaled
+    raise AttributeError(name) if name != "broken" else ImportError(name)
+""",
     "inner.py": """
 def helper(x):
     return x + 1
@@ -112,6 +121,17 @@ def test_a_patched_method_and_a_patched_table_are_found(
         changes = property(other) if name == "inside" else other
         monkeypatch.setattr(getattr(library.inner, owner), name, changes)
     assert changed(marks, found).rpartition(".")[2] == name
+
+
+def test_what_a_lazy_package_has_not_imported_yet_is_no_difference(library: Any) -> None:
+    def loss(x: Any) -> Any:
+        return library.late(x) if x else library.broken(x)
+
+    marks = fingerprint(loss)
+    assert "patched_library.inner.scaled" in marks
+    assert changed(marks, loss) == ""  # now that it is imported
+    del library.late
+    assert changed(marks, loss) == ""  # as in a process that has just begun
 
 
 def test_a_function_behind_a_decorator_is_found(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
