@@ -303,4 +303,6 @@ def test_the_branches_of_a_closure_are_read(tmp_path: Path, monkeypatch: pytest.
 
     found = shiftproof.check(loss, spec="hf.causal_lm", profile="brief", seed=1, dtypes=["float32"])
     assert found, str(found)
-    assert "branches: 1 of 1 of its code ran both ways" in str(found)
+    branches = found.worst.branches
+    assert branches is not None
+    assert (branches.both, branches.unread) == (1, "")
