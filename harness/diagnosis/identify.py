@@ -85,18 +85,16 @@ def identify(loaded: LoadedCandidate) -> Identity:
     """Read a candidate's pairs on the cases of every profile whose arguments it takes.
 
     Raises:
-        UsageError, LoadFailure: if it cannot be loaded or called. UsageError also for a label builder, a model or a
-            trainer.
+        UsageError, LoadFailure: if it cannot be loaded or called. UsageError also for a label builder or a model.
     """
     if loaded.builds:
         raise UsageError(
             f"{loaded.job.name} builds labels, but only losses can be identified; state what it should build, as in "
             "`shiftproof check TARGET --spec delay.labels.boson` (see `shiftproof list profiles`)"
         )
-    if loaded.binding.is_model or loaded.binding.is_trainer:
-        kind = "model" if loaded.binding.is_model else "trainer"
+    if loaded.binding.is_model:
         raise UsageError(
-            f"{loaded.job.name} is a {kind}, but only losses can be identified; judge it against what it promises, as "
+            f"{loaded.job.name} is a model, but only losses can be identified; judge it against what it promises, as "
             "in `shiftproof check TARGET --spec hf.causal_lm` (see `shiftproof list profiles`)"
         )
     fitting = loaded.fitting(PROFILES.values())
