@@ -226,6 +226,7 @@ class Binding:
         is_module: whether it is a torch.nn.Module, or a method of one.
         withheld: our name -> the model's name, of arguments that a model gets only from laws about them.
         made: its own parameters that are made of others -> what they are, such as ``outputs`` with logits.
+        stands_in: whether it is given a model that returns the logits of the case.
         spare: its own parameters that have a default and get nothing.
         lacks: what its worker cannot do, of ``worker.target.ABILITIES``.
     """
@@ -236,6 +237,7 @@ class Binding:
     is_module: bool = False
     withheld: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
+    stands_in: bool = False
     spare: tuple[str, ...] = ()
     lacks: frozenset[str] = frozenset()
 

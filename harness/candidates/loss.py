@@ -158,6 +158,8 @@ class Trial:
         self.dtypes = dtypes
         self.device = device
         self.compute = Compute(candidate.precision or spec.compute)
+        if binding.stands_in:
+            self.scope = ("without its model, which is stood in for: a loss that the model computes is not judged",)
         self.sizes = candidate.sizes
         self.whole_space: Space = space(replace(spec, compute=self.compute), frozenset(binding.names), dtypes)
         self.space: Space = self.sizes.restrict(self.whole_space)

@@ -279,4 +279,10 @@ def bind_target(described: TargetDescription, rename: Mapping[str, str], offer: 
         )
     except UnknownArgument as error:
         raise UsageError(str(error)) from None
-    return replace(binding, takes_any_keyword=described.accepts_any_keyword, made=described.made, lacks=described.lacks)
+    return replace(
+        binding,
+        takes_any_keyword=described.accepts_any_keyword,
+        made=described.made,
+        stands_in=described.stands_in,
+        lacks=described.lacks,
+    )

@@ -69,31 +69,28 @@ def _self_for(owner: type, target: Target) -> Any:
 
 def _instance(of: type, target: Target) -> Any:
     init = target.init or {}
-    try:
-        inspect.signature(of).bind(**init)
-    except TypeError as error:
-        raise LoadFailure(
-            "not callable",
-            f"{target.name} is a class that cannot be made{_with(init)} ({error}): give its arguments as "
-            "init = { name = value } (--init name=value), or name an instance",
-        ) from None
-    except ValueError:  # it has no signature to look at
-        pass
+    hint = "give its arguments as init = { name = value } (--init name=value), or name an instance"
+    _check_arguments(of, init, f"{target.name} is a class that cannot be made{_with(init)}", hint)
     return _called(of, init, target.name)
 
 
 def _from_factory(function: Any, init: Mapping[str, Any], target: str) -> Any:
+    hint = (
+        "init is for a class, or for a factory that makes the loss; an argument of every call is given by "
+        "--kwarg name=value"
+    )
+    _check_arguments(function, init, f"{target} cannot be called{_with(init)}", hint)
+    return _called(function, init, target)
+
+
+def _check_arguments(function: Any, init: Mapping[str, Any], what: str, hint: str) -> None:
+    """Refuse arguments that a class or a factory does not take, before it is called."""
     try:
         inspect.signature(function).bind(**init)
     except TypeError as error:
-        raise LoadFailure(
-            "not callable",
-            f"{target} cannot be called{_with(init)} ({error}): init is for a class, or for a factory that makes the "
-            "loss; an argument of every call is given by --kwarg name=value",
-        ) from None
+        raise LoadFailure("not callable", f"{what} ({error}): {hint}") from None
     except ValueError:  # it has no signature to look at
         pass
-    return _called(function, init, target)
 
 
 def _with(init: Mapping[str, Any]) -> str:

@@ -219,6 +219,7 @@ def describe_function(
             device_name=device_of(device).name(),
             is_module=module_of(function) is not None,
             made=call.renames if isinstance(call, Shaped) else {},
+            stands_in=isinstance(call, Shaped) and "model" in call.makes.values(),
         ),
         defaults={name: p.default for name, p in signature.parameters.items() if p.default is not p.empty},
         package=package,

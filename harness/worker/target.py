@@ -132,6 +132,10 @@ class TargetDescription:
 
     made: dict[str, str] = field(default_factory=dict)
     """Its own parameters that are made of the described ones -> what they are. See `call_shapes.py`."""
+
+    stands_in: bool = False
+    """Whether the worker gives it a model that returns the logits of the case."""
+
     lacks: frozenset[str] = frozenset()
     """Those of `ABILITIES` that its worker does not have."""
 

@@ -262,6 +262,7 @@ def encode_description(description: TargetDescription) -> dict[str, Any]:
         "device_name": description.device_name,
         "is_module": description.is_module,
         "made": description.made,
+        "stands_in": description.stands_in,
         "lacks": sorted(description.lacks),
     }
 
@@ -290,6 +291,7 @@ def decode_description(body: Mapping[str, Any], target: str) -> TargetDescriptio
             device_name=str(body["device_name"]),
             is_module=bool(body.get("is_module", False)),
             made={str(name): str(kind) for name, kind in body.get("made", {}).items()},
+            stands_in=bool(body.get("stands_in", False)),
             lacks=lacks,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -90,3 +90,11 @@ def test_a_loss_whose_logits_no_module_returns_is_told_to_return_them(name: str)
     assert contract.verdict.is_failure
     assert "logits" in contract.message, contract.message
     assert not found.diagnosis  # nothing is known of its shift
+
+
+def test_that_a_model_is_stood_in_for_is_a_limit_of_the_verdict() -> None:
+    def of_the_models_own_loss(model, inputs):  # type: ignore[no-untyped-def]
+        return model(**inputs).loss
+
+    found = shiftproof.check(of_the_models_own_loss, spec="hf.causal_lm", profile="brief", seed=1)
+    assert any("a loss that the model computes is not judged" in limit for limit in found.worst.scope)
